@@ -1,0 +1,3 @@
+//! udp-echo, a UDP reflector for Linux.
+
+pub mod record;

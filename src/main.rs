@@ -1,0 +1,2 @@
+//! udp-echo.
+fn main() {}
