@@ -1,0 +1,371 @@
+//! The core: what to do with a datagram or with the passing of time.
+//!
+//! It knows no socket and no clock. The loop that owns both tells it what came and when,
+//! does what the [`Verdict`] says, and reports which replies could not be sent:
+//!
+//! 1. [`Exchange::datagram`] for each datagram of a batch, in order. On
+//!    [`Action::SendFirst`], send the replies decided so far, then ask again.
+//! 2. [`Exchange::reply_failed`] for each reply that could not be sent, and
+//!    [`Exchange::replies_sent`] when all that were decided have been tried.
+//! 3. [`Exchange::time`] when the socket had nothing to give.
+
+mod admission;
+mod peers;
+
+use std::hash::RandomState;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+pub use admission::{Admission, Refusal};
+pub use peers::BYTES_PER_PEER;
+use peers::Peers;
+
+use crate::record::{Record, TooShort};
+
+/// What happens to a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The original recipe's exchange, kept per peer.
+    Exchange,
+    /// The original recipe's loop: one exchange for the whole socket, whoever sends.
+    Lockstep,
+    /// RFC 862: every datagram is echoed, nothing is decoded.
+    Echo,
+}
+
+/// Which of the original recipe's deaths end the daemon too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExitOn {
+    /// The socket was quiet for the whole timeout.
+    pub timeout: bool,
+    /// An empty datagram came where an echo datagram was due.
+    pub empty: bool,
+    /// A record was shorter than 22 bytes.
+    pub decode_error: bool,
+}
+
+/// The end that [`ExitOn`] asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// See [`ExitOn::timeout`].
+    Timeout,
+    /// See [`ExitOn::empty`].
+    Empty,
+    /// See [`ExitOn::decode_error`].
+    DecodeError,
+}
+
+/// How long to wait for a datagram or a record: more than nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout(Duration);
+
+impl Timeout {
+    /// `None` if `duration` is zero.
+    pub fn new(duration: Duration) -> Option<Self> {
+        (!duration.is_zero()).then_some(Self(duration))
+    }
+
+    /// The time itself.
+    pub fn get(self) -> Duration {
+        self.0
+    }
+
+    fn has_passed(self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.0
+    }
+}
+
+/// How the exchange is to go.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What happens to a datagram.
+    pub mode: Mode,
+    /// How long to wait; `None` is for ever.
+    pub timeout: Option<Timeout>,
+    /// Echo datagrams are cut to this many bytes.
+    pub max_datagram: usize,
+    /// How many peers may owe a record at once.
+    pub max_peers: NonZeroU32,
+    /// What ends the daemon.
+    pub exit_on: ExitOn,
+    /// Who is answered at all.
+    pub admission: Admission,
+}
+
+/// Where a datagram was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// To an address of this host.
+    Here {
+        /// The address, where the socket is bound to more than one.
+        address: Option<IpAddr>,
+        /// Whether it came over the loopback interface, that is, from this host.
+        looped: bool,
+    },
+    /// To a broadcast or multicast address that the socket is not itself bound to.
+    Group,
+}
+
+/// A datagram that came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagram<'a> {
+    /// Its source, an IPv4 address as one also on an IPv6 socket.
+    pub peer: SocketAddr,
+    /// Where it was sent to.
+    pub destination: Destination,
+    /// Its own length in bytes, which may be more than was kept of it.
+    pub length: usize,
+    /// What was kept: all of it, or at least what is echoed and decoded at most.
+    pub bytes: &'a [u8],
+}
+
+/// What to do with a datagram.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Action {
+    /// Send the first `length` bytes back.
+    Echo {
+        /// How many bytes go back.
+        length: usize,
+        /// Whether the datagram had more.
+        truncated: bool,
+    },
+    /// It was a record, now decoded (or too short to be).
+    Decode(Result<Record, TooShort>),
+    /// It was empty and is not echoed.
+    Empty,
+    /// It gets no reply and changes nothing.
+    Refuse(Refusal),
+    /// Nothing was decided, because what comes of this datagram depends on whether the
+    /// replies decided so far can be sent.
+    SendFirst,
+}
+
+/// What to do with a datagram, and whether that is the end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// What to do.
+    pub action: Action,
+    /// The daemon stops after this datagram.
+    pub end: Option<End>,
+}
+
+/// Running totals, each since the exchange was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Peers forgotten because the table was full.
+    pub evicted: u64,
+    /// Records given up because they did not come within the timeout.
+    pub records_given_up: u64,
+    /// Whole timeouts in which nothing came and nothing but an echo datagram was due.
+    pub quiet: u64,
+}
+
+/// Who owes a record.
+#[derive(Debug)]
+enum Owing {
+    /// [`Mode::Exchange`]: these peers.
+    Each(Peers<RandomState>),
+    /// [`Mode::Lockstep`]: whoever sends next, if the last datagram was echoed.
+    Whoever(bool),
+    /// [`Mode::Echo`].
+    Nobody,
+}
+
+/// The exchange of one socket with all its peers.
+#[derive(Debug)]
+pub struct Exchange {
+    settings: Settings,
+    owing: Owing,
+    /// The last datagram, or the end of the last timeout without one.
+    quiet_since: Instant,
+    /// When the first of the replies was decided that may still fail.
+    unsent_since: Option<Instant>,
+    totals: Totals,
+}
+
+impl Exchange {
+    /// A new exchange, in which nobody owes anything and the socket is quiet from `now` on.
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let owing = match settings.mode {
+            Mode::Exchange => Owing::Each(Peers::new(settings.max_peers, RandomState::new())),
+            Mode::Lockstep => Owing::Whoever(false),
+            Mode::Echo => Owing::Nobody,
+        };
+        Self {
+            settings,
+            owing,
+            quiet_since: now,
+            unsent_since: None,
+            totals: Totals::default(),
+        }
+    }
+
+    /// How many peers owe a record.
+    pub fn owing(&self) -> usize {
+        match &self.owing {
+            Owing::Each(peers) => peers.len(),
+            Owing::Whoever(owes) => usize::from(*owes),
+            Owing::Nobody => 0,
+        }
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Since when the socket has been quiet, refused datagrams aside.
+    pub fn quiet_since(&self) -> Instant {
+        self.quiet_since
+    }
+
+    /// Whether [`Self::time`] must be called at [`Self::next_time`] and not some time after,
+    /// because what is answered, or the daemon's end, depends on it.
+    pub fn ends_by_time(&self) -> bool {
+        self.settings.mode == Mode::Lockstep || self.settings.exit_on.timeout
+    }
+
+    /// Decides on the next datagram. Here and elsewhere `now` must not go back from one call
+    /// to the next.
+    pub fn datagram(&mut self, datagram: &Datagram<'_>, now: Instant) -> Verdict {
+        let Settings { mode, exit_on, .. } = self.settings;
+        if let Some(refusal) = self.settings.admission.refuses(mode, datagram) {
+            return go_on(Action::Refuse(refusal));
+        }
+        self.give_up(now);
+        let owes = match &self.owing {
+            Owing::Each(peers) => {
+                let since = peers.since(&datagram.peer);
+                let touched = match since {
+                    Some(since) => Some(since),
+                    None if datagram.length > 0 && peers.is_full() => peers.oldest(),
+                    None => None,
+                };
+                if touched.is_some_and(|since| self.may_be_unsent(since)) {
+                    return go_on(Action::SendFirst);
+                }
+                since.is_some()
+            }
+            Owing::Whoever(true) if self.unsent_since.is_some() => {
+                return go_on(Action::SendFirst);
+            }
+            Owing::Whoever(owes) => *owes,
+            Owing::Nobody => false,
+        };
+        self.quiet_since = now;
+        if owes {
+            self.owes_no_more(datagram.peer);
+            if datagram.length == 0 {
+                return go_on(Action::Empty);
+            }
+            let record = Record::decode(datagram.bytes);
+            return Verdict {
+                action: Action::Decode(record),
+                end: (record.is_err() && exit_on.decode_error).then_some(End::DecodeError),
+            };
+        }
+        if datagram.length == 0 && mode != Mode::Echo {
+            return Verdict {
+                action: Action::Empty,
+                end: exit_on.empty.then_some(End::Empty),
+            };
+        }
+        self.owes_from_now_on(datagram.peer, now);
+        let length = datagram.length.min(self.settings.max_datagram);
+        go_on(Action::Echo {
+            length,
+            truncated: length < datagram.length,
+        })
+    }
+
+    /// A reply to `peer` could not be sent: it owes no record for it.
+    pub fn reply_failed(&mut self, peer: SocketAddr) {
+        self.owes_no_more(peer);
+    }
+
+    /// Every reply decided so far was sent, or reported by [`Self::reply_failed`].
+    pub fn replies_sent(&mut self) {
+        self.unsent_since = None;
+    }
+
+    /// Another socket of the same daemon got a datagram at `at`: this one's quiet does not
+    /// count from before then.
+    pub fn heard_elsewhere(&mut self, at: Instant) {
+        self.quiet_since = self.quiet_since.max(at);
+    }
+
+    /// The socket has nothing to give at `now`: gives up what did not come in time.
+    pub fn time(&mut self, now: Instant) -> Option<End> {
+        let newest_given_up = self.give_up(now);
+        let timeout = self.settings.timeout?;
+        if !timeout.has_passed(self.quiet_since, now) {
+            return None;
+        }
+        match &mut self.owing {
+            Owing::Whoever(owes) if *owes => {
+                *owes = false;
+                self.totals.records_given_up += 1;
+            }
+            // The last datagram was echoed and its record was what did not come.
+            Owing::Each(_) if newest_given_up == Some(self.quiet_since) => {}
+            _ => self.totals.quiet += 1,
+        }
+        self.quiet_since = now;
+        self.settings.exit_on.timeout.then_some(End::Timeout)
+    }
+
+    /// When [`Self::time`] has something to do next, if no datagram comes before.
+    pub fn next_time(&self) -> Option<Instant> {
+        let oldest = match &self.owing {
+            Owing::Each(peers) => peers.oldest(),
+            Owing::Whoever(_) | Owing::Nobody => None,
+        };
+        let since = oldest.map_or(self.quiet_since, |oldest| oldest.min(self.quiet_since));
+        since.checked_add(self.settings.timeout?.get())
+    }
+
+    /// Gives up the records that peers have owed for too long. Returns since when the last
+    /// of them had. In lockstep the wait is the socket's and ends in [`Self::time`] alone, as
+    /// the recipe's does: a datagram that is there is in time.
+    fn give_up(&mut self, now: Instant) -> Option<Instant> {
+        let timeout = self.settings.timeout?;
+        let Owing::Each(peers) = &mut self.owing else {
+            return None;
+        };
+        let mut newest = None;
+        while let Some(since) = peers.oldest().filter(|at| timeout.has_passed(*at, now)) {
+            peers.remove_oldest();
+            self.totals.records_given_up += 1;
+            newest = Some(since);
+        }
+        newest
+    }
+
+    fn may_be_unsent(&self, since: Instant) -> bool {
+        self.unsent_since.is_some_and(|unsent| since >= unsent)
+    }
+
+    fn owes_no_more(&mut self, peer: SocketAddr) {
+        match &mut self.owing {
+            Owing::Each(peers) => {
+                peers.remove(&peer);
+            }
+            Owing::Whoever(owes) => *owes = false,
+            Owing::Nobody => {}
+        }
+    }
+
+    fn owes_from_now_on(&mut self, peer: SocketAddr, now: Instant) {
+        match &mut self.owing {
+            Owing::Each(peers) => self.totals.evicted += u64::from(peers.insert(peer, now)),
+            Owing::Whoever(owes) => *owes = true,
+            Owing::Nobody => return,
+        }
+        self.unsent_since.get_or_insert(now);
+    }
+}
+
+fn go_on(action: Action) -> Verdict {
+    Verdict { action, end: None }
+}

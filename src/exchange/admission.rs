@@ -1,0 +1,185 @@
+//! Who is answered at all: the rules that keep a reflector out of echo storms.
+//!
+//! Two UDP services that answer whatever they get can be set to answer each other for ever
+//! by one datagram with a forged source (CVE-1999-0103, CVE-2024-2169). These rules refuse
+//! the sources and destinations that make such loops.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Datagram, Destination, Mode};
+
+/// Why a datagram was refused. Refused datagrams are counted and otherwise as if they had
+/// never come: they get no reply, take no part in an exchange and do not end a quiet time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The source port is 0, below the least port allowed, or (in echo mode) one that this
+    /// daemon listens on: another reflector's.
+    SourcePort,
+    /// The source is an address and port that this daemon itself listens on.
+    OwnAddress,
+    /// It was sent to a broadcast or multicast address.
+    Destination,
+}
+
+/// The rules, fixed when the daemon has bound its sockets.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    min_source_port: u16,
+    own: Box<[SocketAddr]>,
+}
+
+impl Admission {
+    /// `own` are the addresses that all sockets of this daemon are bound to.
+    pub fn new(min_source_port: u16, own: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            min_source_port,
+            own: own.into_iter().collect(),
+        }
+    }
+
+    /// Why this datagram is to be refused, if it is.
+    pub fn refuses(&self, mode: Mode, datagram: &Datagram<'_>) -> Option<Refusal> {
+        let port = datagram.peer.port();
+        let reflector = self.own.iter().any(|own| own.port() == port);
+        if reflector && self.is_own(datagram) {
+            Some(Refusal::OwnAddress)
+        } else if port == 0 || port < self.min_source_port || (reflector && mode == Mode::Echo) {
+            Some(Refusal::SourcePort)
+        } else if matches!(datagram.destination, Destination::Group) {
+            Some(Refusal::Destination)
+        } else {
+            None
+        }
+    }
+
+    /// A socket bound to every address owns its port on each address of this host.
+    fn is_own(&self, datagram: &Datagram<'_>) -> bool {
+        let peer = datagram.peer;
+        self.own.iter().any(|own| {
+            own.port() == peer.port()
+                && if own.ip().is_unspecified() {
+                    let family = own.is_ipv6() || peer.is_ipv4();
+                    family && is_local(peer.ip(), datagram)
+                } else {
+                    own.ip() == peer.ip()
+                }
+        })
+    }
+}
+
+/// Whether the source is an address of this host, as far as a datagram shows it: what is sent
+/// from one address of a host to another goes over the loopback interface.
+fn is_local(source: IpAddr, datagram: &Datagram<'_>) -> bool {
+    source.is_loopback()
+        || match datagram.destination {
+            Destination::Here { address, looped } => looped || address == Some(source),
+            Destination::Group => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUND: Destination = Destination::Here {
+        address: None,
+        looped: false,
+    };
+
+    fn to(address: &str, looped: bool) -> Destination {
+        Destination::Here {
+            address: Some(address.parse().unwrap()),
+            looped,
+        }
+    }
+
+    fn refusal(
+        mode: Mode,
+        listen: &[&str],
+        peer: &str,
+        destination: Destination,
+    ) -> Option<Refusal> {
+        let own = listen.iter().map(|own| own.parse().unwrap());
+        Admission::new(1024, own).refuses(
+            mode,
+            &Datagram {
+                peer: peer.parse().unwrap(),
+                destination,
+                length: 1,
+                bytes: b"x",
+            },
+        )
+    }
+
+    #[test]
+    fn source_port_0_is_refused_even_when_no_least_port_is_set() {
+        let own = ["127.0.0.1:9999".parse().unwrap()];
+        for (port, expected) in [(0, Some(Refusal::SourcePort)), (1, None)] {
+            let datagram = Datagram {
+                peer: SocketAddr::from(([192, 0, 2, 1], port)),
+                destination: BOUND,
+                length: 0,
+                bytes: b"",
+            };
+            assert_eq!(
+                Admission::new(0, own).refuses(Mode::Exchange, &datagram),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn ports_below_the_least_are_refused_and_the_least_itself_is_not() {
+        let refused = |peer| refusal(Mode::Exchange, &["0.0.0.0:9999"], peer, BOUND);
+        assert_eq!(refused("192.0.2.1:1023"), Some(Refusal::SourcePort));
+        assert_eq!(refused("192.0.2.1:1024"), None);
+    }
+
+    #[test]
+    fn the_listening_port_as_source_is_refused_in_echo_mode_alone() {
+        let refused = |mode| refusal(mode, &["0.0.0.0:9999"], "192.0.2.1:9999", BOUND);
+        assert_eq!(refused(Mode::Echo), Some(Refusal::SourcePort));
+        assert_eq!(refused(Mode::Exchange), None);
+        assert_eq!(refused(Mode::Lockstep), None);
+    }
+
+    #[test]
+    fn the_listeners_own_address_is_refused_in_every_mode() {
+        for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+            let refused = |listen, peer, destination| refusal(mode, &[listen], peer, destination);
+            for (listen, peer, destination) in [
+                ("127.0.0.1:9999", "127.0.0.1:9999", BOUND),
+                ("0.0.0.0:9999", "10.0.0.1:9999", to("10.0.0.1", false)),
+                ("0.0.0.0:9999", "10.0.0.1:9999", to("10.0.0.2", true)),
+                ("0.0.0.0:9999", "127.0.0.9:9999", to("127.0.0.1", false)),
+                ("[::]:9999", "10.0.0.1:9999", to("10.0.0.1", false)),
+                ("[::]:9999", "[fe80::1]:9999", to("fe80::2", true)),
+            ] {
+                let got = refused(listen, peer, destination);
+                assert_eq!(got, Some(Refusal::OwnAddress), "{mode:?} {listen} {peer}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_listener_of_the_same_daemon_is_its_own_address_too() {
+        let listen = ["127.0.0.1:9999", "127.0.0.1:9998"];
+        let refused = refusal(Mode::Exchange, &listen, "127.0.0.1:9998", BOUND);
+        assert_eq!(refused, Some(Refusal::OwnAddress));
+    }
+
+    #[test]
+    fn loopback_addresses_are_good_sources() {
+        let refused = |peer, destination| refusal(Mode::Echo, &["0.0.0.0:9999"], peer, destination);
+        assert_eq!(refused("127.0.0.1:5000", to("127.0.0.1", true)), None);
+        assert_eq!(refused("127.9.9.9:5000", to("127.0.0.1", true)), None);
+        assert_eq!(refused("10.0.0.1:5000", to("10.0.0.1", true)), None);
+    }
+
+    #[test]
+    fn broadcast_and_multicast_destinations_are_refused() {
+        let listen = ["0.0.0.0:9999"];
+        let refused = refusal(Mode::Echo, &listen, "192.0.2.1:5000", Destination::Group);
+        assert_eq!(refused, Some(Refusal::Destination));
+    }
+}

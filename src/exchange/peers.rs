@@ -1,0 +1,198 @@
+//! The peers that owe a record: a bounded table in order of time.
+//!
+//! Every peer waits equally long, so the order of expiry is the order of insertion: a linked
+//! list through a slab, beside a hash table whose chains run through the same slab. Every
+//! operation takes constant time and none allocates: the room for all peers is reserved once
+//! (the kernel backs it with memory only as it is touched), and, unlike an open-addressed
+//! table, chains need no clean-up after many removals.
+
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+/// An index into the slab, or none. Zeroed memory means none.
+type Link = Option<NonZeroU32>;
+
+#[derive(Debug)]
+struct Entry {
+    peer: SocketAddr,
+    since: Instant,
+    /// The next entry of the same hash bucket; in a free entry, the next free one.
+    chain: Link,
+    older: Link,
+    newer: Link,
+}
+
+/// How much memory a peer that owes a record takes at most, in bytes.
+pub const BYTES_PER_PEER: usize = size_of::<Entry>() + 2 * size_of::<Link>();
+
+/// The bounded table. `S` keys the hash, so that nobody outside can aim at one bucket.
+#[derive(Debug)]
+pub(super) struct Peers<S> {
+    entries: Vec<Entry>,
+    capacity: usize,
+    buckets: Box<[Link]>,
+    free: Link,
+    oldest: Link,
+    newest: Link,
+    length: usize,
+    hasher: S,
+}
+
+impl<S: BuildHasher> Peers<S> {
+    /// An empty table for at most `capacity` peers.
+    pub(super) fn new(capacity: NonZeroU32, hasher: S) -> Self {
+        let capacity = capacity.get() as usize;
+        Self {
+            entries: Vec::with_capacity(capacity),
+            capacity,
+            buckets: vec![None; capacity.next_power_of_two()].into_boxed_slice(),
+            free: None,
+            oldest: None,
+            newest: None,
+            length: 0,
+            hasher,
+        }
+    }
+
+    /// How many peers are in the table.
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether the next new peer needs another's place.
+    pub(super) fn is_full(&self) -> bool {
+        self.length == self.capacity
+    }
+
+    /// Since when the peer has owed a record.
+    pub(super) fn since(&self, peer: &SocketAddr) -> Option<Instant> {
+        let link = self.find(self.bucket(peer), peer)?;
+        Some(self.entry(link).since)
+    }
+
+    /// Since when the longest-owing peer has owed its record.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        Some(self.entry(self.oldest?).since)
+    }
+
+    /// Adds a peer that is not in the table; when it is full, in the place of the oldest.
+    /// Times must not go back from one call to the next. Returns whether a peer was evicted.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most `capacity` entries, which was a u32"
+    )]
+    pub(super) fn insert(&mut self, peer: SocketAddr, since: Instant) -> bool {
+        let evicted = self.is_full() && self.remove_oldest();
+        let bucket = self.bucket(&peer);
+        let entry = Entry {
+            peer,
+            since,
+            chain: self.buckets[bucket],
+            older: self.newest,
+            newer: None,
+        };
+        let link = if let Some(link) = self.free {
+            self.free = self.entry(link).chain;
+            *self.entry_mut(link) = entry;
+            link
+        } else {
+            let link = NonZeroU32::MIN.saturating_add(self.entries.len() as u32);
+            self.entries.push(entry);
+            link
+        };
+        self.buckets[bucket] = Some(link);
+        match self.newest {
+            Some(newest) => self.entry_mut(newest).newer = Some(link),
+            None => self.oldest = Some(link),
+        }
+        self.newest = Some(link);
+        self.length += 1;
+        evicted
+    }
+
+    /// Removes a peer; whether it was there.
+    pub(super) fn remove(&mut self, peer: &SocketAddr) -> bool {
+        let bucket = self.bucket(peer);
+        match self.find(bucket, peer) {
+            Some(link) => {
+                self.unlink(bucket, link);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Removes the longest-owing peer; whether there was one.
+    pub(super) fn remove_oldest(&mut self) -> bool {
+        match self.oldest {
+            Some(link) => {
+                let bucket = self.bucket(&self.entry(link).peer);
+                self.unlink(bucket, link);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn unlink(&mut self, bucket: usize, link: NonZeroU32) {
+        let Entry {
+            chain,
+            older,
+            newer,
+            ..
+        } = *self.entry(link);
+        if self.buckets[bucket] == Some(link) {
+            self.buckets[bucket] = chain;
+        } else {
+            let mut before = self.buckets[bucket];
+            while let Some(at) = before {
+                if self.entry(at).chain == Some(link) {
+                    self.entry_mut(at).chain = chain;
+                    break;
+                }
+                before = self.entry(at).chain;
+            }
+        }
+        match older {
+            Some(older) => self.entry_mut(older).newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer {
+            Some(newer) => self.entry_mut(newer).older = older,
+            None => self.newest = older,
+        }
+        self.entry_mut(link).chain = self.free;
+        self.free = Some(link);
+        self.length -= 1;
+    }
+
+    fn find(&self, bucket: usize, peer: &SocketAddr) -> Link {
+        let mut at = self.buckets[bucket];
+        while let Some(link) = at {
+            let entry = self.entry(link);
+            if entry.peer == *peer {
+                break;
+            }
+            at = entry.chain;
+        }
+        at
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "masked to the number of buckets"
+    )]
+    fn bucket(&self, peer: &SocketAddr) -> usize {
+        self.hasher.hash_one(peer) as usize & (self.buckets.len() - 1)
+    }
+
+    fn entry(&self, link: NonZeroU32) -> &Entry {
+        &self.entries[link.get() as usize - 1]
+    }
+
+    fn entry_mut(&mut self, link: NonZeroU32) -> &mut Entry {
+        &mut self.entries[link.get() as usize - 1]
+    }
+}
