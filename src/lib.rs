@@ -2,3 +2,5 @@
 
 pub mod record;
 pub mod exchange;
+pub mod address;
+pub mod udp;

@@ -1,0 +1,16 @@
+//! The socket room: UDP sockets, their options, and datagrams in batches.
+//!
+//! The one room with `unsafe`, because no safe crate has `recvmmsg` and `sendmmsg` with packet
+//! info and reusable buffers: see `batch` for the datagrams and `option` for the rest.
+
+mod batch;
+mod control;
+mod limit;
+mod option;
+mod socket;
+
+pub use batch::{Batch, Received, Sent, Wait};
+pub use control::PacketInfo;
+pub use limit::BufferLimits;
+pub use option::MemInfo;
+pub use socket::{Drops, Error, Options, Socket};

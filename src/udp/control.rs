@@ -1,0 +1,239 @@
+//! Control messages: where a datagram was sent to, and from where its reply is to leave.
+//!
+//! They are read and written as bytes, so that no input can lead astray. A message is a header
+//! of a length (that of header and data), a level and a type, then the data; both are padded to
+//! the size of a `usize` (cmsg(3), `CMSG_ALIGN` in include/linux/socket.h).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use libc::c_int;
+
+/// Room for the control messages of one datagram: `IP_PKTINFO` and `IPV6_PKTINFO`.
+pub(super) const CONTROL_BYTES: usize = 128;
+/// The control message of a reply: the larger of the two.
+pub(super) const REPLY_BYTES: usize = space(20);
+
+const HEADER: usize = size_of::<usize>() + 2 * size_of::<c_int>();
+/// `LOOPBACK_IFINDEX`, include/net/flow.h: the loopback interface is the first of every network
+/// namespace.
+const LOOPBACK: u32 = 1;
+
+/// What `IP_PKTINFO` (ip(7)) or `IPV6_PKTINFO` (RFC 3542) say of a datagram that came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketInfo {
+    /// The destination in its IP header.
+    pub destination: IpAddr,
+    /// Whether that is a broadcast or multicast address.
+    pub group: bool,
+    /// The index of the interface it came in by.
+    pub interface: u32,
+}
+
+impl PacketInfo {
+    /// Whether it came over the loopback interface, that is, from this host.
+    pub fn looped(&self) -> bool {
+        self.interface == LOOPBACK
+    }
+
+    /// Finds it among the control messages of a datagram.
+    pub(super) fn parse(control: &[u8]) -> Option<Self> {
+        let mut found = None;
+        for (level, kind, data) in messages(control) {
+            match (level, kind) {
+                // On an IPv6 socket an IPv4 datagram has both; this one says more.
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => return Self::v4(data).or(found),
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => found = Self::v6(data),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// `struct in_pktinfo`: interface, the address a reply would leave from, destination. The
+    /// two addresses differ when the destination is not an address of this host.
+    fn v4(data: &[u8]) -> Option<Self> {
+        let (interface, rest) = data.split_first_chunk()?;
+        let (local, rest) = rest.split_first_chunk::<4>()?;
+        let (destination, _) = rest.split_first_chunk::<4>()?;
+        Some(Self {
+            destination: Ipv4Addr::from(*destination).into(),
+            group: local != destination,
+            interface: u32::from_ne_bytes(*interface),
+        })
+    }
+
+    /// `struct in6_pktinfo`: destination, interface.
+    fn v6(data: &[u8]) -> Option<Self> {
+        let (destination, rest) = data.split_first_chunk::<16>()?;
+        let (interface, _) = rest.split_first_chunk()?;
+        let destination = Ipv6Addr::from(*destination).to_canonical();
+        Some(Self {
+            destination,
+            group: destination.is_multicast(),
+            interface: u32::from_ne_bytes(*interface),
+        })
+    }
+
+    /// Writes the control message that makes a reply leave from the address that was asked.
+    /// Returns its length, 0 when there is none: a group address can send nothing.
+    pub(super) fn write_reply(&self, ipv6_socket: bool, out: &mut [u8; REPLY_BYTES]) -> usize {
+        if self.group {
+            return 0;
+        }
+        match self.destination {
+            IpAddr::V4(source) if !ipv6_socket => {
+                let mut data = [0; 12];
+                data[4..8].copy_from_slice(&source.octets());
+                write(libc::IPPROTO_IP, libc::IP_PKTINFO, &data, out)
+            }
+            source => {
+                let source = match source {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                    IpAddr::V6(v6) => v6,
+                };
+                // Elsewhere the route decides which interface a reply leaves by.
+                let interface = if source.is_unicast_link_local() {
+                    self.interface
+                } else {
+                    0
+                };
+                let mut data = [0; 20];
+                data[..16].copy_from_slice(&source.octets());
+                data[16..].copy_from_slice(&interface.to_ne_bytes());
+                write(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data, out)
+            }
+        }
+    }
+}
+
+/// The level, type and data of each message, up to the first that is not whole.
+fn messages(mut control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, rest) = control.split_first_chunk()?;
+        let (level, rest) = rest.split_first_chunk()?;
+        let (kind, _) = rest.split_first_chunk()?;
+        let length = usize::from_ne_bytes(*length);
+        let data = control.get(HEADER..length)?;
+        control = control.get(aligned(length)..).unwrap_or_default();
+        Some((
+            c_int::from_ne_bytes(*level),
+            c_int::from_ne_bytes(*kind),
+            data,
+        ))
+    })
+}
+
+/// Writes one message; returns how many bytes it takes.
+fn write(level: c_int, kind: c_int, data: &[u8], out: &mut [u8; REPLY_BYTES]) -> usize {
+    let length = HEADER + data.len();
+    let (header, rest) = out.split_at_mut(HEADER);
+    let (size, numbers) = header.split_at_mut(size_of::<usize>());
+    size.copy_from_slice(&length.to_ne_bytes());
+    numbers[..4].copy_from_slice(&level.to_ne_bytes());
+    numbers[4..].copy_from_slice(&kind.to_ne_bytes());
+    rest[..data.len()].copy_from_slice(data);
+    space(data.len())
+}
+
+/// `CMSG_SPACE`.
+const fn space(data: usize) -> usize {
+    HEADER + aligned(data)
+}
+
+/// `CMSG_ALIGN`; stays where it is when it would overflow.
+const fn aligned(length: usize) -> usize {
+    match length.checked_next_multiple_of(size_of::<usize>()) {
+        Some(aligned) => aligned,
+        None => length,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_sizes_are_those_of_the_c_macros() {
+        assert_eq!(HEADER, size_of::<libc::cmsghdr>());
+        assert_eq!(space(12), 32);
+        assert_eq!(REPLY_BYTES, 40);
+    }
+
+    #[test]
+    fn a_reply_leaves_from_the_address_that_was_asked() {
+        for (destination, ipv6_socket) in [
+            ("127.0.0.2", false),
+            ("127.0.0.2", true),
+            ("2001:db8::1", true),
+            ("fe80::1", true),
+        ] {
+            let info = PacketInfo {
+                destination: destination.parse().unwrap(),
+                group: false,
+                interface: 7,
+            };
+            let mut out = [0; REPLY_BYTES];
+            let length = info.write_reply(ipv6_socket, &mut out);
+            let (level, kind, data) = messages(&out[..length]).next().unwrap();
+            if ipv6_socket {
+                assert_eq!((level, kind), (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO));
+                let written = PacketInfo::v6(data).unwrap();
+                assert_eq!(written.destination, info.destination);
+                let zoned = destination.starts_with("fe80");
+                assert_eq!(written.interface, if zoned { 7 } else { 0 });
+            } else {
+                assert_eq!((level, kind), (libc::IPPROTO_IP, libc::IP_PKTINFO));
+                assert_eq!(data, [0, 0, 0, 0, 127, 0, 0, 2, 0, 0, 0, 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_group_address_is_never_a_replys_source() {
+        let info = PacketInfo {
+            destination: "224.0.0.1".parse().unwrap(),
+            group: true,
+            interface: 2,
+        };
+        assert_eq!(info.write_reply(false, &mut [0; REPLY_BYTES]), 0);
+    }
+
+    #[test]
+    fn ipv4_info_says_more_than_ipv6_info_of_the_same_datagram() {
+        let mut v6 = [0; REPLY_BYTES];
+        let mapped = "::ffff:10.0.0.255".parse::<Ipv6Addr>().unwrap().octets();
+        let mut data = [0; 20];
+        data[..16].copy_from_slice(&mapped);
+        let v6_length = write(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data, &mut v6);
+        let mut v4 = [0; REPLY_BYTES];
+        let data = [2, 0, 0, 0, 10, 0, 0, 1, 10, 0, 0, 255];
+        let v4_length = write(libc::IPPROTO_IP, libc::IP_PKTINFO, &data, &mut v4);
+        let (v4, v6) = (&v4[..v4_length], &v6[..v6_length]);
+        for control in [[v4, v6].concat(), [v6, v4].concat()] {
+            let info = PacketInfo::parse(&control).unwrap();
+            assert!(info.group, "a directed broadcast");
+            assert_eq!(info.destination, "10.0.0.255".parse::<IpAddr>().unwrap());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_is_total(control in prop::collection::vec(any::<u8>(), 0..160)) {
+            let _ = PacketInfo::parse(&control);
+        }
+
+        /// Lengths near the real ones, so that the data is reached.
+        #[test]
+        fn parsing_is_total_for_likely_headers(
+            length in 0_usize..64, v6 in any::<bool>(), mut control in prop::collection::vec(any::<u8>(), 16..160)
+        ) {
+            control[..8].copy_from_slice(&length.to_ne_bytes());
+            let (level, kind) = if v6 { (41_i32, 50_i32) } else { (0, 8) };
+            control[8..12].copy_from_slice(&level.to_ne_bytes());
+            control[12..16].copy_from_slice(&kind.to_ne_bytes());
+            let _ = PacketInfo::parse(&control);
+        }
+    }
+}

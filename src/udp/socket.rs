@@ -1,0 +1,262 @@
+//! One UDP socket: bound, its buffers set, its drops read.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Type};
+
+use super::{MemInfo, PacketInfo, option};
+
+/// What a socket is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The receive buffer's size in bytes; `None` leaves the kernel's.
+    pub receive_buffer: Option<usize>,
+    /// The send buffer's size in bytes; `None` leaves the kernel's.
+    pub send_buffer: Option<usize>,
+    /// Whether to let others take over the port (`SO_REUSEADDR`, socket(7)).
+    pub reuse_address: bool,
+    /// How long a full send buffer may hold up a send.
+    pub send_timeout: Duration,
+}
+
+/// A socket that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} UDP {address}: {cause}{}", hint(.cause))]
+pub struct Error {
+    action: &'static str,
+    address: SocketAddr,
+    #[source]
+    cause: io::Error,
+}
+
+/// A bound UDP socket.
+#[derive(Debug)]
+pub struct Socket {
+    inner: socket2::Socket,
+    address: SocketAddr,
+    drops: Drops,
+}
+
+impl Socket {
+    /// Binds a socket. The port is this socket's alone unless `reuse_address` says otherwise.
+    /// `[::]` takes IPv4 datagrams too.
+    ///
+    /// # Errors
+    /// When the kernel refuses: an address in use or of another host, no permission, …
+    pub fn bind(address: SocketAddr, options: &Options) -> Result<Self, Error> {
+        Self::bind_as(address, options, false)
+    }
+
+    /// Binds one more socket to the same address. The kernel spreads the peers over all of them
+    /// and keeps each with one (`SO_REUSEPORT`, socket(7)). The first was bound without, so that
+    /// the port was free; nobody but this user's processes can join now.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`].
+    pub fn bind_another(&self, options: &Options) -> Result<Self, Error> {
+        self.inner.set_reuse_port(true).map_err(|cause| Error {
+            action: "set SO_REUSEPORT for",
+            address: self.address,
+            cause,
+        })?;
+        Self::bind_as(self.address, options, true)
+    }
+
+    fn bind_as(address: SocketAddr, options: &Options, another: bool) -> Result<Self, Error> {
+        let failed = |action| {
+            move |cause| Error {
+                action,
+                address,
+                cause,
+            }
+        };
+        let inner = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )
+        .map_err(failed("open a socket for"))?;
+        if address.is_ipv6() {
+            inner
+                .set_only_v6(!address.ip().is_unspecified())
+                .map_err(failed("set IPV6_V6ONLY for"))?;
+        }
+        inner
+            .set_reuse_address(options.reuse_address)
+            .map_err(failed("set SO_REUSEADDR for"))?;
+        inner
+            .set_reuse_port(another)
+            .map_err(failed("set SO_REUSEPORT for"))?;
+        inner.bind(&address.into()).map_err(failed("listen on"))?;
+        let address = inner
+            .local_addr()
+            .and_then(|bound| {
+                let unusable = || io::Error::other("not an IP address");
+                bound.as_socket().ok_or_else(unusable)
+            })
+            .map_err(failed("read the address of"))?;
+        let socket = Self {
+            drops: Drops::from_baseline(0),
+            inner,
+            address,
+        };
+        socket
+            .tell_destinations()
+            .map_err(failed("set packet info for"))?;
+        socket
+            .size_buffers(options)
+            .map_err(failed("size the buffers of"))?;
+        socket
+            .inner
+            .set_write_timeout(Some(options.send_timeout))
+            .map_err(failed("set SO_SNDTIMEO for"))?;
+        Ok(socket)
+    }
+
+    /// The address it is bound to, with the port that the kernel chose if it was asked to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sets how long a receive waits for the first datagram (`SO_RCVTIMEO`, socket(7)).
+    ///
+    /// # Errors
+    /// What `setsockopt` gives.
+    pub fn set_receive_timeout(&self, timeout: Duration) -> io::Result<()> {
+        // The kernel takes zero for "for ever".
+        let timeout = timeout.max(Duration::from_micros(1));
+        self.inner.set_read_timeout(Some(timeout))
+    }
+
+    /// Whether a datagram went to a broadcast or multicast address that the socket is not
+    /// itself bound to.
+    pub fn is_group(&self, info: &PacketInfo) -> bool {
+        info.group && info.destination != self.address.ip()
+    }
+
+    /// The sizes of its receive and send buffers in bytes, as the kernel says (`SO_RCVBUF`,
+    /// `SO_SNDBUF`): it doubles what it is asked for, to have room for its own book-keeping
+    /// (socket(7)).
+    ///
+    /// # Errors
+    /// What `getsockopt` gives.
+    pub fn buffer_sizes(&self) -> io::Result<[usize; 2]> {
+        Ok([
+            self.inner.recv_buffer_size()?,
+            self.inner.send_buffer_size()?,
+        ])
+    }
+
+    /// What waits in its receive buffer, and what was dropped since it was bound, neither of
+    /// which needs a datagram to be read.
+    ///
+    /// # Errors
+    /// What `getsockopt` gives.
+    pub fn queue_and_drops(&self) -> io::Result<(u32, u64)> {
+        let MemInfo {
+            receive_queue,
+            drops,
+        } = option::meminfo(self)?;
+        Ok((receive_queue, self.drops.total(drops)))
+    }
+
+    /// Has datagrams come with packet info where the socket takes them for more than one
+    /// address: a reply has to leave from the one that was asked, and not all may be answered.
+    fn tell_destinations(&self) -> io::Result<()> {
+        let ip = self.address.ip();
+        if is_one_host(ip) {
+            return Ok(());
+        }
+        if ip.is_ipv6() {
+            option::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        }
+        // On an IPv6 socket, for the IPv4 datagrams that it gets.
+        option::set(self, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+    }
+
+    fn size_buffers(&self, options: &Options) -> io::Result<()> {
+        for (size, force, within_limit) in [
+            (
+                options.receive_buffer,
+                libc::SO_RCVBUFFORCE,
+                libc::SO_RCVBUF,
+            ),
+            (options.send_buffer, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
+            let Some(size) = size else { continue };
+            let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
+            match option::set(self, libc::SOL_SOCKET, force, size) {
+                Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => {
+                    option::set(self, libc::SOL_SOCKET, within_limit, size)?;
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+/// Counts on where the kernel's counter of 32 bits wraps, from what it was at first.
+#[derive(Debug)]
+pub struct Drops(Mutex<(u32, u64)>);
+
+impl Drops {
+    /// Counts from `baseline`, the kernel's counter now.
+    pub fn from_baseline(baseline: u32) -> Self {
+        Self(Mutex::new((baseline, 0)))
+    }
+
+    /// The drops since the baseline, given the kernel's counter now.
+    pub fn total(&self, counter: u32) -> u64 {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, total) = *seen;
+        *seen = (counter, total + u64::from(counter.wrapping_sub(last)));
+        seen.1
+    }
+}
+
+/// Whether an address is a single host's, so that datagrams have no other destination.
+fn is_one_host(ip: IpAddr) -> bool {
+    let group = match ip {
+        // A directed broadcast address looks like any other: packet info tells.
+        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_multicast(),
+    };
+    !ip.is_unspecified() && !group
+}
+
+/// What an operator can do about it.
+fn hint(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => "; `ss -ulnp` shows what uses it",
+        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_go_on_where_the_kernels_counter_wraps() {
+        let drops = Drops::from_baseline(u32::MAX - 1);
+        assert_eq!(drops.total(u32::MAX - 1), 0);
+        assert_eq!(drops.total(u32::MAX), 1);
+        assert_eq!(drops.total(1), 3);
+        assert_eq!(drops.total(1), 3);
+    }
+}
