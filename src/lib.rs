@@ -4,3 +4,5 @@ pub mod record;
 pub mod exchange;
 pub mod address;
 pub mod udp;
+pub mod metrics;
+pub mod worker;

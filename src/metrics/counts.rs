@@ -1,0 +1,182 @@
+//! What a worker counts.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// A number that one thread writes and any thread may read: no locked instruction is needed.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.set(self.get() + n);
+    }
+
+    /// Sets it to `n`.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one worker counts. Written by its thread alone; on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+#[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
+pub struct Counts {
+    pub received: Count,
+    pub received_bytes: Count,
+    pub echoed: Count,
+    pub echoed_bytes: Count,
+    pub decoded: Count,
+    pub decode_errors: Count,
+    pub empty: Count,
+    pub truncated: Count,
+    pub refused_source_port: Count,
+    pub refused_own_address: Count,
+    pub refused_destination: Count,
+    pub quiet_timeouts: Count,
+    pub record_timeouts: Count,
+    pub receive_errors: Errors,
+    pub send_errors: Errors,
+    pub peers: Count,
+    pub evicted: Count,
+    pub batches: Batches,
+    /// When the last datagram came.
+    pub last_datagram: Moment,
+    /// Since when the socket has been quiet, refused datagrams aside.
+    pub quiet_since: Moment,
+    /// When the loop last went round.
+    pub progress: Moment,
+}
+
+/// Errors by name.
+#[derive(Debug, Default)]
+pub struct Errors([Count; ERRNOS.len() + 1]);
+
+/// The errors that receiving and sending UDP datagrams can meet (recv(2), send(2), udp(7)), and
+/// their names. All others are counted as `other`.
+const ERRNOS: [(i32, &str); 16] = [
+    (libc::EACCES, "EACCES"),
+    (libc::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
+    (libc::EAGAIN, "EAGAIN"),
+    (libc::ECONNREFUSED, "ECONNREFUSED"),
+    (libc::EHOSTDOWN, "EHOSTDOWN"),
+    (libc::EHOSTUNREACH, "EHOSTUNREACH"),
+    (libc::EINVAL, "EINVAL"),
+    (libc::EIO, "EIO"),
+    (libc::EMSGSIZE, "EMSGSIZE"),
+    (libc::ENETDOWN, "ENETDOWN"),
+    (libc::ENETUNREACH, "ENETUNREACH"),
+    (libc::ENOBUFS, "ENOBUFS"),
+    (libc::ENODEV, "ENODEV"),
+    (libc::ENOMEM, "ENOMEM"),
+    (libc::EPERM, "EPERM"),
+    (libc::EPIPE, "EPIPE"),
+];
+
+impl Errors {
+    /// Counts an error. Returns whether it is the first of its name.
+    pub fn count(&self, error: &io::Error) -> bool {
+        let index = ERRNOS
+            .iter()
+            .position(|(errno, _)| error.raw_os_error() == Some(*errno))
+            .unwrap_or(ERRNOS.len());
+        self.0[index].add(1);
+        self.0[index].get() == 1
+    }
+
+    /// The names, in the order of [`Self::get`].
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        ERRNOS.iter().map(|(_, name)| *name).chain(["other"])
+    }
+
+    pub(super) fn get(&self, index: usize) -> u64 {
+        self.0[index].get()
+    }
+}
+
+/// How many datagrams came with one receive call.
+#[derive(Debug, Default)]
+pub struct Batches {
+    /// Up to 1, 2, 4, … datagrams.
+    buckets: [Count; Self::BOUNDS.len()],
+    datagrams: Count,
+}
+
+impl Batches {
+    /// The upper bounds of the buckets.
+    pub(super) const BOUNDS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+    /// Counts a call that gave `datagrams`, at least 1.
+    pub fn count(&self, datagrams: usize) {
+        let bucket = datagrams.next_power_of_two().trailing_zeros() as usize;
+        self.buckets[bucket.min(Self::BOUNDS.len() - 1)].add(1);
+        self.datagrams.add(datagrams as u64);
+    }
+
+    /// How many calls a bucket has, not counting those of lower ones.
+    pub(super) fn bucket(&self, index: usize) -> u64 {
+        self.buckets[index].get()
+    }
+
+    /// How many datagrams the calls gave.
+    pub(super) fn datagrams(&self) -> u64 {
+        self.datagrams.get()
+    }
+}
+
+/// A time that another thread may read: nanoseconds since an instant that all know, plus 1; 0 is
+/// never.
+#[derive(Debug, Default)]
+pub struct Moment(Count);
+
+impl Moment {
+    /// Sets it to `now`.
+    pub fn set(&self, epoch: Instant, now: Instant) {
+        let since = now.saturating_duration_since(epoch).as_nanos();
+        self.0.set(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1);
+    }
+
+    /// Reads it.
+    pub fn get(&self, epoch: Instant) -> Option<Instant> {
+        let nanoseconds = self.0.get().checked_sub(1)?;
+        epoch.checked_add(Duration::from_nanos(nanoseconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_counted_in_the_least_bucket_that_holds_it() {
+        let batches = Batches::default();
+        for datagrams in [1, 2, 3, 4, 5, 63, 64] {
+            batches.count(datagrams);
+        }
+        let buckets = [0, 1, 2, 3, 4, 5, 6].map(|index| batches.bucket(index));
+        assert_eq!(buckets, [1, 1, 2, 1, 0, 0, 2]);
+        assert_eq!(batches.datagrams(), 142);
+    }
+
+    #[test]
+    fn an_error_is_counted_by_its_name_or_as_other() {
+        let errors = Errors::default();
+        assert!(errors.count(&io::Error::from_raw_os_error(libc::EPERM)));
+        assert!(!errors.count(&io::Error::from_raw_os_error(libc::EPERM)));
+        assert!(errors.count(&io::Error::from_raw_os_error(libc::EXDEV)));
+        let counted: Vec<_> = Errors::names()
+            .enumerate()
+            .map(|(index, name)| (name, errors.get(index)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        assert_eq!(counted, [("EPERM", 2), ("other", 1)]);
+    }
+}

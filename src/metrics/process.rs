@@ -1,0 +1,154 @@
+//! The standard `process_*` metrics, out of `/proc/self`.
+//!
+//! The prometheus crate has a collector of its own that rounds CPU time to whole seconds and
+//! brings a second version of a dependency; and a sandboxed process has no `/proc/stat` to tell
+//! when it started, which is why that time is given.
+
+use std::fs;
+use std::time::SystemTime;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{MetricFamily, MetricType};
+
+use super::{family, metric};
+
+/// `USER_HZ`, what `/proc` counts CPU time in: 100 a second on all that Rust runs on
+/// (include/asm-generic/param.h).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+const FAMILIES: [(&str, &str, MetricType); 7] = [
+    (
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds.",
+        MetricType::COUNTER,
+    ),
+    (
+        "process_open_fds",
+        "Number of open file descriptors.",
+        MetricType::GAUGE,
+    ),
+    (
+        "process_max_fds",
+        "Maximum number of open file descriptors.",
+        MetricType::GAUGE,
+    ),
+    (
+        "process_virtual_memory_bytes",
+        "Virtual memory size in bytes.",
+        MetricType::GAUGE,
+    ),
+    (
+        "process_resident_memory_bytes",
+        "Resident memory size in bytes.",
+        MetricType::GAUGE,
+    ),
+    (
+        "process_start_time_seconds",
+        "Start time of the process since unix epoch in seconds.",
+        MetricType::GAUGE,
+    ),
+    (
+        "process_threads",
+        "Number of OS threads in the process.",
+        MetricType::GAUGE,
+    ),
+];
+
+pub(super) struct Process {
+    descriptions: Vec<Desc>,
+    started: f64,
+}
+
+impl Process {
+    pub(super) fn new(started: SystemTime) -> prometheus::Result<Self> {
+        let describe = |(name, help, _): &(&str, &str, MetricType)| {
+            let labels = std::collections::HashMap::new();
+            Desc::new((*name).into(), (*help).into(), Vec::new(), labels)
+        };
+        Ok(Self {
+            descriptions: FAMILIES.iter().map(describe).collect::<Result<_, _>>()?,
+            started: started
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
+        })
+    }
+}
+
+impl Collector for Process {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let read = |file| fs::read_to_string(file).unwrap_or_default();
+        let status = read("/proc/self/status");
+        let values = [
+            cpu_seconds(&read("/proc/self/stat")),
+            open_files(),
+            max_files(&read("/proc/self/limits")),
+            field(&status, "VmSize:").map(|kibibytes| kibibytes * 1024.0),
+            field(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024.0),
+            Some(self.started),
+            field(&status, "Threads:"),
+        ];
+        FAMILIES
+            .iter()
+            .zip(values)
+            .filter_map(|((name, help, kind), value)| {
+                let metrics = vec![metric(*kind, &[], value?)];
+                Some(family(name, help, *kind, metrics))
+            })
+            .collect()
+    }
+}
+
+/// Fields 14 and 15, user and system time (proc(5)). Field 2, the name, may hold anything, but
+/// ends with the last parenthesis.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut times = after_name.split_whitespace().skip(11);
+    let mut next = || times.next()?.parse::<f64>().ok();
+    Some((next()? + next()?) / TICKS_PER_SECOND)
+}
+
+fn open_files() -> Option<f64> {
+    // The directory being read is open itself.
+    let count = fs::read_dir("/proc/self/fd").ok()?.count().checked_sub(1)?;
+    u32::try_from(count).ok().map(f64::from)
+}
+
+/// The soft limit, "unlimited" as infinity.
+fn max_files(limits: &str) -> Option<f64> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(f64::INFINITY),
+        number => number.parse().ok(),
+    }
+}
+
+/// The number behind a name.
+fn field(status: &str, name: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_any_name() {
+        let stat = "12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 25 13 14";
+        assert_eq!(cpu_seconds(stat), Some(1.75));
+        assert_eq!(cpu_seconds(""), None);
+        assert_eq!(cpu_seconds("1 (x) S 1"), None);
+    }
+
+    #[test]
+    fn this_process_has_every_value() {
+        let families = Process::new(SystemTime::UNIX_EPOCH).unwrap().collect();
+        assert_eq!(families.len(), FAMILIES.len());
+    }
+}

@@ -1,0 +1,357 @@
+//! The loop: receive a batch, ask the core, send a batch, count.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{Level, debug, enabled, warn};
+
+use crate::exchange::{Action, Datagram, Destination, End, Exchange, Refusal, Settings};
+use crate::metrics::Counts;
+use crate::record::Record;
+use crate::udp::{Batch, Received, Socket, Wait};
+
+/// How long a worker sleeps at most: within it the worker sees that it is to stop, gives up
+/// what did not come in time, and shows that it lives.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// How long a worker that is to stop goes on to answer what was received, at most.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// How long to leave a socket alone that gave an error, so that one that gives nothing else
+/// takes no CPU.
+const ERROR_PAUSE: Duration = Duration::from_millis(1);
+
+/// Datagrams a receive call.
+const BATCH: usize = 64;
+
+/// How much of a datagram the log shows, in bytes.
+const LOGGED_BYTES: usize = 1024;
+
+/// What all workers of a daemon share. The datagram path writes none of it.
+#[derive(Debug)]
+pub struct Shared {
+    /// Set when the workers are to stop.
+    pub stop: AtomicBool,
+    /// What [`crate::metrics::Moment`]s count from.
+    pub epoch: Instant,
+    /// What each worker counts.
+    pub counts: Box<[Arc<Counts>]>,
+    /// Whether the first decode error was logged.
+    pub warned_of_decode_errors: AtomicBool,
+}
+
+/// Why a worker stopped.
+#[derive(Debug)]
+pub enum Stopped {
+    /// It was asked to.
+    Asked,
+    /// The exchange came to an end that was asked for.
+    End(End),
+    /// The socket itself is gone.
+    SocketLost(io::Error),
+}
+
+/// One thread's loop over one socket.
+#[derive(Debug)]
+pub struct Worker {
+    socket: Arc<Socket>,
+    exchange: Exchange,
+    counts: Arc<Counts>,
+    shared: Arc<Shared>,
+    batch: Batch,
+    /// The receive timeout that the socket has.
+    receive_timeout: Duration,
+    /// Whether the log shows each datagram.
+    verbose: bool,
+}
+
+impl Worker {
+    /// A worker for `socket`. To be made on the thread that runs it, so that its memory is near.
+    pub fn new(
+        socket: Arc<Socket>,
+        settings: Settings,
+        counts: Arc<Counts>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        // Where a datagram can end the daemon, those behind it stay in the socket, for whoever
+        // has it next.
+        let ends = settings.exit_on.empty || settings.exit_on.decode_error;
+        let slots = if ends { 1 } else { BATCH };
+        let slot_bytes = settings.max_datagram.max(Record::BYTES);
+        Self {
+            batch: Batch::new(slots, slot_bytes, &socket),
+            exchange: Exchange::new(settings, now()),
+            socket,
+            counts,
+            shared,
+            receive_timeout: Duration::ZERO,
+            verbose: false,
+        }
+    }
+
+    /// Runs until asked to stop or until it cannot go on. What was received by then is answered.
+    pub fn run(mut self) -> Stopped {
+        let mut now = now();
+        while !self.shared.stop.load(Relaxed) {
+            self.counts.progress.set(self.shared.epoch, now);
+            if let Err(error) = self.set_receive_timeout(now) {
+                return Stopped::SocketLost(error);
+            }
+            match self.round(Wait::Block) {
+                Ok((after, _)) => now = after,
+                Err(stopped) => return stopped,
+            }
+        }
+        let deadline = now + DRAIN;
+        loop {
+            match self.round(Wait::Poll) {
+                Ok((after, true)) if after < deadline => {}
+                Ok(_) => return Stopped::Asked,
+                Err(stopped) => return stopped,
+            }
+        }
+    }
+
+    /// Receives once and handles what came. Returns the time, and whether anything came.
+    fn round(&mut self, wait: Wait) -> Result<(Instant, bool), Stopped> {
+        let received = match self.batch.receive(&self.socket, wait) {
+            Ok(received) => received,
+            Err(error) => {
+                self.receive_error(error)?;
+                0
+            }
+        };
+        let now = now();
+        let mut end = None;
+        if received > 0 {
+            self.verbose = enabled!(Level::DEBUG);
+            self.counts.batches.count(received);
+            self.counts.last_datagram.set(self.shared.epoch, now);
+            end = self.handle(received, now);
+            self.send();
+        }
+        if self.exchange.ends_by_time() && self.exchange.next_time().is_some_and(|at| at <= now) {
+            self.listen_to_others();
+        }
+        let end = end.or_else(|| self.exchange.time(now));
+        self.publish();
+        match end {
+            Some(end) => Err(Stopped::End(end)),
+            None => Ok((now, received > 0)),
+        }
+    }
+
+    /// Asks the core about each datagram of a batch, up to one that ends the daemon.
+    fn handle(&mut self, received: usize, now: Instant) -> Option<End> {
+        for slot in 0..received {
+            let mut action = self.decide(slot, now);
+            if action.0 == Action::SendFirst {
+                self.send();
+                action = self.decide(slot, now);
+            }
+            let (action, end) = action;
+            self.act(slot, action);
+            if end.is_some() {
+                return end;
+            }
+        }
+        None
+    }
+
+    fn decide(&mut self, slot: usize, now: Instant) -> (Action, Option<End>) {
+        let received = self.batch.received(slot);
+        let destination = match received.info {
+            None => Destination::Here {
+                address: None,
+                looped: false,
+            },
+            Some(info) if self.socket.is_group(&info) => Destination::Group,
+            Some(info) => Destination::Here {
+                address: Some(info.destination),
+                looped: info.looped(),
+            },
+        };
+        let datagram = Datagram {
+            peer: received.peer,
+            destination,
+            length: received.length,
+            bytes: received.bytes,
+        };
+        let verdict = self.exchange.datagram(&datagram, now);
+        (verdict.action, verdict.end)
+    }
+
+    /// Counts a datagram and does what the core decided.
+    fn act(&mut self, slot: usize, action: Action) {
+        let counts = &self.counts;
+        let received = self.batch.received(slot);
+        counts.received.add(1);
+        counts.received_bytes.add(received.length as u64);
+        if self.verbose {
+            log(&received, &action);
+        }
+        match action {
+            Action::Echo { length, truncated } => {
+                counts.truncated.add(truncated.into());
+                self.batch.reply(slot, length);
+            }
+            Action::Decode(Ok(_)) => counts.decoded.add(1),
+            Action::Decode(Err(short)) => {
+                counts.decode_errors.add(1);
+                if !self.shared.warned_of_decode_errors.swap(true, Relaxed) {
+                    warn!(
+                        "cannot decode a record from {}: {short}. In this mode the datagram \
+                         after each that was echoed is a record; --mode echo is the plain \
+                         reflector. Further decode errors are only counted",
+                        received.peer
+                    );
+                }
+            }
+            Action::Empty => counts.empty.add(1),
+            Action::Refuse(Refusal::SourcePort) => counts.refused_source_port.add(1),
+            Action::Refuse(Refusal::OwnAddress) => counts.refused_own_address.add(1),
+            Action::Refuse(Refusal::Destination) => counts.refused_destination.add(1),
+            // Asked again by `handle`, when nothing was unsent any more.
+            Action::SendFirst => {}
+        }
+    }
+
+    /// Sends the replies that wait.
+    fn send(&mut self) {
+        if self.batch.has_replies() {
+            let Self {
+                batch,
+                exchange,
+                counts,
+                socket,
+                verbose,
+                ..
+            } = self;
+            batch.send(socket, |batch, sent| match sent.result {
+                Ok(()) => {
+                    counts.echoed.add(1);
+                    counts.echoed_bytes.add(sent.length as u64);
+                    if *verbose {
+                        let Received { peer, bytes, .. } = batch.received(sent.slot);
+                        debug!("sent: {}, to: {peer}", Shown(&bytes[..sent.length]));
+                    }
+                }
+                Err(error) => {
+                    let peer = batch.received(sent.slot).peer;
+                    exchange.reply_failed(peer);
+                    if counts.send_errors.count(&error) {
+                        warn!(
+                            "cannot send {} bytes to {peer}: {error}. Further errors of this \
+                             kind are only counted",
+                            sent.length
+                        );
+                    }
+                }
+            });
+        }
+        self.exchange.replies_sent();
+    }
+
+    /// An error of a receive call: only one that means that the socket is gone is the end.
+    fn receive_error(&self, error: io::Error) -> Result<(), Stopped> {
+        match error.raw_os_error() {
+            // Nothing came in time, or a signal did.
+            Some(libc::EAGAIN | libc::EINTR) => Ok(()),
+            Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => {
+                Err(Stopped::SocketLost(error))
+            }
+            _ => {
+                if self.counts.receive_errors.count(&error) {
+                    warn!(
+                        "cannot receive on {}: {error}. Further errors of this kind are only \
+                         counted",
+                        self.socket.address()
+                    );
+                }
+                thread::sleep(ERROR_PAUSE);
+                Ok(())
+            }
+        }
+    }
+
+    /// Has the next receive wake at the tick, or before where the exact time matters.
+    fn set_receive_timeout(&mut self, now: Instant) -> io::Result<()> {
+        let mut timeout = TICK;
+        if self.exchange.ends_by_time()
+            && let Some(next) = self.exchange.next_time()
+        {
+            timeout = timeout.min(next.saturating_duration_since(now));
+        }
+        if timeout != self.receive_timeout {
+            self.socket.set_receive_timeout(timeout)?;
+            self.receive_timeout = timeout;
+        }
+        Ok(())
+    }
+
+    /// A daemon is quiet only when all its sockets are.
+    fn listen_to_others(&mut self) {
+        for counts in &self.shared.counts {
+            if let Some(at) = counts.quiet_since.get(self.shared.epoch) {
+                self.exchange.heard_elsewhere(at);
+            }
+        }
+    }
+
+    /// Lets others see what the core counts.
+    fn publish(&self) {
+        let totals = self.exchange.totals();
+        let counts = &self.counts;
+        counts.peers.set(self.exchange.owing() as u64);
+        counts.evicted.set(totals.evicted);
+        counts.record_timeouts.set(totals.records_given_up);
+        counts.quiet_timeouts.set(totals.quiet);
+        let quiet_since = self.exchange.quiet_since();
+        counts.quiet_since.set(self.shared.epoch, quiet_since);
+    }
+}
+
+/// Logs a datagram in the words of the original recipe.
+fn log(received: &Received<'_>, action: &Action) {
+    let Received { peer, bytes, .. } = received;
+    match action {
+        Action::Echo { length, truncated } => {
+            let cut = if *truncated { " (cut)" } else { "" };
+            debug!("recv: {}, from: {peer}{cut}", Shown(&bytes[..*length]));
+        }
+        Action::Decode(result) => {
+            let cut = &bytes[..bytes.len().min(Record::BYTES)];
+            debug!("recv: {}, from: {peer}", Shown(cut));
+            match result {
+                Ok(record) => debug!("recv unpacked: {record}"),
+                Err(short) => debug!("recv not unpacked: {short}"),
+            }
+        }
+        Action::Empty => debug!("no data from {peer}"),
+        Action::Refuse(refusal) => debug!("refused: {refusal:?}, from: {peer}"),
+        Action::SendFirst => {}
+    }
+}
+
+/// Bytes as Python shows them, cut where there are many.
+struct Shown<'a>(&'a [u8]);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = &self.0[..self.0.len().min(LOGGED_BYTES)];
+        write!(f, "b'{}'", shown.escape_ascii())?;
+        match self.0.len() - shown.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} bytes more"),
+        }
+    }
+}
+
+/// The loop's clock.
+#[expect(clippy::disallowed_methods, reason = "this is the loop")]
+fn now() -> Instant {
+    Instant::now()
+}
