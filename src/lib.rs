@@ -1,8 +1,20 @@
-//! udp-echo, a UDP reflector for Linux.
+//! udp-echo, a UDP reflector for Linux. The map of the house:
+//!
+//! - [`record`], [`exchange`]: the core. What to do with a datagram; no socket, no clock.
+//! - [`udp`]: sockets, and datagrams in batches. The one room with `unsafe`.
+//! - [`worker`]: the loop between the two, a thread for each socket.
+//! - [`metrics`]: every metric, declared once.
+//! - [`address`], [`cli`], [`http`], [`systemd`], [`telemetry`]: one thing each.
+//! - [`daemon`]: all of them put together.
 
-pub mod record;
-pub mod exchange;
 pub mod address;
-pub mod udp;
+pub mod cli;
+pub mod daemon;
+pub mod exchange;
+pub mod http;
 pub mod metrics;
+pub mod record;
+pub mod systemd;
+pub mod telemetry;
+pub mod udp;
 pub mod worker;

@@ -1,2 +1,38 @@
-//! udp-echo.
-fn main() {}
+//! `udp-echo`: see `udp-echo --help`.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use udp_echo::cli::Args;
+use udp_echo::{daemon, telemetry};
+
+fn main() -> ExitCode {
+    let args = match Args::parse_from_environment(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => {
+            // Nothing can be done about an output that is closed.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    if let Err(error) = telemetry::start(&args.log, args.log_format()) {
+        return failed(&error);
+    }
+    match daemon::run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+/// Says why on standard error, whatever is logged and where to.
+fn failed(error: &dyn Display) -> ExitCode {
+    // The journal takes the prefix for the priority (sd-daemon(3)).
+    let priority = if telemetry::stderr_is_the_journal() {
+        "<3>"
+    } else {
+        ""
+    };
+    let _ = writeln!(std::io::stderr(), "{priority}udp-echo: {error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,500 @@
+//! The daemon: sockets, workers and HTTP put together, from the start to the end.
+
+use std::fmt::Write;
+use std::io;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{self, MissedTickBehavior};
+use tracing::{error, info, warn};
+
+use crate::address::ResolveError;
+use crate::cli::Args;
+use crate::exchange::{Admission, End, Mode, Settings};
+use crate::http::{self, Site};
+use crate::metrics::{Counts, Metrics, SocketReading, Sources, WorkerMetrics};
+use crate::systemd::{self, Manager};
+use crate::udp::{self, BufferLimits, Options, Socket};
+use crate::worker::{Shared, Stopped, TICK, Worker};
+
+/// A worker that has not gone round for so long does not make progress.
+const STALLED: Duration = Duration::from_secs(2);
+/// How long the workers may take to stop.
+const STOP: Duration = Duration::from_millis(750);
+/// How often the service manager gets a new status at most.
+const STATUS: Duration = Duration::from_secs(3);
+
+/// Why the daemon could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says it in its message")]
+pub enum Error {
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Socket(#[from] udp::Error),
+    #[error(transparent)]
+    Http(#[from] http::BindError),
+    #[error("cannot make the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("cannot start {what}: {cause}")]
+    Start {
+        what: &'static str,
+        cause: io::Error,
+    },
+    #[error("stopped on a decode error, as --exit-on asks")]
+    DecodeError,
+    #[error("cannot receive on {listen} any more: {cause}")]
+    SocketLost { listen: String, cause: io::Error },
+    #[error("every worker has stopped")]
+    WorkersLost,
+}
+
+/// Runs the daemon until it is asked to stop or comes to an end.
+///
+/// # Errors
+/// When it cannot start or cannot go on.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let started = (now(), today());
+    let sockets = bind(args)?;
+    let http = match &args.metrics_listen.0 {
+        Some(address) => Some(http::bind(address.resolve()?)?),
+        None => None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Error::Start {
+            what: "the runtime",
+            cause,
+        })?;
+    runtime.block_on(serve(args, started, sockets, http))
+}
+
+/// The options of every socket.
+fn options(args: &Args) -> Options {
+    Options {
+        receive_buffer: args.recv_buffer,
+        send_buffer: args.send_buffer,
+        reuse_address: args.reuse_address,
+        send_timeout: TICK,
+    }
+}
+
+/// Binds a socket for each address and worker.
+fn bind(args: &Args) -> Result<Vec<Arc<Socket>>, Error> {
+    let options = options(args);
+    let mut sockets = Vec::new();
+    for address in &args.listen {
+        let first = Socket::bind(address.resolve()?, &options)?;
+        let others: Vec<_> = (1..args.workers.number())
+            .map(|_| first.bind_another(&options))
+            .collect::<Result<_, _>>()?;
+        sockets.push(Arc::new(first));
+        sockets.extend(others.into_iter().map(Arc::new));
+    }
+    Ok(sockets)
+}
+
+async fn serve(
+    args: &Args,
+    (epoch, today): (Instant, SystemTime),
+    sockets: Vec<Arc<Socket>>,
+    http: Option<(std::net::TcpListener, std::net::SocketAddr)>,
+) -> Result<(), Error> {
+    let starting = |what| move |cause| Error::Start { what, cause };
+    let mut signals = Signals::new().map_err(starting("the signal handlers"))?;
+    let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
+    let metrics = Metrics::new(Sources {
+        workers: worker_metrics(args, &sockets, &counts),
+        read_limits,
+        epoch: (epoch, today),
+        now: || (now(), self::today()),
+    })?;
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        epoch,
+        counts,
+        warned_of_decode_errors: AtomicBool::new(false),
+    });
+    let site = Arc::new(Daemon {
+        mode: args.mode,
+        listen: addresses(&sockets),
+        metrics_listen: http.as_ref().map(|(_, address)| address.to_string()),
+        metrics,
+        shared: Arc::clone(&shared),
+        ready: AtomicBool::new(false),
+    });
+    log_start(args, &sockets, &site);
+
+    let (ended, mut endings) = mpsc::unbounded_channel();
+    for index in 0..sockets.len() {
+        spawn(args, index, &sockets, &shared, ended.clone())
+            .map_err(starting("a worker thread"))?;
+    }
+    drop(ended);
+    let (stop_http, stopping) = watch::channel(false);
+    let http = http.map(|(listener, _)| {
+        let site: Arc<dyn Site> = Arc::clone(&site) as _;
+        tokio::spawn(http::serve(listener, site, stopping))
+    });
+
+    let mut manager = Manager::default();
+    let outcome = supervise(&site, &mut signals, &mut endings, &mut manager).await;
+
+    site.ready.store(false, Relaxed);
+    manager.stopping();
+    shared.stop.store(true, Relaxed);
+    let all_stopped = async { while endings.recv().await.is_some() {} };
+    if time::timeout(STOP, all_stopped).await.is_err() {
+        warn!("a worker does not stop: leaving it behind");
+    }
+    let _ = stop_http.send(true);
+    if let Some(http) = http {
+        let _ = http.await;
+    }
+    info!("stopped: {}", site.summary());
+    outcome
+}
+
+/// Watches over the daemon until there is a reason to stop.
+async fn supervise(
+    site: &Daemon,
+    signals: &mut Signals,
+    endings: &mut mpsc::UnboundedReceiver<(usize, Stopped)>,
+    manager: &mut Manager,
+) -> Result<(), Error> {
+    let mut status = interval(STATUS);
+    let watchdog = systemd::watchdog();
+    // Less than half of what the manager allows, so that one may come late.
+    let mut alive = interval(watchdog.map_or(Duration::MAX / 4, |interval| interval * 2 / 5));
+    let mut starting = interval(Duration::from_millis(1));
+    let Signals {
+        terminate,
+        interrupt,
+        hang_up,
+    } = signals;
+    loop {
+        tokio::select! {
+            name = stop_signal(terminate, interrupt) => {
+                info!("stopping on {name}");
+                return Ok(());
+            }
+            _ = hang_up.recv() => {
+                info!("SIGHUP does nothing here: restart to change options");
+            }
+            ended = endings.recv() => return ending(site, ended),
+            _ = starting.tick(), if !site.ready() => {
+                if site.all_started() {
+                    site.ready.store(true, Relaxed);
+                    manager.ready(site.status());
+                }
+            }
+            _ = alive.tick(), if watchdog.is_some() && site.ready() => match site.healthy() {
+                Ok(()) => manager.alive(),
+                Err(problem) => error!("{problem}: the watchdog gets no sign of life"),
+            },
+            _ = status.tick(), if site.ready() => manager.status(site.status()),
+        }
+    }
+}
+
+/// What it means that a worker stopped by itself.
+fn ending(site: &Daemon, ended: Option<(usize, Stopped)>) -> Result<(), Error> {
+    match ended {
+        Some((_, Stopped::End(End::Timeout))) => {
+            info!("stopping: quiet for the whole timeout, as --exit-on asks");
+            Ok(())
+        }
+        Some((_, Stopped::End(End::Empty))) => {
+            info!("stopping: an empty datagram came, as --exit-on asks");
+            Ok(())
+        }
+        Some((_, Stopped::End(End::DecodeError))) => Err(Error::DecodeError),
+        Some((index, Stopped::SocketLost(cause))) => Err(Error::SocketLost {
+            listen: site.listen.get(index).cloned().unwrap_or_default(),
+            cause,
+        }),
+        Some((_, Stopped::Asked)) | None => Err(Error::WorkersLost),
+    }
+}
+
+/// Starts the thread of a worker, which says when it ends.
+fn spawn(
+    args: &Args,
+    index: usize,
+    sockets: &[Arc<Socket>],
+    shared: &Arc<Shared>,
+    ended: mpsc::UnboundedSender<(usize, Stopped)>,
+) -> io::Result<()> {
+    let own = sockets.iter().map(|socket| socket.address());
+    let settings = Settings {
+        mode: args.mode,
+        timeout: args.timeout.0,
+        max_datagram: args.max_datagram.into(),
+        max_peers: NonZeroU32::new(args.max_peers).unwrap_or(NonZeroU32::MIN),
+        exit_on: args.exit_on(),
+        admission: Admission::new(args.min_source_port, own),
+    };
+    let socket = Arc::clone(&sockets[index]);
+    let shared = Arc::clone(shared);
+    let counts = Arc::clone(&shared.counts[index]);
+    thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let stopped = Worker::new(socket, settings, counts, shared).run();
+            // Nobody listens any more when the daemon did not wait for the end.
+            let _ = ended.send((index, stopped));
+        })?;
+    Ok(())
+}
+
+fn worker_metrics(
+    args: &Args,
+    sockets: &[Arc<Socket>],
+    counts: &[Arc<Counts>],
+) -> Vec<WorkerMetrics> {
+    let workers = args.workers.number();
+    sockets
+        .iter()
+        .zip(counts)
+        .enumerate()
+        .map(|(index, (socket, counts))| {
+            let reads = Arc::clone(socket);
+            WorkerMetrics {
+                listen: socket.address().to_string(),
+                worker: (index % workers).to_string(),
+                counts: Arc::clone(counts),
+                requested: [args.recv_buffer, args.send_buffer],
+                read_socket: Box::new(move || {
+                    let (receive_queue, drops) = reads.queue_and_drops()?;
+                    Ok(SocketReading {
+                        buffers: reads.buffer_sizes()?,
+                        receive_queue,
+                        drops,
+                    })
+                }),
+            }
+        })
+        .collect()
+}
+
+/// The system's limits on buffers, receive and send.
+fn read_limits() -> [Option<usize>; 2] {
+    static LIMITS: OnceLock<Option<BufferLimits>> = OnceLock::new();
+    let limits = LIMITS.get_or_init(|| BufferLimits::new().ok()).as_ref();
+    [
+        limits.and_then(|limits| limits.receive().ok()),
+        limits.and_then(|limits| limits.send().ok()),
+    ]
+}
+
+/// Says what is served and with what, and warns of what did not go as asked.
+fn log_start(args: &Args, sockets: &[Arc<Socket>], site: &Daemon) {
+    let limits = read_limits();
+    let requested = [args.recv_buffer, args.send_buffer];
+    let names = [("receive", "rmem_max"), ("send", "wmem_max")];
+    for (index, socket) in sockets.iter().enumerate() {
+        let Ok(sizes) = socket.buffer_sizes() else {
+            continue;
+        };
+        info!(
+            "listening on {} (UDP), receive buffer {}, send buffer {} bytes",
+            socket.address(),
+            sizes[0],
+            sizes[1]
+        );
+        // The same for every socket: once is enough.
+        if index > 0 {
+            continue;
+        }
+        for (((size, requested), limit), (name, sysctl)) in
+            sizes.into_iter().zip(requested).zip(limits).zip(names)
+        {
+            if let Some(requested) = requested.filter(|requested| size / 2 < *requested) {
+                let limit = limit.map_or("unknown".into(), |limit| limit.to_string());
+                warn!(
+                    "asked for a {name} buffer of {requested} bytes, got {}: raise the sysctl \
+                     net.core.{sysctl} (now {limit}) or give the daemon CAP_NET_ADMIN",
+                    size / 2
+                );
+            }
+        }
+    }
+    if let Some(address) = &site.metrics_listen {
+        info!("metrics on http://{address}/metrics");
+    }
+    let timeout = match args.timeout.0 {
+        Some(timeout) => humantime::format_duration(timeout.get()).to_string(),
+        None => "none".into(),
+    };
+    info!(
+        "serving in {} mode, timeout {timeout}",
+        mode_name(args.mode)
+    );
+}
+
+/// Each address once, in order.
+fn addresses(sockets: &[Arc<Socket>]) -> Vec<String> {
+    sockets
+        .iter()
+        .map(|socket| socket.address().to_string())
+        .collect()
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Exchange => "exchange",
+        Mode::Lockstep => "lockstep",
+        Mode::Echo => "echo",
+    }
+}
+
+/// An interval that does not catch up on what it missed.
+fn interval(period: Duration) -> time::Interval {
+    let mut interval = time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The signals that a daemon gets.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Waits for a signal to stop on and names it.
+async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// The running daemon, as people and machines see it.
+struct Daemon {
+    mode: Mode,
+    /// The address of each worker's socket.
+    listen: Vec<String>,
+    metrics_listen: Option<String>,
+    metrics: Metrics,
+    shared: Arc<Shared>,
+    ready: AtomicBool,
+}
+
+impl Daemon {
+    /// Whether every worker has begun its loop.
+    fn all_started(&self) -> bool {
+        let Shared { epoch, counts, .. } = &*self.shared;
+        counts
+            .iter()
+            .all(|counts| counts.progress.get(*epoch).is_some())
+    }
+
+    fn summary(&self) -> String {
+        let summary = self.metrics.summary();
+        format!(
+            "{} received, {} echoed, {} decoded, {} dropped by the kernel",
+            summary.received, summary.echoed, summary.decoded, summary.drops
+        )
+    }
+
+    fn distinct_addresses(&self) -> String {
+        let mut addresses = self.listen.clone();
+        addresses.dedup();
+        addresses.join(", ")
+    }
+
+    /// One line for `systemctl status`.
+    fn status(&self) -> String {
+        let mut status = format!("{} on {}", mode_name(self.mode), self.distinct_addresses());
+        if let Some(address) = &self.metrics_listen {
+            let _ = write!(status, ", metrics on {address}");
+        }
+        status + "; " + &self.summary()
+    }
+}
+
+impl Site for Daemon {
+    fn metrics(&self) -> Result<(&'static str, String), String> {
+        let text = self.metrics.text().map_err(|error| error.to_string())?;
+        Ok((Metrics::CONTENT_TYPE, text))
+    }
+
+    fn healthy(&self) -> Result<(), String> {
+        let Shared { epoch, counts, .. } = &*self.shared;
+        let now = now();
+        let stalled: Vec<_> = counts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, counts)| {
+                let last = counts.progress.get(*epoch).unwrap_or(*epoch);
+                let since = now.saturating_duration_since(last);
+                (since > STALLED).then(|| {
+                    format!(
+                        "worker {index} on {} made no progress for {:.1} s",
+                        self.listen[index],
+                        since.as_secs_f64()
+                    )
+                })
+            })
+            .collect();
+        if stalled.is_empty() {
+            Ok(())
+        } else {
+            Err(stalled.join("; "))
+        }
+    }
+
+    fn ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    fn page(&self) -> String {
+        let summary = self.metrics.summary();
+        format!(
+            "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\"><title>udp-echo</title>\
+             <h1>udp-echo {}</h1>\n<p>{} mode on {}</p>\n\
+             <table>\n<tr><th>received<td>{}\n<tr><th>echoed<td>{}\n<tr><th>decoded<td>{}\n\
+             <tr><th>dropped by the kernel<td>{}\n<tr><th>peers that owe a record<td>{}\n</table>\n\
+             <p><a href=\"/metrics\">metrics</a> <a href=\"/-/healthy\">healthy</a> \
+             <a href=\"/-/ready\">ready</a></html>\n",
+            env!("CARGO_PKG_VERSION"),
+            mode_name(self.mode),
+            self.distinct_addresses(),
+            summary.received,
+            summary.echoed,
+            summary.decoded,
+            summary.drops,
+            summary.peers,
+        )
+    }
+}
+
+/// The supervisor's clock.
+#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The time of day.
+#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
+fn today() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,219 @@
+//! The HTTP port: metrics, health, readiness and a page for people.
+//!
+//! Whoever connects gets little: a few connections at once, a few seconds each. What is slow,
+//! silent or too much is cut off, so that a scrape gets through and datagrams never notice.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time;
+use tracing::{debug, warn};
+
+/// Connections at once. When there is one more, the oldest is cut off.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to send the head of a request, also that of a further one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may last: after this, no further request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a response that is under way may then still take.
+const GRACE: Duration = Duration::from_millis(300);
+/// The largest head of a request, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// How long to wait when the system has no descriptor or memory for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How long between two warnings of that.
+const WARNING_PAUSE: Duration = Duration::from_mins(1);
+
+/// What the port shows.
+pub trait Site: Send + Sync + 'static {
+    /// The metrics and their Content-Type.
+    ///
+    /// # Errors
+    /// A text that says why there are none.
+    fn metrics(&self) -> Result<(&'static str, String), String>;
+
+    /// Fine, or what is wrong.
+    ///
+    /// # Errors
+    /// A text that says what is wrong.
+    fn healthy(&self) -> Result<(), String>;
+
+    /// Whether the daemon serves.
+    fn ready(&self) -> bool;
+
+    /// The status page, in HTML.
+    fn page(&self) -> String;
+}
+
+/// An address that HTTP cannot be served on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on TCP {address} for metrics: {cause}{}", hint(.cause))]
+pub struct BindError {
+    address: SocketAddr,
+    #[source]
+    cause: io::Error,
+}
+
+/// Listens. Connections wait until [`serve`] takes them.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
+    let failed = |cause| BindError { address, cause };
+    // std sets SO_REUSEADDR, which for TCP only lets a daemon start anew at once.
+    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn hint(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; `ss -tlnp` shows what uses it, --metrics-listen takes another"
+        }
+        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
+        _ => "",
+    }
+}
+
+/// Serves `site` until `stop` says true, then lets what is under way end.
+///
+/// # Errors
+/// When the listener cannot be used at all.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    site: Arc<dyn Site>,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let router = router(site);
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
+    let mut last_warning = None;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.retain(|connection| !connection.is_finished());
+                if connections.len() == MAX_CONNECTIONS
+                    && let Some(oldest) = connections.pop_front()
+                {
+                    oldest.abort();
+                }
+                let task = tokio::spawn(connection(stream, router.clone(), stop.clone()));
+                connections.push_back(task.abort_handle());
+            }
+            Err(error) => {
+                // One client's connection may be the cause, or the want of descriptors.
+                let now = time::Instant::now();
+                if last_warning.is_none_or(|at| now - at > WARNING_PAUSE) {
+                    warn!("cannot accept an HTTP connection: {error}");
+                    last_warning = Some(now);
+                }
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    let _ = time::timeout(GRACE, async {
+        while connections
+            .iter()
+            .any(|connection| !connection.is_finished())
+        {
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    Ok(())
+}
+
+async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    );
+    let ended = tokio::select! {
+        ended = &mut connection => Some(ended),
+        _ = stop.wait_for(|stop| *stop) => None,
+        () = time::sleep(CONNECTION_TIMEOUT) => None,
+    };
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        connection.as_mut().graceful_shutdown();
+        time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+    };
+    if let Err(error) = ended {
+        debug!("an HTTP connection ended: {error}");
+    }
+}
+
+type Shown = State<Arc<dyn Site>>;
+
+fn router(site: Arc<dyn Site>) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/metrics", get(metrics))
+        .route("/-/healthy", get(healthy))
+        .route("/-/ready", get(ready))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
+        .method_not_allowed_fallback(|| async {
+            (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n")
+        })
+        .with_state(site)
+}
+
+async fn page(State(site): Shown) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        ),
+    ];
+    (headers, site.page()).into_response()
+}
+
+async fn metrics(State(site): Shown) -> Response {
+    match site.metrics() {
+        Ok((kind, text)) => ([(CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error + "\n").into_response(),
+    }
+}
+
+async fn healthy(State(site): Shown) -> (StatusCode, String) {
+    match site.healthy() {
+        Ok(()) => (StatusCode::OK, "healthy\n".into()),
+        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem + "\n"),
+    }
+}
+
+async fn ready(State(site): Shown) -> (StatusCode, &'static str) {
+    if site.ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
