@@ -53,7 +53,11 @@ mod tests {
         let limits = BufferLimits::new().unwrap();
         for (asked, name) in [(limits.receive(), "rmem_max"), (limits.send(), "wmem_max")] {
             let shown = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).unwrap();
-            assert_eq!(asked.unwrap(), shown.trim().parse().unwrap(), "{name}");
+            assert_eq!(
+                asked.unwrap(),
+                shown.trim().parse::<usize>().unwrap(),
+                "{name}"
+            );
         }
     }
 }

@@ -1,0 +1,24 @@
+//! The real daemon on loopback, seen from outside.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests say what broke by panicking, and wait with deadlines"
+)]
+
+mod harness;
+
+#[path = "daemon/http.rs"]
+mod http;
+#[path = "daemon/log.rs"]
+mod log;
+#[path = "daemon/modes.rs"]
+mod modes;
+#[path = "daemon/recipe.rs"]
+mod recipe;
+#[path = "daemon/running.rs"]
+mod running;
+#[path = "daemon/usage.rs"]
+mod usage;

@@ -1,0 +1,334 @@
+//! Runs the real daemon, on loopback, and looks at it from outside.
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test program uses a part; this is no library"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long anything may take. Reached only when something is broken.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The daemon's program, as cargo built it for this test.
+pub fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_udp-echo"))
+}
+
+/// A running daemon. Dropping it kills it.
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    /// The addresses that it receives datagrams on.
+    pub listen: Vec<SocketAddr>,
+    /// The address of its HTTP port.
+    pub http: Option<SocketAddr>,
+}
+
+impl Daemon {
+    /// Starts it on ports of the kernel's choice, unless `args` say otherwise.
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_as(program(), args)
+    }
+
+    /// The same through a command that ends with the program, with environment and all.
+    pub fn start_as(mut command: Command, args: &[&str]) -> Self {
+        let given = |name| args.iter().any(|arg| arg.starts_with(name));
+        if !given("--listen") {
+            command.arg("--listen=127.0.0.1:0");
+        }
+        if !given("--metrics-listen") {
+            command.arg("--metrics-listen=127.0.0.1:0");
+        }
+        let mut child = command
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon starts");
+        let log = follow(child.stderr.take().expect("piped"));
+        let mut daemon = Self {
+            child,
+            log,
+            listen: Vec::new(),
+            http: None,
+        };
+        daemon.wait_for_log("serving in ");
+        for line in daemon.log() {
+            if let Some(rest) = after(&line, "listening on ") {
+                let address = rest.split(' ').next().unwrap().parse();
+                daemon.listen.push(address.expect("an address"));
+            }
+            if let Some(rest) = after(&line, "metrics on http://") {
+                let address = rest.split('/').next().unwrap().parse();
+                daemon.http = Some(address.expect("an address"));
+            }
+        }
+        if daemon.http.is_some() {
+            wait_until("it is ready", || daemon.get("/-/ready").status == 200);
+        }
+        daemon
+    }
+
+    /// The first address that it receives datagrams on.
+    pub fn address(&self) -> SocketAddr {
+        self.listen[0]
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the daemon runs");
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.log().iter().any(|line| line.contains(text)) {
+            assert!(
+                Instant::now() < deadline,
+                "no {text:?} in {:#?}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "it does not end: {:#?}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Asks it to stop, and waits.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.request(&format!(
+            "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+        ))
+    }
+
+    /// Sends a request as it is and reads all that comes back.
+    pub fn request(&self, request: &str) -> Response {
+        request_to(self.http.expect("an HTTP port"), request)
+    }
+
+    /// All metrics: `name` or `name{label="value",…}`, and the value.
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let response = self.get("/metrics");
+        assert_eq!(response.status, 200);
+        samples(&response.body)
+    }
+
+    pub fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics();
+        *metrics
+            .get(&format!("udp_echo_{series}"))
+            .unwrap_or_else(|| panic!("no {series} in {metrics:#?}"))
+    }
+
+    /// Waits until a metric has a value.
+    pub fn wait_for_metric(&self, series: &str, value: f64) {
+        let mut last = f64::NAN;
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            last = self.metric(series);
+            #[expect(clippy::float_cmp, reason = "counters are whole numbers")]
+            if last == value {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{series} is {last}, not {value}: {:#?}", self.log());
+    }
+
+    /// That every datagram is accounted for, exactly once.
+    pub fn assert_accounted_for(&self) {
+        let metrics = self.metrics();
+        let sum = |name: &str| -> f64 {
+            let series = format!("udp_echo_{name}");
+            let belongs = |key: &str| key.split('{').next() == Some(&series);
+            let values = metrics.iter().filter(|(key, _)| belongs(key));
+            values.map(|(_, value)| value).sum()
+        };
+        let parts = [
+            "datagrams_echoed_total",
+            "send_errors_total",
+            "records_decoded_total",
+            "decode_errors_total",
+            "datagrams_empty_total",
+            "datagrams_refused_total",
+        ];
+        let total: f64 = parts.iter().map(|name| sum(name)).sum();
+        let received = sum("datagrams_received_total");
+        assert!((received - total).abs() < 0.5, "{received}: {metrics:#?}");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the daemon's log: {:#?}", self.log.lock().unwrap());
+        }
+    }
+}
+
+/// An HTTP response.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    /// The head, in lower case.
+    pub head: String,
+    pub body: String,
+}
+
+pub fn request_to(address: SocketAddr, request: &str) -> Response {
+    let mut stream = TcpStream::connect(address).expect("the port is open");
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a response");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    Response {
+        status: head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("no status in {text:?}")),
+        head: head.to_lowercase(),
+        body: body.to_owned(),
+    }
+}
+
+/// The samples of a text in the Prometheus format.
+pub fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').expect("a sample");
+            (series.to_owned(), value.parse().expect("a number"))
+        })
+        .collect()
+}
+
+/// A client on a port of its own, connected to the daemon: it takes replies from no other address.
+pub fn client(to: SocketAddr) -> UdpSocket {
+    let local = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(local).unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// The next datagram that a client gets.
+pub fn receive(client: &UdpSocket) -> Vec<u8> {
+    let mut bytes = vec![0; 65536];
+    let length = client.recv(&mut bytes).expect("a reply");
+    bytes.truncate(length);
+    bytes
+}
+
+/// Whether nothing waits for a client.
+pub fn has_nothing(client: &UdpSocket) -> bool {
+    client.set_nonblocking(true).unwrap();
+    let nothing = client.recv(&mut [0; 1]).is_err();
+    client.set_nonblocking(false).unwrap();
+    nothing
+}
+
+/// Runs a command to its end; what it wrote and how it ended.
+pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// Waits for a condition.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Numbers for test data, the same in each run.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// SplitMix64.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64).try_into().unwrap()
+    }
+
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+}
+
+fn follow(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let lines = Arc::clone(&log);
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            lines.lock().unwrap().push(line);
+        }
+    });
+    log
+}
+
+fn after<'a>(line: &'a str, text: &str) -> Option<&'a str> {
+    Some(&line[line.find(text)? + text.len()..])
+}
