@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn every_option_has_its_environment_variable_and_its_default_in_the_help() {
-        let mut command = Args::command();
+        let mut command = Args::command().term_width(1000);
         command.clone().debug_assert();
         let help = command.render_help().to_string();
         for argument in command.get_arguments() {

@@ -40,7 +40,7 @@ impl FromStr for Filter {
         // As a filter, a lone word is the name of a module: a misspelt level would silence all.
         let alone = !text.contains(['=', ',', '[']);
         let good = if alone {
-            text.parse::<LevelFilter>().is_ok()
+            !text.is_empty() && text.parse::<LevelFilter>().is_ok()
         } else {
             EnvFilter::builder().parse(text).is_ok()
         };

@@ -50,9 +50,15 @@ impl Daemon {
         if !given("--metrics-listen") {
             command.arg("--metrics-listen=127.0.0.1:0");
         }
+        command.args(args);
+        Self::start_exactly(command)
+    }
+
+    /// Starts it by a command as it is.
+    pub fn start_exactly(mut command: Command) -> Self {
         let mut child = command
-            .args(args)
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the daemon starts");
@@ -91,6 +97,22 @@ impl Daemon {
 
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("the daemon runs");
+    }
+
+    /// Stops all its threads, and waits until they are: until then it may still answer.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        wait_until("it is stopped", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            tasks.flatten().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap();
+                after(&stat, ") ").is_some_and(|state| state.starts_with('T'))
+            })
+        });
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
     }
 
     /// What it logged so far.
@@ -299,7 +321,7 @@ impl Random {
         Self(seed)
     }
 
-    /// SplitMix64.
+    /// `SplitMix64`.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

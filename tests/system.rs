@@ -1,0 +1,20 @@
+//! What needs root: network namespaces, firewall rules, other people's programs. `.ci/run` runs
+//! these; `cargo test --test system -- --ignored` does by hand.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "tests say what broke by panicking, and wait with deadlines"
+)]
+
+mod harness;
+
+#[path = "system/namespace.rs"]
+mod namespace;
+#[path = "system/network.rs"]
+mod network;
+#[path = "system/watching.rs"]
+mod watching;

@@ -1,0 +1,116 @@
+//! Network namespaces: hosts of the test's own.
+
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+use udp_echo::address::HostPort;
+
+use crate::harness::{DEADLINE, Daemon, program, run, wait_until};
+
+/// A network namespace, gone when dropped.
+pub struct Namespace(String);
+
+impl Namespace {
+    /// A new one with its loopback interface up.
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let namespace = Self(format!("udp-echo-{}-{number}", std::process::id()));
+        shell(&format!("ip netns add {}", namespace.0));
+        namespace.shell("ip link set lo up");
+        namespace
+    }
+
+    /// Two, joined by a cable: this one has 10.77.0.1/24 and `fd77::1/64`, the other 2.
+    pub fn pair() -> (Self, Self) {
+        let (left, right) = (Self::new(), Self::new());
+        shell(&format!(
+            "ip -n {} link add eth0 type veth peer name eth0 netns {}",
+            left.0, right.0
+        ));
+        for (namespace, number) in [(&left, 1), (&right, 2)] {
+            // Without the wait for duplicate address detection.
+            namespace.shell("sysctl -qw net.ipv6.conf.eth0.accept_dad=0");
+            namespace.shell(&format!(
+                "ip address add 10.77.0.{number}/24 brd + dev eth0"
+            ));
+            namespace.shell(&format!("ip address add fd77::{number}/64 dev eth0 nodad"));
+            namespace.shell("ip link set eth0 up");
+        }
+        for namespace in [&left, &right] {
+            wait_until("the cable is in use", || {
+                let routes = namespace.shell("ip -6 route show table all dev eth0");
+                routes.contains("local fe80::") && routes.contains("multicast ff00::/8")
+            });
+        }
+        (left, right)
+    }
+
+    /// Runs a line of shell in it.
+    pub fn shell(&self, line: &str) -> String {
+        let mut command = self.command("sh");
+        command.args(["-c", line]);
+        checked(&mut command)
+    }
+
+    /// A command that runs in it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0, program]);
+        command
+    }
+
+    /// A daemon in it. Its HTTP port is in it too: read it with [`Self::inside`].
+    pub fn daemon(&self, args: &[&str]) -> Daemon {
+        let command = self.command(program().get_program().to_str().unwrap());
+        self.inside(|| Daemon::start_as(command, args))
+    }
+
+    /// Does something on a thread that is in it: what sockets that makes belong to it.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(format!("/run/netns/{}", self.0)).unwrap();
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
+                work()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    /// The address that a text has there, zones and all.
+    pub fn resolve(&self, text: &str) -> SocketAddr {
+        self.inside(|| text.parse::<HostPort>().unwrap().resolve().unwrap())
+    }
+
+    /// A client in it, bound to `local` and connected.
+    pub fn client(&self, local: &str, to: SocketAddr) -> UdpSocket {
+        self.inside(|| {
+            let socket = UdpSocket::bind(local).unwrap();
+            socket.connect(to).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            socket
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        shell(&format!("ip netns delete {}", self.0));
+    }
+}
+
+/// Runs a line of shell.
+pub fn shell(line: &str) -> String {
+    checked(Command::new("sh").args(["-c", line]))
+}
+
+fn checked(command: &mut Command) -> String {
+    let (status, out, err) = run(command);
+    assert!(status.success(), "{command:?}: {status}\n{out}{err}");
+    out
+}

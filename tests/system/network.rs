@@ -1,0 +1,218 @@
+//! What networks do to a daemon.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use crate::harness::{Daemon, has_nothing, program, receive};
+use crate::namespace::Namespace;
+
+#[test]
+#[ignore = "needs root and nft; .ci/run runs it"]
+fn replies_that_a_firewall_forbids_are_counted_and_leave_no_record_owed() {
+    let host = Namespace::new();
+    let daemon = host.daemon(&["--listen=127.0.0.1:9999"]);
+    host.shell("nft add table inet t");
+    host.shell("nft 'add chain inet t out { type filter hook output priority 0; }'");
+    host.shell("nft add rule inet t out udp sport 9999 udp dport 5555 drop");
+    let blocked = host.client("127.0.0.1:5555", daemon.address());
+    let good = host.client("127.0.0.1:0", daemon.address());
+    host.inside(|| {
+        for round in 0..50_u8 {
+            blocked.send(b"blocked").unwrap();
+            good.send(&[round]).unwrap();
+            assert_eq!(receive(&good), [round]);
+            good.send(&[0; 22]).unwrap();
+        }
+        daemon.wait_for_metric("datagrams_received_total", 150.0);
+        daemon.wait_for_metric("records_decoded_total", 50.0);
+        assert_whole(daemon.metric("send_errors_total{error=\"EPERM\"}"), 50);
+        assert_whole(daemon.metric("datagrams_echoed_total"), 50);
+        assert_whole(daemon.metric("peers"), 0);
+        daemon.assert_accounted_for();
+        assert!(has_nothing(&blocked));
+    });
+    let warnings = daemon
+        .log()
+        .iter()
+        .filter(|line| line.contains("cannot send"))
+        .count();
+    assert_eq!(warnings, 1, "{:#?}", daemon.log());
+}
+
+#[test]
+#[ignore = "needs root; .ci/run runs it"]
+fn replies_without_a_route_are_counted_by_the_name_of_the_error() {
+    for (kind, errno) in [
+        ("unreachable", "EHOSTUNREACH"),
+        ("prohibit", "EACCES"),
+        ("blackhole", "EINVAL"),
+        ("throw", "ENETUNREACH"),
+    ] {
+        let (server, clients) = Namespace::pair();
+        clients.shell("ip address add 10.77.0.3/24 dev eth0");
+        let daemon = server.daemon(&["--listen=10.77.0.1:9999", "--mode=echo"]);
+        let lost = clients.client("10.77.0.2:0", daemon.address());
+        let good = clients.client("10.77.0.3:0", daemon.address());
+        daemon.pause();
+        for number in 0..20_u8 {
+            lost.send(&[number]).unwrap();
+            good.send(&[number]).unwrap();
+        }
+        server.shell(&format!("ip route add {kind} 10.77.0.2/32"));
+        daemon.resume();
+        for number in 0..20_u8 {
+            assert_eq!(receive(&good), [number], "{kind}");
+        }
+        server.inside(|| {
+            daemon.wait_for_metric("datagrams_received_total", 40.0);
+            daemon.wait_for_metric(&format!("send_errors_total{{error=\"{errno}\"}}"), 20.0);
+            daemon.assert_accounted_for();
+        });
+        assert!(has_nothing(&lost));
+    }
+}
+
+#[test]
+#[ignore = "needs root and nft; .ci/run runs it"]
+fn icmp_errors_cost_a_good_client_nothing() {
+    let (server, clients) = Namespace::pair();
+    let daemon = server.daemon(&["--listen=0.0.0.0:9999", "--mode=echo"]);
+    let to: SocketAddr = "10.77.0.1:9999".parse().unwrap();
+    // Replies to this port are answered with "administratively prohibited".
+    clients.shell("nft add table inet t");
+    clients.shell("nft 'add chain inet t in { type filter hook input priority 0; }'");
+    clients.shell("nft add rule inet t in udp dport 5555 reject with icmp type admin-prohibited");
+    clients.shell("sysctl -qw net.ipv4.icmp_ratelimit=0");
+    let rejecting = clients.client("10.77.0.2:5555", to);
+    let good = clients.client("10.77.0.2:0", to);
+    for round in 0..100_u8 {
+        // Replies to this one's port meet nobody: "port unreachable".
+        clients.client("10.77.0.2:0", to).send(b"gone").unwrap();
+        rejecting.send(b"rejected").unwrap();
+        good.send(&[round]).unwrap();
+        assert_eq!(receive(&good), [round]);
+    }
+    server.inside(|| {
+        daemon.wait_for_metric("datagrams_echoed_total", 300.0);
+        daemon.assert_accounted_for();
+    });
+}
+
+#[test]
+#[ignore = "needs root; .ci/run runs it"]
+fn datagrams_to_broadcast_and_multicast_addresses_are_refused() {
+    let (server, clients) = Namespace::pair();
+    for listen in ["0.0.0.0:9999", "[::]:9999"] {
+        let daemon = server.daemon(&["--listen", listen, "--mode=echo"]);
+        // The kernel gives no IPv4 multicast to an IPv6 socket.
+        let last = if listen.starts_with('[') {
+            "[ff02::1%eth0]:9999"
+        } else {
+            "224.0.0.1:9999"
+        };
+        let groups = ["10.77.0.255:9999", "255.255.255.255:9999", last];
+        let askers: Vec<UdpSocket> = groups.map(|group| ask(&clients, group)).into();
+        server.inside(|| {
+            let refused = "datagrams_refused_total{reason=\"destination\"}";
+            daemon.wait_for_metric(refused, 3.0);
+            daemon.assert_accounted_for();
+        });
+        assert!(askers.iter().all(has_nothing));
+        let direct = clients.client("10.77.0.2:0", "10.77.0.1:9999".parse().unwrap());
+        direct.send(b"direct").unwrap();
+        assert_eq!(receive(&direct), b"direct");
+    }
+}
+
+#[test]
+#[ignore = "needs root; .ci/run runs it"]
+fn a_listener_bound_to_a_broadcast_or_multicast_address_has_opted_in() {
+    for group in ["10.77.0.255:9999", "224.0.0.1:9999"] {
+        let (server, clients) = Namespace::pair();
+        let daemon = server.daemon(&["--listen", group, "--mode=echo"]);
+        let asker = ask(&clients, group);
+        let mut bytes = [0; 16];
+        let (length, from) = asker.recv_from(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"anybody there?");
+        assert_eq!(from, "10.77.0.1:9999".parse().unwrap());
+        server.inside(|| daemon.assert_accounted_for());
+    }
+}
+
+#[test]
+#[ignore = "needs root; .ci/run runs it"]
+fn a_reply_leaves_from_the_address_that_was_asked_on_a_host_of_many() {
+    let (server, clients) = Namespace::pair();
+    for address in [
+        "10.77.0.11/24",
+        "10.88.0.1/32",
+        "fd77::11/64",
+        "fd88::1/128",
+    ] {
+        server.shell(&format!(
+            "ip address add {address} dev eth0 $(echo {address} | grep -q : && echo nodad)"
+        ));
+    }
+    clients.shell("ip route add 10.88.0.1 via 10.77.0.1");
+    clients.shell("ip route add fd88::1 via fd77::1");
+    let link = server.shell("ip -6 -o address show dev eth0 scope link");
+    let link_local = link.split_whitespace().nth(3).unwrap();
+    let link_local = link_local.split('/').next().unwrap();
+    let _daemon = server.daemon(&["--listen=[::]:9999", "--mode=echo"]);
+    for host in [
+        "10.77.0.1",
+        "10.77.0.11",
+        "10.88.0.1",
+        "[fd77::1]",
+        "[fd77::11]",
+        "[fd88::1]",
+        &format!("[{link_local}%eth0]"),
+    ] {
+        let local = if host.starts_with('[') {
+            "[::]:0"
+        } else {
+            "0.0.0.0:0"
+        };
+        let client = clients.client(local, clients.resolve(&format!("{host}:9999")));
+        client.send(host.as_bytes()).unwrap();
+        assert_eq!(receive(&client), host.as_bytes(), "{host}");
+    }
+}
+
+#[test]
+#[ignore = "needs root, for namespaces; .ci/run runs it"]
+fn without_options_it_echoes_on_port_9999_and_serves_metrics_on_port_9862() {
+    let host = Namespace::new();
+    let command = host.command(program().get_program().to_str().unwrap());
+    let daemon = host.inside(|| Daemon::start_exactly(command));
+    assert_eq!(daemon.listen, ["127.0.0.1:9999".parse().unwrap()]);
+    assert_eq!(daemon.http, Some("127.0.0.1:9862".parse().unwrap()));
+    let peer = host.client("127.0.0.1:0", daemon.address());
+    peer.send(b"hello").unwrap();
+    assert_eq!(receive(&peer), b"hello");
+}
+
+/// Sends a datagram to a group from the namespace; the socket takes any reply.
+fn ask(namespace: &Namespace, group: &str) -> UdpSocket {
+    let to = namespace.resolve(group);
+    namespace.inside(|| {
+        let socket = UdpSocket::bind(if to.is_ipv4() {
+            "10.77.0.2:0"
+        } else {
+            "[::]:0"
+        })
+        .unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket
+            .set_read_timeout(Some(crate::harness::DEADLINE))
+            .unwrap();
+        socket.send_to(b"anybody there?", to).unwrap();
+        socket
+    })
+}
+
+fn assert_whole(value: f64, expected: u32) {
+    assert!(
+        (value - f64::from(expected)).abs() < 0.5,
+        "{value}, not {expected}"
+    );
+}
