@@ -149,13 +149,15 @@ async fn serve(
     site.ready.store(false, Relaxed);
     manager.stopping();
     shared.stop.store(true, Relaxed);
-    let all_stopped = async { while endings.recv().await.is_some() {} };
-    if time::timeout(STOP, all_stopped).await.is_err() {
-        warn!("a worker does not stop: leaving it behind");
-    }
     let _ = stop_http.send(true);
-    if let Some(http) = http {
-        let _ = http.await;
+    let workers = time::timeout(STOP, async { while endings.recv().await.is_some() {} });
+    let (workers, ()) = tokio::join!(workers, async {
+        if let Some(http) = http {
+            let _ = http.await;
+        }
+    });
+    if workers.is_err() {
+        warn!("a worker does not stop: leaving it behind");
     }
     info!("stopped: {}", site.summary());
     outcome

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{Level, debug, enabled, warn};
 
-use crate::exchange::{Action, Datagram, Destination, End, Exchange, Refusal, Settings};
+use crate::exchange::{Action, Datagram, Destination, End, Exchange, Refusal, Settings, Verdict};
 use crate::metrics::Counts;
 use crate::record::Record;
 use crate::udp::{Batch, Received, Socket, Wait};
@@ -146,58 +146,38 @@ impl Worker {
 
     /// Asks the core about each datagram of a batch, up to one that ends the daemon.
     fn handle(&mut self, received: usize, now: Instant) -> Option<End> {
-        for slot in 0..received {
-            let mut action = self.decide(slot, now);
-            if action.0 == Action::SendFirst {
+        let mut slot = 0;
+        while slot < received {
+            let received = self.batch.received(slot);
+            let datagram = datagram(&self.socket, &received);
+            let Verdict { action, end } = self.exchange.datagram(&datagram, now);
+            if action == Action::SendFirst {
+                // Then the core is asked again.
                 self.send();
-                action = self.decide(slot, now);
+                continue;
             }
-            let (action, end) = action;
-            self.act(slot, action);
+            if self.verbose {
+                log(&received, &action);
+            }
+            self.count(&received, &action);
+            if let Action::Echo { length, .. } = action {
+                let info = received.info;
+                self.batch.reply(slot, length, info);
+            }
             if end.is_some() {
                 return end;
             }
+            slot += 1;
         }
         None
     }
 
-    fn decide(&mut self, slot: usize, now: Instant) -> (Action, Option<End>) {
-        let received = self.batch.received(slot);
-        let destination = match received.info {
-            None => Destination::Here {
-                address: None,
-                looped: false,
-            },
-            Some(info) if self.socket.is_group(&info) => Destination::Group,
-            Some(info) => Destination::Here {
-                address: Some(info.destination),
-                looped: info.looped(),
-            },
-        };
-        let datagram = Datagram {
-            peer: received.peer,
-            destination,
-            length: received.length,
-            bytes: received.bytes,
-        };
-        let verdict = self.exchange.datagram(&datagram, now);
-        (verdict.action, verdict.end)
-    }
-
-    /// Counts a datagram and does what the core decided.
-    fn act(&mut self, slot: usize, action: Action) {
+    fn count(&self, received: &Received<'_>, action: &Action) {
         let counts = &self.counts;
-        let received = self.batch.received(slot);
         counts.received.add(1);
         counts.received_bytes.add(received.length as u64);
-        if self.verbose {
-            log(&received, &action);
-        }
         match action {
-            Action::Echo { length, truncated } => {
-                counts.truncated.add(truncated.into());
-                self.batch.reply(slot, length);
-            }
+            Action::Echo { truncated, .. } => counts.truncated.add((*truncated).into()),
             Action::Decode(Ok(_)) => counts.decoded.add(1),
             Action::Decode(Err(short)) => {
                 counts.decode_errors.add(1);
@@ -214,7 +194,6 @@ impl Worker {
             Action::Refuse(Refusal::SourcePort) => counts.refused_source_port.add(1),
             Action::Refuse(Refusal::OwnAddress) => counts.refused_own_address.add(1),
             Action::Refuse(Refusal::Destination) => counts.refused_destination.add(1),
-            // Asked again by `handle`, when nothing was unsent any more.
             Action::SendFirst => {}
         }
     }
@@ -311,6 +290,22 @@ impl Worker {
         counts.quiet_timeouts.set(totals.quiet);
         let quiet_since = self.exchange.quiet_since();
         counts.quiet_since.set(self.shared.epoch, quiet_since);
+    }
+}
+
+/// A datagram as the core sees it.
+fn datagram<'a>(socket: &Socket, received: &Received<'a>) -> Datagram<'a> {
+    Datagram {
+        peer: received.peer,
+        destination: match received.info {
+            Some(info) if socket.is_group(&info) => Destination::Group,
+            info => Destination::Here {
+                address: info.map(|info| info.destination),
+                looped: info.is_some_and(|info| info.looped()),
+            },
+        },
+        length: received.length,
+        bytes: received.bytes,
     }
 }
 

@@ -183,18 +183,18 @@ impl Batch {
     }
 
     /// Queues the first `length` bytes of the datagram in a slot as a reply to its source, from
-    /// the address it was sent to. At most one reply a slot.
+    /// the address it was sent to as `info` says. At most one reply a slot.
     ///
     /// # Panics
-    /// When there is no such datagram, or not as many bytes of it.
-    pub fn reply(&mut self, slot: usize, length: usize) {
-        let received = self.received(slot);
-        assert!(length <= received.bytes.len(), "more than was received");
+    /// When there is no such datagram, or a slot does not hold as many bytes.
+    pub fn reply(&mut self, slot: usize, length: usize, info: Option<PacketInfo>) {
+        assert!(slot < self.received, "no datagram in slot {slot}");
+        assert!(length <= self.slot_bytes, "more than a slot holds");
         let reply = self.queued;
         let mut message = self.outgoing.get(reply);
         message.msg_hdr.msg_name = self.names.at(slot).cast();
         message.msg_hdr.msg_namelen = self.incoming.get(slot).msg_hdr.msg_namelen;
-        (message.msg_hdr.msg_control, message.msg_hdr.msg_controllen) = match received.info {
+        (message.msg_hdr.msg_control, message.msg_hdr.msg_controllen) = match info {
             None => (ptr::null_mut(), 0),
             Some(info) => {
                 let mut control = [0; REPLY_BYTES];
