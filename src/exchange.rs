@@ -237,12 +237,11 @@ impl Exchange {
         let owes = match &self.owing {
             Owing::Each(peers) => {
                 let since = peers.since(&datagram.peer);
-                let touched = match since {
-                    Some(since) => Some(since),
-                    None if datagram.length > 0 && peers.is_full() => peers.oldest(),
-                    None => None,
+                let depends = match since {
+                    Some(since) => peers.is_over_full() || self.may_be_unsent(since),
+                    None => datagram.length > 0 && !peers.has_room(),
                 };
-                if touched.is_some_and(|since| self.may_be_unsent(since)) {
+                if depends {
                     return go_on(Action::SendFirst);
                 }
                 since.is_some()
@@ -287,6 +286,12 @@ impl Exchange {
     /// Every reply decided so far was sent, or reported by [`Self::reply_failed`].
     pub fn replies_sent(&mut self) {
         self.unsent_since = None;
+        if let Owing::Each(peers) = &mut self.owing {
+            while peers.is_over_full() {
+                peers.remove_oldest();
+                self.totals.evicted += 1;
+            }
+        }
     }
 
     /// Another socket of the same daemon got a datagram at `at`: this one's quiet does not
@@ -321,7 +326,8 @@ impl Exchange {
             Owing::Each(peers) => peers.oldest(),
             Owing::Whoever(_) | Owing::Nobody => None,
         };
-        let since = oldest.map_or(self.quiet_since, |oldest| oldest.min(self.quiet_since));
+        // No peer has owed since after the last datagram.
+        let since = oldest.unwrap_or(self.quiet_since);
         since.checked_add(self.settings.timeout?.get())
     }
 
@@ -358,7 +364,7 @@ impl Exchange {
 
     fn owes_from_now_on(&mut self, peer: SocketAddr, now: Instant) {
         match &mut self.owing {
-            Owing::Each(peers) => self.totals.evicted += u64::from(peers.insert(peer, now)),
+            Owing::Each(peers) => peers.insert(peer, now),
             Owing::Whoever(owes) => *owes = true,
             Owing::Nobody => return,
         }

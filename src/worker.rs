@@ -133,10 +133,13 @@ impl Worker {
             end = self.handle(received, now);
             self.send();
         }
-        if self.exchange.ends_by_time() && self.exchange.next_time().is_some_and(|at| at <= now) {
-            self.listen_to_others();
-        }
-        let end = end.or_else(|| self.exchange.time(now));
+        let end = if end.is_some() || received == self.batch.slots() {
+            // More may wait, that came in time.
+            end
+        } else {
+            self.listen_to_others(now);
+            self.exchange.time(now)
+        };
         self.publish();
         match end {
             Some(end) => Err(Stopped::End(end)),
@@ -272,7 +275,11 @@ impl Worker {
     }
 
     /// A daemon is quiet only when all its sockets are.
-    fn listen_to_others(&mut self) {
+    fn listen_to_others(&mut self, now: Instant) {
+        let due = self.exchange.next_time().is_some_and(|at| at <= now);
+        if !(due && self.exchange.ends_by_time()) {
+            return;
+        }
         for counts in &self.shared.counts {
             if let Some(at) = counts.quiet_since.get(self.shared.epoch) {
                 self.exchange.heard_elsewhere(at);

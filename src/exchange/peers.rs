@@ -27,6 +27,9 @@ struct Entry {
 /// How much memory a peer that owes a record takes at most, in bytes.
 pub const BYTES_PER_PEER: usize = size_of::<Entry>() + 2 * size_of::<Link>();
 
+/// How many more peers there may be while it is unknown whose replies can be sent: a batch.
+const SLACK: usize = 64;
+
 /// The bounded table. `S` keys the hash, so that nobody outside can aim at one bucket.
 #[derive(Debug)]
 pub(super) struct Peers<S> {
@@ -45,7 +48,7 @@ impl<S: BuildHasher> Peers<S> {
     pub(super) fn new(capacity: NonZeroU32, hasher: S) -> Self {
         let capacity = capacity.get() as usize;
         Self {
-            entries: Vec::with_capacity(capacity),
+            entries: Vec::with_capacity(capacity + SLACK),
             capacity,
             buckets: vec![None; capacity.next_power_of_two()].into_boxed_slice(),
             free: None,
@@ -61,9 +64,14 @@ impl<S: BuildHasher> Peers<S> {
         self.length
     }
 
-    /// Whether the next new peer needs another's place.
-    pub(super) fn is_full(&self) -> bool {
-        self.length == self.capacity
+    /// Whether peers are to be forgotten if every reply decided on can be sent.
+    pub(super) fn is_over_full(&self) -> bool {
+        self.length > self.capacity
+    }
+
+    /// Whether a peer can be added, if only until the replies decided on are sent.
+    pub(super) fn has_room(&self) -> bool {
+        self.length < self.capacity + SLACK
     }
 
     /// Since when the peer has owed a record.
@@ -77,14 +85,13 @@ impl<S: BuildHasher> Peers<S> {
         Some(self.entry(self.oldest?).since)
     }
 
-    /// Adds a peer that is not in the table; when it is full, in the place of the oldest.
-    /// Times must not go back from one call to the next. Returns whether a peer was evicted.
+    /// Adds a peer that is not in the table, which must have room. Times must not go back from
+    /// one call to the next.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "at most `capacity` entries, which was a u32"
     )]
-    pub(super) fn insert(&mut self, peer: SocketAddr, since: Instant) -> bool {
-        let evicted = self.is_full() && self.remove_oldest();
+    pub(super) fn insert(&mut self, peer: SocketAddr, since: Instant) {
         let bucket = self.bucket(&peer);
         let entry = Entry {
             peer,
@@ -98,6 +105,10 @@ impl<S: BuildHasher> Peers<S> {
             *self.entry_mut(link) = entry;
             link
         } else {
+            debug_assert!(
+                self.entries.len() < self.entries.capacity(),
+                "it never grows"
+            );
             let link = NonZeroU32::MIN.saturating_add(self.entries.len() as u32);
             self.entries.push(entry);
             link
@@ -109,7 +120,6 @@ impl<S: BuildHasher> Peers<S> {
         }
         self.newest = Some(link);
         self.length += 1;
-        evicted
     }
 
     /// Removes a peer; whether it was there.

@@ -123,6 +123,11 @@ impl Batch {
         }
     }
 
+    /// How many datagrams a batch can have.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// Receives up to a batch of datagrams, in place of those before. Returns how many.
     ///
     /// # Errors

@@ -1,0 +1,476 @@
+//! The contract as scenarios, and the core against a second, naive model of the contract.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test stops at what it does not expect, and needs one instant to count from"
+)]
+
+use std::collections::HashMap;
+use std::mem;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use udp_echo::exchange::{
+    Action, Admission, Datagram, Destination, End, Exchange, ExitOn, Mode, Refusal, Settings,
+    Timeout, Totals, Verdict,
+};
+use udp_echo::record::{Record, TooShort};
+
+use model::Model;
+
+#[path = "core/model.rs"]
+mod model;
+
+const A_MOMENT: Duration = Duration::from_nanos(1);
+const ALMOST: Duration = Duration::from_nanos(4_999_999);
+const TIMEOUT: Duration = Duration::from_millis(5);
+
+const ALICE: &str = "192.0.2.1:5000";
+const BOB: &str = "192.0.2.1:5001";
+const CAROL: &str = "[2001:db8::2]:5000";
+const DAVE: &str = "192.0.2.2:5000";
+const ERIN: &str = "[2001:db8::2]:1024";
+/// Its source port is the listener's.
+const ECHO: &str = "192.0.2.1:9999";
+const OWN: [&str; 2] = ["10.0.0.1:9999", "[2001:db8::1]:9999"];
+const ADMITTED: [&str; 6] = [ALICE, BOB, CAROL, DAVE, ERIN, ECHO];
+const HERE: Destination = Destination::Here {
+    address: None,
+    looped: false,
+};
+
+/// 64 bytes that are not a number, then some of all kinds.
+static BYTES: [u8; 2048] = {
+    let mut bytes = [0xff_u8; 2048];
+    let mut at = 64;
+    while at < bytes.len() {
+        bytes[at] = bytes[at - 1].wrapping_mul(5).wrapping_add(1);
+        at += 1;
+    }
+    bytes
+};
+const HELLO: &[u8] = b"hello";
+const RECORD: &[u8] = b"\0\0\0\x07ab\0\0\0\0\0\0\0\x08\xff\xfe\x7f\xff\x3f\xc0\0\0";
+
+#[test]
+fn an_echo_datagram_goes_back_and_the_record_after_it_does_not() {
+    for mode in [Mode::Exchange, Mode::Lockstep] {
+        let mut daemon = Daemon::new(&defaults(mode));
+        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+        assert_eq!(daemon.hears(ALICE, RECORD), record(RECORD));
+        assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+        assert_eq!(daemon.hears(ALICE, HELLO), record(HELLO));
+        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+        assert_eq!(daemon.hears(ALICE, b""), Action::Empty);
+        assert_eq!(daemon.hears(ALICE, b""), Action::Empty);
+        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+    }
+}
+
+#[test]
+fn in_echo_mode_everything_goes_back() {
+    let mut daemon = Daemon::new(&defaults(Mode::Echo));
+    assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.hears(ALICE, b""), echo(0));
+}
+
+#[test]
+fn two_peers_have_an_exchange_each_but_in_lockstep_they_share_one() {
+    let mut daemon = Daemon::new(&defaults(Mode::Exchange));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.hears(BOB, RECORD), echo(22));
+    let mut daemon = Daemon::new(&defaults(Mode::Lockstep));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.hears(BOB, RECORD), record(RECORD));
+}
+
+#[test]
+fn a_record_is_given_up_at_the_timeout_and_not_a_moment_before() {
+    for (wait, action) in [(ALMOST, record(RECORD)), (TIMEOUT, echo(22))] {
+        let mut daemon = Daemon::new(&defaults(Mode::Exchange));
+        daemon.hears(ALICE, HELLO);
+        daemon.now += wait;
+        assert_eq!(daemon.hears(ALICE, RECORD), action);
+    }
+}
+
+#[test]
+fn in_lockstep_a_record_is_in_time_until_the_socket_has_nothing_to_give() {
+    let mut daemon = Daemon::new(&defaults(Mode::Lockstep));
+    daemon.hears(ALICE, HELLO);
+    daemon.now += 2 * TIMEOUT;
+    assert_eq!(daemon.hears(ALICE, RECORD), record(RECORD));
+    daemon.hears(ALICE, HELLO);
+    daemon.now += TIMEOUT;
+    daemon.core.time(daemon.now);
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+}
+
+#[test]
+fn a_reply_that_failed_leaves_no_record_owed() {
+    for mode in [Mode::Exchange, Mode::Lockstep] {
+        let mut daemon = Daemon::new(&defaults(mode));
+        daemon.decides(&datagram(ALICE, HELLO), true);
+        daemon.sends();
+        assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    }
+}
+
+#[test]
+fn with_room_for_one_the_older_of_two_peers_is_forgotten() {
+    let mut settings = defaults(Mode::Exchange);
+    settings.max_peers = NonZeroU32::MIN;
+    let mut daemon = Daemon::new(&settings);
+    daemon.hears(ALICE, HELLO);
+    daemon.hears(BOB, HELLO);
+    assert_eq!(daemon.hears(BOB, RECORD), record(RECORD));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.core.totals().evicted, 1);
+}
+
+#[test]
+fn lockstep_with_every_exit_ends_where_the_recipe_dies() {
+    let mut settings = defaults(Mode::Lockstep);
+    settings.exit_on = ExitOn {
+        timeout: true,
+        empty: true,
+        decode_error: true,
+    };
+    let mut daemon = Daemon::new(&settings);
+    for (heard, end) in [
+        (b"" as &[u8], Some(End::Empty)),
+        (HELLO, None),
+        (HELLO, Some(End::DecodeError)),
+        (HELLO, None),
+        (b"", None),
+        (HELLO, None),
+        (RECORD, None),
+    ] {
+        assert_eq!(daemon.decides(&datagram(ALICE, heard), false).end, end);
+        daemon.sends();
+    }
+    assert_eq!(daemon.core.time(daemon.now + ALMOST), None);
+    assert_eq!(daemon.core.time(daemon.now + TIMEOUT), Some(End::Timeout));
+}
+
+#[test]
+fn a_timeout_counts_for_the_last_datagrams_record_or_else_as_quiet() {
+    let mut daemon = Daemon::new(&defaults(Mode::Exchange));
+    for peer in [ALICE, BOB] {
+        daemon.now += A_MOMENT;
+        daemon.hears(peer, HELLO);
+    }
+    for (given_up, quiet) in [(2, 0), (2, 1)] {
+        daemon.now += TIMEOUT;
+        daemon.core.time(daemon.now);
+        let totals = daemon.core.totals();
+        assert_eq!((totals.records_given_up, totals.quiet), (given_up, quiet));
+    }
+}
+
+#[test]
+fn a_batch_from_many_peers_needs_no_sending_in_between() {
+    for mode in [Mode::Exchange, Mode::Echo] {
+        let Daemon { mut core, now, .. } = Daemon::new(&defaults(mode));
+        for peer in [ALICE, BOB, CAROL, DAVE, ERIN] {
+            assert_eq!(core.datagram(&datagram(peer, RECORD), now).action, echo(22));
+        }
+    }
+}
+
+#[test]
+fn a_peer_is_not_decided_on_again_while_its_reply_may_fail() {
+    let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Exchange));
+    core.datagram(&datagram(ALICE, HELLO), now);
+    core.datagram(&datagram(BOB, HELLO), now + A_MOMENT);
+    let verdict = core.datagram(&datagram(ALICE, RECORD), now + A_MOMENT);
+    assert_eq!(verdict.action, Action::SendFirst);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn batches_come_out_as_one_datagram_at_a_time_would(
+        settings in settings(),
+        steps in vec(step(), 1..60),
+    ) {
+        let mut daemon = Daemon::new(&settings);
+        let mut model = Model::new(&settings, daemon.now);
+        for step in steps {
+            if !matches!(step, Step::Hear(_)) {
+                daemon.sends();
+            }
+            match step {
+                Step::Hear(sent) => {
+                    let verdict = daemon.decides(&sent.datagram, sent.reply_fails);
+                    let (action, end) = model.decides(&sent, daemon.now);
+                    prop_assert_eq!(bits(verdict), bits(Verdict { action, end }));
+                }
+                Step::Send => {}
+                Step::Wait(wait) => daemon.now += wait,
+                Step::WaitUntilDueBut(but) => {
+                    let due = model.next_time().and_then(|due| due.checked_sub(but));
+                    daemon.now = daemon.now.max(due.unwrap_or(daemon.now));
+                }
+                Step::Time => {
+                    prop_assert_eq!(daemon.core.time(daemon.now), model.time(daemon.now));
+                    prop_assert!(model.next_time().is_none_or(|next| next > daemon.now));
+                }
+                Step::HearElsewhere(ago) => {
+                    let at = daemon.now.checked_sub(ago).unwrap();
+                    daemon.core.heard_elsewhere(at);
+                    model.quiet_since = model.quiet_since.max(at);
+                }
+            }
+            if daemon.unsent.is_empty() {
+                prop_assert_eq!(daemon.core.totals(), model.totals);
+                prop_assert_eq!(daemon.core.next_time(), model.next_time());
+                prop_assert_eq!(daemon.core.quiet_since(), model.quiet_since);
+                prop_assert_eq!(daemon.core.owing(), model.owing.len());
+                prop_assert_eq!(daemon.received, daemon.accounted_for);
+            }
+        }
+    }
+
+    #[test]
+    fn each_peer_sees_what_it_would_see_with_the_recipe_to_itself(
+        settings in settings(),
+        steps in vec((wait(), sent()), 1..60),
+    ) {
+        let max_peers = NonZeroU32::new(64).unwrap();
+        let in_mode = |mode| Settings { mode, max_peers, ..settings.clone() };
+        let mut shared = Daemon::new(&in_mode(Mode::Exchange));
+        let mut alone: HashMap<_, _> = ADMITTED
+            .map(|peer| (address(peer), Daemon::new(&in_mode(Mode::Lockstep))))
+            .into();
+        for (wait, sent) in steps {
+            if !wait.is_zero() {
+                shared.sends();
+                shared.now += wait;
+            }
+            let verdict = shared.decides(&sent.datagram, sent.reply_fails);
+            for daemon in alone.values_mut() {
+                daemon.now += wait;
+                daemon.core.time(daemon.now);
+            }
+            if let Some(own) = alone.get_mut(&sent.datagram.peer) {
+                let verdict_alone = own.decides(&sent.datagram, sent.reply_fails);
+                own.sends();
+                prop_assert_eq!(bits(verdict), bits(verdict_alone));
+            }
+        }
+        shared.sends();
+        shared.core.time(shared.now);
+        let sum = |of: fn(&Daemon) -> u64| alone.values().map(of).sum::<u64>();
+        prop_assert_eq!(shared.core.owing() as u64, sum(|own| own.core.owing() as u64));
+        let given_up = |daemon: &Daemon| daemon.core.totals().records_given_up;
+        prop_assert_eq!(given_up(&shared), sum(given_up));
+    }
+}
+
+/// The loop around the core, which sends as late as it may.
+struct Daemon {
+    core: Exchange,
+    now: Instant,
+    /// To whom, and whether it is going to fail.
+    unsent: Vec<(SocketAddr, bool)>,
+    received: u64,
+    /// Each a reply, sent or failed, or decided on without one.
+    accounted_for: u64,
+}
+
+impl Daemon {
+    fn new(settings: &Settings) -> Self {
+        let now = Instant::now();
+        Self {
+            core: Exchange::new(settings.clone(), now),
+            now,
+            unsent: Vec::new(),
+            received: 0,
+            accounted_for: 0,
+        }
+    }
+
+    fn hears(&mut self, peer: &str, bytes: &[u8]) -> Action {
+        let verdict = self.decides(&datagram(peer, bytes), false);
+        self.sends();
+        verdict.action
+    }
+
+    fn decides(&mut self, datagram: &Datagram<'_>, reply_fails: bool) -> Verdict {
+        let mut verdict = self.core.datagram(datagram, self.now);
+        if verdict.action == Action::SendFirst {
+            assert_eq!(verdict.end, None);
+            assert!(!self.unsent.is_empty(), "there is nothing to send first");
+            self.sends();
+            verdict = self.core.datagram(datagram, self.now);
+        }
+        self.received += 1;
+        match verdict.action {
+            Action::Echo { .. } => self.unsent.push((datagram.peer, reply_fails)),
+            Action::SendFirst => panic!("everything was sent"),
+            _ => self.accounted_for += 1,
+        }
+        verdict
+    }
+
+    fn sends(&mut self) {
+        for (peer, fails) in self.unsent.drain(..) {
+            self.accounted_for += 1;
+            if fails {
+                self.core.reply_failed(peer);
+            }
+        }
+        self.core.replies_sent();
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Hear(Sent),
+    Send,
+    Wait(Duration),
+    WaitUntilDueBut(Duration),
+    Time,
+    HearElsewhere(Duration),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    datagram: Datagram<'static>,
+    /// Why it is refused in every mode.
+    refused: Option<Refusal>,
+    /// If there is a reply.
+    reply_fails: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => sent().prop_map(Step::Hear),
+        1 => Just(Step::Send),
+        2 => wait().prop_map(Step::Wait),
+        2 => select(vec![Duration::ZERO, A_MOMENT]).prop_map(Step::WaitUntilDueBut),
+        3 => Just(Step::Time),
+        1 => wait().prop_map(Step::HearElsewhere),
+    ]
+}
+
+fn wait() -> impl Strategy<Value = Duration> {
+    let exact = [Duration::ZERO, A_MOMENT, ALMOST, TIMEOUT, 2 * TIMEOUT];
+    prop_oneof![
+        select(exact.to_vec()),
+        (0..7_u64).prop_map(Duration::from_millis)
+    ]
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let admitted = |peers: &'static [_]| (select(peers), Just(HERE), Just(None));
+    let refused = select(vec![
+        (ALICE, Destination::Group, Some(Refusal::Destination)),
+        ("192.0.2.1:0", HERE, Some(Refusal::SourcePort)),
+        ("[2001:db8::2]:1023", HERE, Some(Refusal::SourcePort)),
+        (OWN[0], HERE, Some(Refusal::OwnAddress)),
+        (OWN[1], HERE, Some(Refusal::OwnAddress)),
+    ]);
+    let from = prop_oneof![4 => admitted(&ADMITTED[..3]), 3 => admitted(&ADMITTED), 1 => refused];
+    let edges = [0, 1, 21, 22, 23, 99, 100, 101, 1023, 1024, 1025, 65507];
+    let length = prop_oneof![3 => select(edges.to_vec()), 1 => 0..2000_usize];
+    let bytes = (0..512_usize).prop_map(|at| &BYTES[at..][..1024]);
+    (from, length, bytes, prop::bool::weighted(0.25)).prop_map(
+        |(from, length, bytes, reply_fails)| {
+            let (peer, destination, refused) = from;
+            let mut datagram = datagram(peer, &bytes[..length.min(1024)]);
+            datagram.destination = destination;
+            datagram.length = length;
+            Sent {
+                datagram,
+                refused,
+                reply_fails,
+            }
+        },
+    )
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let modes = vec![Mode::Exchange, Mode::Exchange, Mode::Lockstep, Mode::Echo];
+    let timeout = select(vec![
+        Duration::ZERO,
+        A_MOMENT,
+        TIMEOUT,
+        TIMEOUT,
+        Duration::MAX,
+    ]);
+    let max_datagram = select(vec![1, 22, 100, 1024]);
+    let limits = (timeout, max_datagram, 1..5_u32);
+    (select(modes), limits, any::<[bool; 3]>()).prop_map(|(mode, limits, exits)| {
+        let (timeout, max_datagram, max_peers) = limits;
+        let mut settings = defaults(mode);
+        settings.timeout = Timeout::new(timeout);
+        settings.max_datagram = max_datagram;
+        settings.max_peers = NonZeroU32::new(max_peers).unwrap();
+        settings.exit_on.timeout = exits[0];
+        settings.exit_on.empty = exits[1];
+        settings.exit_on.decode_error = exits[2];
+        settings
+    })
+}
+
+fn defaults(mode: Mode) -> Settings {
+    Settings {
+        mode,
+        timeout: Timeout::new(TIMEOUT),
+        max_datagram: 1024,
+        max_peers: NonZeroU32::new(64).unwrap(),
+        exit_on: ExitOn::default(),
+        admission: Admission::new(1024, OWN.map(address)),
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn datagram<'a>(peer: &str, bytes: &'a [u8]) -> Datagram<'a> {
+    let peer = address(peer);
+    Datagram {
+        peer,
+        destination: HERE,
+        length: bytes.len(),
+        bytes,
+    }
+}
+
+fn echo(length: usize) -> Action {
+    let truncated = false;
+    Action::Echo { length, truncated }
+}
+
+fn record(bytes: &[u8]) -> Action {
+    let got = bytes.len();
+    if got < 22 {
+        return Action::Decode(Err(TooShort { got }));
+    }
+    Action::Decode(Ok(Record {
+        id: u32::from_be_bytes(bytes[..4].try_into().unwrap()),
+        tag: [bytes[4], bytes[5]],
+        stamp: u64::from_be_bytes(bytes[6..14].try_into().unwrap()),
+        pair: [[bytes[14], bytes[15]], [bytes[16], bytes[17]]].map(i16::from_be_bytes),
+        value: f32::from_be_bytes(bytes[18..22].try_into().unwrap()),
+    }))
+}
+
+/// A value may be not a number, which equals nothing: it is compared by its bits.
+fn bits(mut verdict: Verdict) -> (Verdict, u32) {
+    let value = match &mut verdict.action {
+        Action::Decode(Ok(record)) => mem::take(&mut record.value),
+        _ => 0.0,
+    };
+    (verdict, value.to_bits())
+}

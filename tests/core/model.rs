@@ -1,0 +1,94 @@
+//! The contract, written again: naive, and independent of the core.
+
+use super::*;
+
+/// One datagram at a time, whose reply fails or does not at once.
+pub(super) struct Model {
+    pub(super) settings: Settings,
+    /// Longest-owing first. In lockstep everybody is one peer.
+    pub(super) owing: Vec<(SocketAddr, Instant)>,
+    pub(super) quiet_since: Instant,
+    pub(super) totals: Totals,
+}
+
+impl Model {
+    pub(super) fn new(settings: &Settings, now: Instant) -> Self {
+        Self {
+            settings: settings.clone(),
+            owing: Vec::new(),
+            quiet_since: now,
+            totals: Totals::default(),
+        }
+    }
+
+    pub(super) fn decides(&mut self, sent: &Sent, now: Instant) -> (Action, Option<End>) {
+        let Settings { mode, exit_on, .. } = self.settings;
+        let (mut peer, length) = (sent.datagram.peer, sent.datagram.length);
+        let is_reflector = mode == Mode::Echo && peer == address(ECHO);
+        let refusal = is_reflector.then_some(Refusal::SourcePort);
+        if let Some(refusal) = sent.refused.or(refusal) {
+            return (Action::Refuse(refusal), None);
+        }
+        if mode == Mode::Lockstep {
+            peer = address(ALICE);
+        }
+        self.gives_up(now);
+        self.quiet_since = now;
+        if let Some(at) = self.owing.iter().position(|(owing, _)| *owing == peer) {
+            self.owing.remove(at);
+            if length == 0 {
+                return (Action::Empty, None);
+            }
+            let is_fatal = exit_on.decode_error && length < 22;
+            let end = is_fatal.then_some(End::DecodeError);
+            return (record(sent.datagram.bytes), end);
+        }
+        if length == 0 && mode != Mode::Echo {
+            return (Action::Empty, exit_on.empty.then_some(End::Empty));
+        }
+        if mode != Mode::Echo && !sent.reply_fails {
+            if self.owing.len() == self.settings.max_peers.get() as usize {
+                self.owing.remove(0);
+                self.totals.evicted += 1;
+            }
+            self.owing.push((peer, now));
+        }
+        let truncated = length > self.settings.max_datagram;
+        let length = length.min(self.settings.max_datagram);
+        (Action::Echo { length, truncated }, None)
+    }
+
+    pub(super) fn time(&mut self, now: Instant) -> Option<End> {
+        let given_up = self.gives_up(now);
+        if now.duration_since(self.quiet_since) < self.settings.timeout?.get() {
+            return None;
+        }
+        if self.settings.mode == Mode::Lockstep && self.owing.pop().is_some() {
+            self.totals.records_given_up += 1;
+        } else if !given_up.contains(&self.quiet_since) {
+            self.totals.quiet += 1;
+        }
+        self.quiet_since = now;
+        self.settings.exit_on.timeout.then_some(End::Timeout)
+    }
+
+    /// Since when those had owed whose records are given up.
+    pub(super) fn gives_up(&mut self, now: Instant) -> Vec<Instant> {
+        let mut given_up = Vec::new();
+        if let (Mode::Exchange, Some(timeout)) = (self.settings.mode, self.settings.timeout) {
+            let late = |since| now.duration_since(since) >= timeout.get();
+            let late = self.owing.extract_if(.., |(_, since)| late(*since));
+            given_up.extend(late.map(|(_, since)| since));
+        }
+        self.totals.records_given_up += given_up.len() as u64;
+        given_up
+    }
+
+    pub(super) fn next_time(&self) -> Option<Instant> {
+        let mut first = self.quiet_since;
+        if let (Mode::Exchange, Some((_, since))) = (self.settings.mode, self.owing.first()) {
+            first = first.min(*since);
+        }
+        first.checked_add(self.settings.timeout?.get())
+    }
+}
