@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::{BoolishValueParser, PossibleValue, Resettable};
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::address::HostPort;
@@ -184,6 +185,10 @@ pub struct Args {
         default_value = "auto"
     )]
     pub log_format: LogFormat,
+
+    /// Which of the options were given that sockets handed over replace.
+    #[arg(skip)]
+    pub given: Vec<&'static str>,
 }
 
 /// A timeout, or none.
@@ -233,7 +238,12 @@ impl Args {
             }
         });
         let matches = command.try_get_matches_from(arguments)?;
-        Self::from_arg_matches(&matches)?.check()
+        let mut args = Self::from_arg_matches(&matches)?;
+        args.given = ["listen", "metrics_listen", "workers"]
+            .into_iter()
+            .filter(|id| matches.value_source(id) != Some(ValueSource::DefaultValue))
+            .collect();
+        args.check()
     }
 
     /// What no single option can tell.

@@ -1,10 +1,14 @@
 //! The daemon: sockets, workers and HTTP put together, from the start to the end.
 
-use std::fmt::Write;
+mod site;
+mod sockets;
+
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,15 +19,17 @@ use tracing::{error, info, warn};
 
 use crate::address::ResolveError;
 use crate::cli::Args;
-use crate::exchange::{Admission, End, Mode, Settings};
+use crate::exchange::{Admission, End, Settings};
 use crate::http::{self, Site};
-use crate::metrics::{Counts, Metrics, SocketReading, Sources, WorkerMetrics};
-use crate::systemd::{self, Manager};
-use crate::udp::{self, BufferLimits, Options, Socket};
-use crate::worker::{Shared, Stopped, TICK, Worker};
+use crate::metrics::{Counts, Metrics, Sources};
+use crate::systemd::{self, HandedOverError, Manager, Role};
+use crate::udp::{self, Socket};
+use crate::worker::{Shared, Stopped, Worker};
 
-/// A worker that has not gone round for so long does not make progress.
-const STALLED: Duration = Duration::from_secs(2);
+use site::{Daemon, mode_name};
+pub use sockets::Inherited;
+use sockets::{Sockets, read_limits, worker_metrics};
+
 /// How long the workers may take to stop.
 const STOP: Duration = Duration::from_millis(750);
 /// How often the service manager gets a new status at most.
@@ -46,6 +52,16 @@ pub enum Error {
         what: &'static str,
         cause: io::Error,
     },
+    #[error(transparent)]
+    HandedOverNames(#[from] HandedOverError),
+    #[error("socket {descriptor}, handed over as {role}, {problem}")]
+    HandedOver {
+        descriptor: RawFd,
+        role: Role,
+        problem: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("--mode lockstep has one socket, and {0} were handed over as echo")]
+    LockstepSockets(usize),
     #[error("stopped on a decode error, as --exit-on asks")]
     DecodeError,
     #[error("cannot receive on {listen} any more: {cause}")]
@@ -54,17 +70,20 @@ pub enum Error {
     WorkersLost,
 }
 
+impl Error {
+    /// Whether the command line is at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::LockstepSockets(_))
+    }
+}
+
 /// Runs the daemon until it is asked to stop or comes to an end.
 ///
 /// # Errors
 /// When it cannot start or cannot go on.
-pub fn run(args: &Args) -> Result<(), Error> {
+pub fn run(args: &Args, inherited: Inherited) -> Result<(), Error> {
     let started = (now(), today());
-    let sockets = bind(args)?;
-    let http = match &args.metrics_listen.0 {
-        Some(address) => Some(http::bind(address.resolve()?)?),
-        None => None,
-    };
+    let Sockets { echo, http } = Sockets::open(args, inherited)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -72,39 +91,14 @@ pub fn run(args: &Args) -> Result<(), Error> {
             what: "the runtime",
             cause,
         })?;
-    runtime.block_on(serve(args, started, sockets, http))
-}
-
-/// The options of every socket.
-fn options(args: &Args) -> Options {
-    Options {
-        receive_buffer: args.recv_buffer,
-        send_buffer: args.send_buffer,
-        reuse_address: args.reuse_address,
-        send_timeout: TICK,
-    }
-}
-
-/// Binds a socket for each address and worker.
-fn bind(args: &Args) -> Result<Vec<Arc<Socket>>, Error> {
-    let options = options(args);
-    let mut sockets = Vec::new();
-    for address in &args.listen {
-        let first = Socket::bind(address.resolve()?, &options)?;
-        let others: Vec<_> = (1..args.workers.number())
-            .map(|_| first.bind_another(&options))
-            .collect::<Result<_, _>>()?;
-        sockets.push(Arc::new(first));
-        sockets.extend(others.into_iter().map(Arc::new));
-    }
-    Ok(sockets)
+    runtime.block_on(serve(args, started, echo, http))
 }
 
 async fn serve(
     args: &Args,
     (epoch, today): (Instant, SystemTime),
     sockets: Vec<Arc<Socket>>,
-    http: Option<(std::net::TcpListener, std::net::SocketAddr)>,
+    http: Option<(TcpListener, SocketAddr)>,
 ) -> Result<(), Error> {
     let starting = |what| move |cause| Error::Start { what, cause };
     let mut signals = Signals::new().map_err(starting("the signal handlers"))?;
@@ -123,7 +117,10 @@ async fn serve(
     });
     let site = Arc::new(Daemon {
         mode: args.mode,
-        listen: addresses(&sockets),
+        listen: sockets
+            .iter()
+            .map(|socket| socket.address().to_string())
+            .collect(),
         metrics_listen: http.as_ref().map(|(_, address)| address.to_string()),
         metrics,
         shared: Arc::clone(&shared),
@@ -255,46 +252,6 @@ fn spawn(
     Ok(())
 }
 
-fn worker_metrics(
-    args: &Args,
-    sockets: &[Arc<Socket>],
-    counts: &[Arc<Counts>],
-) -> Vec<WorkerMetrics> {
-    let workers = args.workers.number();
-    sockets
-        .iter()
-        .zip(counts)
-        .enumerate()
-        .map(|(index, (socket, counts))| {
-            let reads = Arc::clone(socket);
-            WorkerMetrics {
-                listen: socket.address().to_string(),
-                worker: (index % workers).to_string(),
-                counts: Arc::clone(counts),
-                requested: [args.recv_buffer, args.send_buffer],
-                read_socket: Box::new(move || {
-                    let (receive_queue, drops) = reads.queue_and_drops()?;
-                    Ok(SocketReading {
-                        buffers: reads.buffer_sizes()?,
-                        receive_queue,
-                        drops,
-                    })
-                }),
-            }
-        })
-        .collect()
-}
-
-/// The system's limits on buffers, receive and send.
-fn read_limits() -> [Option<usize>; 2] {
-    static LIMITS: OnceLock<Option<BufferLimits>> = OnceLock::new();
-    let limits = LIMITS.get_or_init(|| BufferLimits::new().ok()).as_ref();
-    [
-        limits.and_then(|limits| limits.receive().ok()),
-        limits.and_then(|limits| limits.send().ok()),
-    ]
-}
-
 /// Says what is served and with what, and warns of what did not go as asked.
 fn log_start(args: &Args, sockets: &[Arc<Socket>], site: &Daemon) {
     let limits = read_limits();
@@ -340,22 +297,6 @@ fn log_start(args: &Args, sockets: &[Arc<Socket>], site: &Daemon) {
     );
 }
 
-/// Each address once, in order.
-fn addresses(sockets: &[Arc<Socket>]) -> Vec<String> {
-    sockets
-        .iter()
-        .map(|socket| socket.address().to_string())
-        .collect()
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Exchange => "exchange",
-        Mode::Lockstep => "lockstep",
-        Mode::Echo => "echo",
-    }
-}
-
 /// An interval that does not catch up on what it missed.
 fn interval(period: Duration) -> time::Interval {
     let mut interval = time::interval(period);
@@ -385,107 +326,6 @@ async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
-    }
-}
-
-/// The running daemon, as people and machines see it.
-struct Daemon {
-    mode: Mode,
-    /// The address of each worker's socket.
-    listen: Vec<String>,
-    metrics_listen: Option<String>,
-    metrics: Metrics,
-    shared: Arc<Shared>,
-    ready: AtomicBool,
-}
-
-impl Daemon {
-    /// Whether every worker has begun its loop.
-    fn all_started(&self) -> bool {
-        let Shared { epoch, counts, .. } = &*self.shared;
-        counts
-            .iter()
-            .all(|counts| counts.progress.get(*epoch).is_some())
-    }
-
-    fn summary(&self) -> String {
-        let summary = self.metrics.summary();
-        format!(
-            "{} received, {} echoed, {} decoded, {} dropped by the kernel",
-            summary.received, summary.echoed, summary.decoded, summary.drops
-        )
-    }
-
-    fn distinct_addresses(&self) -> String {
-        let mut addresses = self.listen.clone();
-        addresses.dedup();
-        addresses.join(", ")
-    }
-
-    /// One line for `systemctl status`.
-    fn status(&self) -> String {
-        let mut status = format!("{} on {}", mode_name(self.mode), self.distinct_addresses());
-        if let Some(address) = &self.metrics_listen {
-            let _ = write!(status, ", metrics on {address}");
-        }
-        status + "; " + &self.summary()
-    }
-}
-
-impl Site for Daemon {
-    fn metrics(&self) -> Result<(&'static str, String), String> {
-        let text = self.metrics.text().map_err(|error| error.to_string())?;
-        Ok((Metrics::CONTENT_TYPE, text))
-    }
-
-    fn healthy(&self) -> Result<(), String> {
-        let Shared { epoch, counts, .. } = &*self.shared;
-        let now = now();
-        let stalled: Vec<_> = counts
-            .iter()
-            .enumerate()
-            .filter_map(|(index, counts)| {
-                let last = counts.progress.get(*epoch).unwrap_or(*epoch);
-                let since = now.saturating_duration_since(last);
-                (since > STALLED).then(|| {
-                    format!(
-                        "worker {index} on {} made no progress for {:.1} s",
-                        self.listen[index],
-                        since.as_secs_f64()
-                    )
-                })
-            })
-            .collect();
-        if stalled.is_empty() {
-            Ok(())
-        } else {
-            Err(stalled.join("; "))
-        }
-    }
-
-    fn ready(&self) -> bool {
-        self.ready.load(Relaxed)
-    }
-
-    fn page(&self) -> String {
-        let summary = self.metrics.summary();
-        format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width\"><title>udp-echo</title>\
-             <h1>udp-echo {}</h1>\n<p>{} mode on {}</p>\n\
-             <table>\n<tr><th>received<td>{}\n<tr><th>echoed<td>{}\n<tr><th>decoded<td>{}\n\
-             <tr><th>dropped by the kernel<td>{}\n<tr><th>peers that owe a record<td>{}\n</table>\n\
-             <p><a href=\"/metrics\">metrics</a> <a href=\"/-/healthy\">healthy</a> \
-             <a href=\"/-/ready\">ready</a></html>\n",
-            env!("CARGO_PKG_VERSION"),
-            mode_name(self.mode),
-            self.distinct_addresses(),
-            summary.received,
-            summary.echoed,
-            summary.decoded,
-            summary.drops,
-            summary.peers,
-        )
     }
 }
 

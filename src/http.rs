@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::{Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -81,6 +83,33 @@ pub fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), 
     listener.set_nonblocking(true).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
+}
+
+/// A socket handed over that HTTP cannot be served on.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is of another kind.
+    #[error("is not a listening TCP socket (ListenStream= makes one)")]
+    Kind,
+    /// It cannot be asked or set.
+    #[error("cannot be used: {0}")]
+    Unusable(#[from] io::Error),
+}
+
+/// Takes over a socket that the service manager listens on.
+///
+/// # Errors
+/// When it is no listening TCP socket.
+pub fn adopt(descriptor: OwnedFd) -> Result<(std::net::TcpListener, SocketAddr), AdoptError> {
+    let socket = Socket::from(descriptor);
+    let stream = socket.r#type()? == Type::STREAM && socket.protocol()? == Some(Protocol::TCP);
+    if !(stream && socket.is_listener()?) {
+        return Err(AdoptError::Kind);
+    }
+    socket.set_nonblocking(true)?;
+    let listener = std::net::TcpListener::from(socket);
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 fn hint(cause: &io::Error) -> &'static str {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use udp_echo::cli::Args;
+use udp_echo::daemon::Inherited;
 use udp_echo::{daemon, telemetry};
 
 fn main() -> ExitCode {
@@ -16,11 +17,19 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(error) => return failed(&error),
+    };
     if let Err(error) = telemetry::start(&args.log, args.log_format()) {
         return failed(&error);
     }
-    match daemon::run(&args) {
+    match daemon::run(&args, inherited) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_usage() => {
+            failed(&error);
+            ExitCode::from(2)
+        }
         Err(error) => failed(&error),
     }
 }

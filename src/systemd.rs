@@ -1,9 +1,65 @@
-//! What the service manager is told (`sd_notify(3)`), if one listens.
+//! The service manager: what it hands over (`sd_listen_fds(3)`), and what it is told
+//! (`sd_notify(3)`), if there is one.
 
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tracing::warn;
+
+/// What a socket that was handed over is for, by its name (`FileDescriptorName=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `echo`: datagrams.
+    Echo,
+    /// `metrics`: HTTP.
+    Metrics,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Echo => "echo",
+            Self::Metrics => "metrics",
+        })
+    }
+}
+
+/// Sockets handed over that cannot be told apart.
+#[derive(Debug, thiserror::Error)]
+pub enum HandedOverError {
+    /// `LISTEN_FDS` and its like make no sense.
+    #[error("cannot take the sockets that the service manager hands over (LISTEN_FDS): {0}")]
+    Variables(#[source] io::Error),
+    /// A name that means nothing here.
+    #[error(
+        "socket {descriptor}, handed over as {name:?}, has no use here: FileDescriptorName= is to \
+         be echo or metrics"
+    )]
+    Name {
+        /// The descriptor's number.
+        descriptor: RawFd,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// The sockets that the service manager handed over to this process, unchecked.
+///
+/// # Errors
+/// When the variables that tell of them are wrong, or a name is.
+pub fn handed_over() -> Result<Vec<(RawFd, Role)>, HandedOverError> {
+    sd_notify::listen_fds_with_names()
+        .map_err(HandedOverError::Variables)?
+        .map(|(descriptor, name)| match name.as_str() {
+            "echo" => Ok((descriptor, Role::Echo)),
+            "metrics" => Ok((descriptor, Role::Metrics)),
+            _ => Err(HandedOverError::Name { descriptor, name }),
+        })
+        .collect()
+}
 
 /// The service manager that started the daemon. Telling it nothing is never fatal: without one,
 /// or with one that does not listen, the daemon serves all the same.

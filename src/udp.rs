@@ -5,12 +5,14 @@
 
 mod batch;
 mod control;
+mod inherit;
 mod limit;
 mod option;
 mod socket;
 
 pub use batch::{Batch, Received, Sent, Wait};
 pub use control::PacketInfo;
+pub use inherit::inherited;
 pub use limit::BufferLimits;
 pub use option::MemInfo;
-pub use socket::{Drops, Error, Options, Socket};
+pub use socket::{AdoptError, Drops, Error, Options, Socket};

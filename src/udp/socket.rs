@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +31,29 @@ pub struct Error {
     address: SocketAddr,
     #[source]
     cause: io::Error,
+}
+
+/// A socket handed over that does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is of another kind.
+    #[error("is {0}, not a UDP socket (ListenDatagram= makes one)")]
+    Kind(String),
+    /// It takes datagrams from one peer only.
+    #[error("is connected to {0}: a reflector serves more than one peer")]
+    Connected(SocketAddr),
+    /// It has no port.
+    #[error("is not bound to a port")]
+    Unbound,
+    /// It cannot be asked or set.
+    #[error("cannot be used: cannot {action}: {cause}")]
+    Unusable {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        cause: io::Error,
+    },
 }
 
 /// A bound UDP socket.
@@ -105,16 +128,64 @@ impl Socket {
             address,
         };
         socket
-            .tell_destinations()
-            .map_err(failed("set packet info for"))?;
-        socket
-            .size_buffers(options)
-            .map_err(failed("size the buffers of"))?;
-        socket
-            .inner
-            .set_write_timeout(Some(options.send_timeout))
-            .map_err(failed("set SO_SNDTIMEO for"))?;
+            .prepare(options)
+            .map_err(|(action, cause)| failed(action)(cause))?;
         Ok(socket)
+    }
+
+    /// Takes over a socket that the service manager bound. Its port is made this socket's alone
+    /// (systemd sets `SO_REUSEADDR` on every socket) unless `reuse_address` says otherwise, and
+    /// what the kernel dropped before is not counted.
+    ///
+    /// # Errors
+    /// When it is not a bound, unconnected UDP socket.
+    pub fn adopt(descriptor: OwnedFd, options: &Options) -> Result<Self, AdoptError> {
+        let unusable = |action| move |cause| AdoptError::Unusable { action, cause };
+        let inner = socket2::Socket::from(descriptor);
+        check_kind(&inner)?;
+        if let Ok(Some(peer)) = inner.peer_addr().map(|peer| peer.as_socket()) {
+            return Err(AdoptError::Connected(peer));
+        }
+        let address = inner.local_addr().map_err(unusable("read its address"))?;
+        let address = address
+            .as_socket()
+            .filter(|address| address.port() != 0)
+            .ok_or(AdoptError::Unbound)?;
+        inner
+            .set_nonblocking(false)
+            .map_err(unusable("make it block"))?;
+        inner
+            .set_reuse_address(options.reuse_address)
+            .map_err(unusable("set SO_REUSEADDR"))?;
+        let drops = option::meminfo(&inner).map_err(unusable("read SO_MEMINFO"))?;
+        let socket = Self {
+            drops: Drops::from_baseline(drops.drops),
+            inner,
+            address,
+        };
+        socket
+            .prepare(options)
+            .map_err(|(action, cause)| unusable(action)(cause))?;
+        Ok(socket)
+    }
+
+    /// What bound and adopted sockets need alike.
+    fn prepare(&self, options: &Options) -> Result<(), (&'static str, io::Error)> {
+        let failed = |action| move |cause| (action, cause);
+        // ICMP errors about earlier replies are not to fail later ones (ip(7), ipv6(7)).
+        option::set(self, libc::IPPROTO_IP, libc::IP_RECVERR, 0)
+            .map_err(failed("set IP_RECVERR for"))?;
+        if self.address.is_ipv6() {
+            option::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)
+                .map_err(failed("set IPV6_RECVERR for"))?;
+        }
+        self.tell_destinations()
+            .map_err(failed("set packet info for"))?;
+        self.size_buffers(options)
+            .map_err(failed("size the buffers of"))?;
+        self.inner
+            .set_write_timeout(Some(options.send_timeout))
+            .map_err(failed("set SO_SNDTIMEO for"))
     }
 
     /// The address it is bound to, with the port that the kernel chose if it was asked to.
@@ -223,6 +294,26 @@ impl Drops {
         *seen = (counter, total + u64::from(counter.wrapping_sub(last)));
         seen.1
     }
+}
+
+/// Whether a socket is for UDP over IP.
+fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
+    let unusable = |cause| AdoptError::Unusable {
+        action: "read its kind",
+        cause,
+    };
+    let domain = socket.domain().map_err(unusable)?;
+    let kind = socket.r#type().map_err(unusable)?;
+    let protocol = socket.protocol().map_err(unusable)?;
+    let internet = [Domain::IPV4, Domain::IPV6].contains(&domain);
+    if internet && kind == Type::DGRAM && protocol == Some(Protocol::UDP) {
+        return Ok(());
+    }
+    Err(AdoptError::Kind(if internet && kind == Type::STREAM {
+        "a TCP socket".into()
+    } else {
+        format!("a socket of family {domain:?} and type {kind:?}")
+    }))
 }
 
 /// Whether an address is a single host's, so that datagrams have no other destination.

@@ -1,0 +1,161 @@
+//! The daemon's sockets: handed over by the service manager, or bound.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::{Arc, OnceLock};
+
+use tracing::warn;
+
+use super::Error;
+use crate::cli::Args;
+use crate::exchange::Mode;
+use crate::http;
+use crate::metrics::{Counts, SocketReading, WorkerMetrics};
+use crate::systemd::{self, Role};
+use crate::udp::{self, BufferLimits, Options, Socket};
+use crate::worker::TICK;
+
+/// The options of every socket.
+fn options(args: &Args) -> Options {
+    Options {
+        receive_buffer: args.recv_buffer,
+        send_buffer: args.send_buffer,
+        reuse_address: args.reuse_address,
+        send_timeout: TICK,
+    }
+}
+
+/// The sockets that the service manager handed over.
+#[derive(Debug)]
+pub struct Inherited(Vec<(RawFd, Role, OwnedFd)>);
+
+impl Inherited {
+    /// Takes them. To be called before anything else opens a descriptor.
+    ///
+    /// # Errors
+    /// When they are not there, or a name means nothing here.
+    pub fn take() -> Result<Self, Error> {
+        let take = |(descriptor, role)| match udp::inherited(descriptor) {
+            Ok(socket) => Ok((descriptor, role, socket)),
+            Err(error) => Err(Error::HandedOver {
+                descriptor,
+                role,
+                problem: error.into(),
+            }),
+        };
+        let sockets = systemd::handed_over()?;
+        Ok(Self(
+            sockets.into_iter().map(take).collect::<Result<_, _>>()?,
+        ))
+    }
+}
+
+/// What the daemon serves.
+pub(super) struct Sockets {
+    pub(super) echo: Vec<Arc<Socket>>,
+    pub(super) http: Option<(TcpListener, SocketAddr)>,
+}
+
+impl Sockets {
+    /// Takes what the service manager hands over, and binds what it does not.
+    pub(super) fn open(args: &Args, Inherited(inherited): Inherited) -> Result<Self, Error> {
+        let options = options(args);
+        let (mut echo, mut http) = (Vec::new(), None);
+        for (descriptor, role, socket) in inherited {
+            let failed = |problem| Error::HandedOver {
+                descriptor,
+                role,
+                problem,
+            };
+            match role {
+                Role::Echo => {
+                    let socket = Socket::adopt(socket, &options);
+                    echo.push(Arc::new(socket.map_err(|error| failed(error.into()))?));
+                }
+                Role::Metrics if http.is_none() => {
+                    let socket = http::adopt(socket);
+                    http = Some(socket.map_err(|error| failed(error.into()))?);
+                }
+                Role::Metrics => return Err(failed("is one too many".into())),
+            }
+        }
+        if args.mode == Mode::Lockstep && echo.len() > 1 {
+            return Err(Error::LockstepSockets(echo.len()));
+        }
+        let ignored = |option: &str| {
+            if args.given.contains(&option) {
+                let option = option.replace('_', "-");
+                warn!("--{option} counts for nothing: the service manager handed over sockets");
+            }
+        };
+        if echo.is_empty() {
+            echo = bind(args, &options)?;
+        } else {
+            ignored("listen");
+            ignored("workers");
+        }
+        if http.is_some() {
+            ignored("metrics_listen");
+        } else if let Some(address) = &args.metrics_listen.0 {
+            http = Some(http::bind(address.resolve()?)?);
+        }
+        Ok(Self { echo, http })
+    }
+}
+
+/// Binds a socket for each address and worker.
+fn bind(args: &Args, options: &Options) -> Result<Vec<Arc<Socket>>, Error> {
+    let mut sockets = Vec::new();
+    for address in &args.listen {
+        let first = Socket::bind(address.resolve()?, options)?;
+        let others: Vec<_> = (1..args.workers.number())
+            .map(|_| first.bind_another(options))
+            .collect::<Result<_, _>>()?;
+        sockets.push(Arc::new(first));
+        sockets.extend(others.into_iter().map(Arc::new));
+    }
+    Ok(sockets)
+}
+
+/// The sockets as the metrics see them.
+pub(super) fn worker_metrics(
+    args: &Args,
+    sockets: &[Arc<Socket>],
+    counts: &[Arc<Counts>],
+) -> Vec<WorkerMetrics> {
+    sockets
+        .iter()
+        .zip(counts)
+        .enumerate()
+        .map(|(index, (socket, counts))| {
+            let reads = Arc::clone(socket);
+            let address = socket.address();
+            let earlier = sockets[..index].iter();
+            let worker = earlier.filter(|other| other.address() == address).count();
+            WorkerMetrics {
+                listen: address.to_string(),
+                worker: worker.to_string(),
+                counts: Arc::clone(counts),
+                requested: [args.recv_buffer, args.send_buffer],
+                read_socket: Box::new(move || {
+                    let (receive_queue, drops) = reads.queue_and_drops()?;
+                    Ok(SocketReading {
+                        buffers: reads.buffer_sizes()?,
+                        receive_queue,
+                        drops,
+                    })
+                }),
+            }
+        })
+        .collect()
+}
+
+/// The system's limits on buffers, receive and send.
+pub(super) fn read_limits() -> [Option<usize>; 2] {
+    static LIMITS: OnceLock<Option<BufferLimits>> = OnceLock::new();
+    let limits = LIMITS.get_or_init(|| BufferLimits::new().ok()).as_ref();
+    [
+        limits.and_then(|limits| limits.receive().ok()),
+        limits.and_then(|limits| limits.send().ok()),
+    ]
+}
