@@ -1,1 +1,435 @@
-//! To be written.
+//! The HTTP port: what it shows, and that nobody who connects can disturb the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, SystemTime};
+
+use crate::harness::{DEADLINE, Daemon, client, program, receive, samples, wait_until};
+use crate::log::{assert_has, count};
+
+/// The metrics of the contract: name, type, label and its values. Not here: `build_info`, and
+/// those that an option has to ask for.
+const METRICS: &str = "
+    datagrams_received_total counter
+    received_bytes_total counter
+    datagrams_echoed_total counter
+    echoed_bytes_total counter
+    records_decoded_total counter
+    decode_errors_total counter
+    datagrams_empty_total counter
+    datagrams_truncated_total counter
+    datagrams_refused_total counter reason source_port own_address destination
+    timeouts_total counter waiting_for echo record
+    receive_errors_total counter error ERRNO
+    send_errors_total counter error ERRNO
+    peers gauge
+    peers_evicted_total counter
+    socket_receive_buffer_bytes gauge SOCKET
+    socket_send_buffer_bytes gauge SOCKET
+    receive_buffer_limit_bytes gauge
+    send_buffer_limit_bytes gauge
+    socket_receive_queue_bytes gauge SOCKET
+    socket_drops_total counter SOCKET
+    batch_datagrams histogram le 1 2 4 8 16 32 64 +Inf
+    last_datagram_timestamp_seconds gauge";
+const ERRNOS: &str = "EACCES EADDRNOTAVAIL EAGAIN ECONNREFUSED EHOSTDOWN EHOSTUNREACH EINVAL EIO \
+                      EMSGSIZE ENETDOWN ENETUNREACH ENOBUFS ENODEV ENOMEM EPERM EPIPE other";
+
+#[test]
+fn every_metric_of_the_contract_is_there_from_the_start_at_0_and_no_other() {
+    // Without a timeout: a slow machine would see one counted.
+    let args = [
+        "--timeout=none",
+        "--workers=2",
+        "--listen=127.0.0.1:0,127.0.0.2:0",
+    ];
+    let daemon = Daemon::start(&args);
+    let body = daemon.get("/metrics").body;
+    let mut series = samples(&body);
+    let lines = body.lines().filter(|line| !line.starts_with('#'));
+    assert_eq!(lines.count(), series.len(), "a series twice");
+    series.retain(|name, _| name.starts_with("udp_echo_") && !name.contains("build_info"));
+
+    let mut expected = BTreeSet::new();
+    for line in METRICS.trim().lines() {
+        let mut words = line.split_whitespace();
+        let name = format!("udp_echo_{}", words.next().unwrap());
+        let kind = words.next().unwrap();
+        assert_described(&body, &name, kind);
+        let labels = labels(&words.collect::<Vec<_>>().join(" "), &daemon);
+        if kind == "histogram" {
+            expected.extend([format!("{name}_sum"), format!("{name}_count")]);
+            expected.extend(labels.iter().map(|labels| format!("{name}_bucket{labels}")));
+        } else {
+            expected.extend(labels.iter().map(|labels| format!("{name}{labels}")));
+        }
+    }
+    assert_eq!(series.keys().cloned().collect::<BTreeSet<_>>(), expected);
+    // The system sets the sizes of buffers; all else is still to be counted.
+    series.retain(|name, value| name.contains("_buffer_") != (*value > 0.0));
+    assert!(series.is_empty(), "{series:#?}");
+}
+
+#[test]
+fn the_standard_metrics_of_a_process_and_of_its_build_are_there() {
+    let daemon = Daemon::start(&[]);
+    let body = daemon.get("/metrics").body;
+    let series = samples(&body);
+    for (name, kind, least) in [
+        ("process_cpu_seconds_total", "counter", 0.0),
+        ("process_open_fds", "gauge", 4.0),
+        ("process_max_fds", "gauge", 16.0),
+        ("process_virtual_memory_bytes", "gauge", 1e6),
+        ("process_resident_memory_bytes", "gauge", 1e6),
+        ("process_start_time_seconds", "gauge", 1.7e9),
+        ("process_threads", "gauge", 2.0),
+    ] {
+        assert_described(&body, name, kind);
+        assert!(series[name] >= least, "{name} {}", series[name]);
+    }
+    assert_described(&body, "udp_echo_build_info", "gauge");
+    let version = env!("CARGO_PKG_VERSION");
+    let info = format!("udp_echo_build_info{{version=\"{version}\",revision=\"");
+    let line = body.lines().find_map(|line| line.strip_prefix(&info));
+    let (revision, rustc) = line.unwrap().split_once("\",rustc=\"1.").expect("rustc");
+    assert!(!revision.is_empty() && rustc.ends_with("\"} 1"), "{line:?}");
+}
+
+#[test]
+fn each_path_has_its_answer_to_each_method() {
+    let daemon = Daemon::start(&[]);
+    let metrics = "text/plain; version=0.0.4; charset=utf-8";
+    for (path, kind, part) in [
+        ("/", "text/html; charset=utf-8", "href=\"/metrics\""),
+        ("/metrics", metrics, "\nudp_echo_peers 0\n"),
+        ("/metrics?a=b", metrics, "\nudp_echo_peers 0\n"),
+        ("/-/healthy", "text/plain; charset=utf-8", "healthy\n"),
+        ("/-/ready", "text/plain; charset=utf-8", "ready\n"),
+    ] {
+        let full = daemon.get(path);
+        assert_eq!(full.status, 200, "{path}");
+        let kind = format!("\r\ncontent-type: {kind}\r\n");
+        assert_has(&full.head, &kind);
+        assert_has(&full.body, part);
+
+        let head = daemon.request(&request("HEAD", path));
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "HEAD {path}");
+        assert_has(&head.head, &kind);
+
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
+            let refused = daemon.request(&request(method, path));
+            assert_eq!(refused.status, 405, "{method} {path}");
+            assert_has(&refused.head, "\r\nallow: get,head\r\n");
+        }
+    }
+    for path in "/nope //metrics /metrics/ /Metrics /-/ /../etc/passwd /%00".split(' ') {
+        assert_eq!(daemon.get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn the_status_page_links_to_the_rest_and_runs_nothing() {
+    let daemon = Daemon::start(&["--mode=echo", "--listen=127.0.0.1:0,127.0.0.2:0"]);
+    let page = daemon.get("/");
+    assert_has(
+        &page.head,
+        "\r\ncontent-security-policy: default-src 'none'",
+    );
+    for path in ["/metrics", "/-/healthy", "/-/ready"] {
+        assert_has(&page.body, &format!("<a href=\"{path}\">"));
+    }
+    assert_has(&page.body, "echo mode on");
+    for address in &daemon.listen {
+        assert_has(&page.body, &address.to_string());
+    }
+}
+
+#[test]
+fn bad_requests_are_refused_or_cut_off_and_the_next_one_is_answered() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let start = "GET / HTTP/1.1\r\nHost: x\r\n";
+    let huge = format!("{start}X: {}\r\n\r\n", "a".repeat(64 << 10));
+    let many = start.to_owned() + &"X: y\r\n".repeat(2000) + "\r\n";
+    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(64 << 10));
+    for request in [
+        b"GARBAGE\r\n\r\n".as_slice(),
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xff\xff\r\n\r\n",
+        &[0; 100],
+        &[0xff; 10_000],
+        huge.as_bytes(),
+        many.as_bytes(),
+        long.as_bytes(),
+    ] {
+        let shown = request[..request.len().min(40)].escape_ascii();
+        let answer = rest_of(send(&daemon, request));
+        let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
+        assert!(refused, "{shown}: {answer}");
+        assert_serves(&daemon);
+    }
+    // hyper leaves it to others to insist on a Host, as RFC 9112 has it; old clients have none.
+    let hostless = b"GET /-/ready HTTP/1.1\r\nConnection: close\r\n\r\n";
+    let answer = rest_of(send(&daemon, hostless));
+    let expected = ["HTTP/1.1 200", "HTTP/1.1 400"];
+    assert!(
+        expected.iter().any(|start| answer.starts_with(start)),
+        "{answer}"
+    );
+    let answer = rest_of(send(&daemon, b"GET /-/ready HTTP/1.0\r\n\r\n"));
+    assert_has(&answer, "HTTP/1.0 200 OK\r\n");
+    for _ in 0..20 {
+        drop(send(&daemon, b""));
+        drop(send(&daemon, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"));
+    }
+    assert_serves(&daemon);
+}
+
+#[test]
+fn a_connection_takes_one_request_after_another() {
+    let daemon = Daemon::start(&[]);
+    let again = "GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut stream = send(&daemon, again.as_bytes());
+    let mut answer = String::new();
+    while !answer.ends_with("\r\n\r\nready\n") {
+        let mut bytes = [0; 4096];
+        let length = stream.read(&mut bytes).expect("an answer");
+        assert_ne!(length, 0, "closed after {answer}");
+        answer += str::from_utf8(&bytes[..length]).unwrap();
+    }
+    stream
+        .write_all(request("GET", "/-/healthy").as_bytes())
+        .unwrap();
+    let answer = rest_of(stream);
+    assert!(answer.ends_with("\r\n\r\nhealthy\n"), "{answer}");
+}
+
+#[test]
+fn a_client_that_is_silent_or_slow_is_cut_off() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let open_at_first = daemon.metrics()["process_open_fds"];
+    let silent = send(&daemon, b"");
+    let half = send(&daemon, b"GET /metrics HTTP/1.1\r\nHo");
+    let idle = send(&daemon, b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n");
+    // Asks until nothing more fits, and reads nothing.
+    let mut deaf = send(&daemon, b"");
+    deaf.set_nonblocking(true).unwrap();
+    let asked = request("GET", "/metrics").replace("close", "keep-alive");
+    wait_until("the connection is full", || {
+        loop {
+            match deaf.write(asked.as_bytes()) {
+                Ok(length) if length == asked.len() => {}
+                Ok(_) => return true,
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+    });
+    assert_serves(&daemon);
+    // Each ends, which without the daemon's deadlines would fail at the test's.
+    assert_eq!(rest_of(silent), "");
+    let answer = rest_of(half);
+    assert!(
+        ["", "HTTP/1.1 408"].contains(&&answer[..answer.len().min(12)]),
+        "{answer}"
+    );
+    assert!(rest_of(idle).ends_with("\r\n\r\nready\n"));
+    wait_until("the connections are closed", || {
+        daemon.metrics()["process_open_fds"] <= open_at_first
+    });
+}
+
+#[test]
+fn behind_300_silent_connections_a_scrape_gets_through_and_echo_is_answered() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let silent: Vec<_> = (0..300).map(|_| send(&daemon, b"")).collect();
+    for _ in 0..10 {
+        assert_serves(&daemon);
+        // The daemon has not kept them all.
+        assert!(daemon.metrics()["process_open_fds"] < 150.0);
+    }
+    drop(silent);
+    assert_serves(&daemon);
+}
+
+#[test]
+fn without_descriptors_for_connections_echo_is_answered_and_http_comes_back() {
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]);
+    limited.arg(program().get_program());
+    let daemon = Daemon::start_as(limited, &["--mode=echo"]);
+    let silent: Vec<_> = (0..60).map(|_| send(&daemon, b"")).collect();
+    daemon.wait_for_log("cannot accept an HTTP connection");
+    assert_echoes(&daemon);
+    drop(silent);
+    wait_until("HTTP is back", || {
+        let answer = rest_of(send(&daemon, request("GET", "/-/ready").as_bytes()));
+        answer.starts_with("HTTP/1.1 200")
+    });
+    assert_eq!(count(&daemon.log(), "cannot accept"), 1);
+}
+
+#[test]
+fn without_metrics_no_tcp_port_is_open() {
+    let with = Daemon::start(&[]);
+    assert_eq!(tcp_listeners(&with), 1);
+    let without = Daemon::start(&["--metrics-listen=none", "--mode=echo"]);
+    assert_eq!(tcp_listeners(&without), 0);
+    assert!(without.http.is_none());
+    assert_echoes(&without);
+}
+
+#[test]
+fn the_time_of_the_last_datagram_is_the_time_it_came() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    // The daemon measures with the clock that is never set and slewed otherwise.
+    let slack = 0.1;
+    for _ in 0..3 {
+        let before = now();
+        assert_echoes(&daemon);
+        let after = now();
+        let last = daemon.metric("last_datagram_timestamp_seconds");
+        let fits = last >= before - slack && last <= after + slack;
+        assert!(fits, "{before} <= {last} <= {after}");
+    }
+}
+
+#[test]
+fn the_batches_add_up_to_the_datagrams() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    // In one batch or more: while it is stopped, they gather.
+    daemon.pause();
+    let peer = client(daemon.address());
+    for _ in 0..100 {
+        peer.send(b"x").unwrap();
+    }
+    daemon.resume();
+    for _ in 0..100 {
+        receive(&peer);
+    }
+    daemon.wait_for_metric("batch_datagrams_sum", 100.0);
+    let metrics = daemon.metrics();
+    let count = metrics["udp_echo_batch_datagrams_count"];
+    assert!((2.0..=50.0).contains(&count), "{count} calls");
+    let bucket =
+        |bound: &str| metrics[&format!("udp_echo_batch_datagrams_bucket{{le=\"{bound}\"}}")];
+    let bounds = ["1", "2", "4", "8", "16", "32", "64", "+Inf"];
+    assert!(bounds.map(bucket).is_sorted(), "{metrics:#?}");
+    assert!((bucket("+Inf") - count).abs() < 0.5);
+    assert!(bucket("32") < bucket("64"), "no full batch: {metrics:#?}");
+}
+
+#[test]
+fn buffer_gauges_say_what_was_asked_for_and_what_the_kernel_made_of_it() {
+    let daemon = Daemon::start(&["--recv-buffer=64KiB", "--send-buffer=32KiB", "--workers=2"]);
+    let metrics = daemon.metrics();
+    let address = daemon.address();
+    for worker in 0..2 {
+        let expected = BTreeMap::from([
+            ("receive_buffer_bytes", 131_072.0),
+            ("send_buffer_bytes", 65536.0),
+            ("receive_buffer_requested_bytes", 65536.0),
+            ("send_buffer_requested_bytes", 32768.0),
+        ]);
+        let labels = format!("{{listen=\"{address}\",worker=\"{worker}\"}}");
+        let seen = expected
+            .keys()
+            .map(|name| (*name, metrics[&format!("udp_echo_socket_{name}{labels}")]));
+        assert_eq!(seen.collect::<BTreeMap<_, _>>(), expected);
+    }
+    for (name, sysctl) in [("receive", "rmem_max"), ("send", "wmem_max")] {
+        // Hidden in some containers, and then there is nothing to compare with.
+        if let Ok(limit) = fs::read_to_string(format!("/proc/sys/net/core/{sysctl}")) {
+            let limit: f64 = limit.trim().parse().unwrap();
+            let seen = metrics[&format!("udp_echo_{name}_buffer_limit_bytes")];
+            assert!((seen - limit).abs() < 0.5, "{seen}, {limit}");
+        }
+    }
+}
+
+/// The labels of each series, from a line's label and values.
+fn labels(text: &str, daemon: &Daemon) -> Vec<String> {
+    if text == "SOCKET" {
+        // Both workers of an address are in the list, one after the other.
+        let sockets = daemon.listen.iter().enumerate();
+        let labels = |(index, listen)| format!("{{listen=\"{listen}\",worker=\"{}\"}}", index % 2);
+        return sockets.map(labels).collect();
+    }
+    let text = text.replace("ERRNO", ERRNOS);
+    let Some((label, values)) = text.split_once(' ') else {
+        return vec![String::new()];
+    };
+    values
+        .split(' ')
+        .map(|value| format!("{{{label}=\"{value}\"}}"))
+        .collect()
+}
+
+fn assert_described(body: &str, name: &str, kind: &str) {
+    let types = body.matches(&format!("# TYPE {name} {kind}\n")).count();
+    assert_eq!(types, 1, "the type of {name}");
+    let help = format!("# HELP {name} ");
+    let mut helps = body.lines().filter_map(|line| line.strip_prefix(&help));
+    assert!(
+        helps.next().is_some_and(|help| !help.is_empty()),
+        "the help of {name}"
+    );
+    assert_eq!(helps.next(), None);
+}
+
+fn request(method: &str, path: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+}
+
+/// Connects and sends. The daemon may close before it has read all.
+fn send(daemon: &Daemon, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(daemon.http.unwrap()).expect("the port is open");
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let _ = stream.write_all(bytes);
+    stream
+}
+
+/// What comes until the daemon closes.
+fn rest_of(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not closed"),
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn assert_serves(daemon: &Daemon) {
+    assert_eq!(daemon.get("/metrics").status, 200);
+    assert_echoes(daemon);
+}
+
+/// In echo mode: in another, a new client on the port of an old one might owe a record.
+fn assert_echoes(daemon: &Daemon) {
+    let peer = client(daemon.address());
+    peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    peer.send(b"hello").unwrap();
+    assert_eq!(receive(&peer), b"hello");
+}
+
+/// How many TCP sockets a daemon listens on.
+fn tcp_listeners(daemon: &Daemon) -> usize {
+    let table = |name| fs::read_to_string(format!("/proc/{}/net/{name}", daemon.pid()));
+    let tables = table("tcp").unwrap() + &table("tcp6").unwrap_or_default();
+    let listening: BTreeSet<_> = tables
+        .lines()
+        .filter(|line| line.split_whitespace().nth(3) == Some("0A"))
+        .filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(9)?)))
+        .collect();
+    let files = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let links = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    links
+        .filter(|link| listening.contains(link.to_str().unwrap()))
+        .count()
+}

@@ -1,1 +1,438 @@
-//! To be written.
+//! The log: what is in it at which level, and that it never stands in the way.
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{DEADLINE, Daemon, client, program, receive, wait_until};
+use crate::usage::assert_cannot_start;
+
+#[test]
+fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
+    let daemon = Daemon::start(&["--log=debug", "--max-datagram=40"]);
+    let peer = client(daemon.address());
+    let own = peer.local_addr().unwrap();
+    peer.send(b"hello").unwrap();
+    receive(&peer);
+    let record = b"\0\0\0\x01ab\0\0\0\0\0\0\0\x02\xff\xfd\0\x04\x3f\xc0\0\0";
+    peer.send(&[record.as_slice(), b"more"].concat()).unwrap();
+    peer.send(b"").unwrap();
+    peer.send(&[b'y'; 41]).unwrap();
+    receive(&peer);
+    peer.send(b"short").unwrap();
+    daemon.wait_for_log("recv not unpacked");
+    let cut = "y".repeat(40);
+    let expected = [
+        format!("recv: b'hello', from: {own}"),
+        format!("sent: b'hello', to: {own}"),
+        format!("recv: b'{}', from: {own}", record.escape_ascii()),
+        "recv unpacked: (1, b'ab', 2, -3, 4, 1.5)".into(),
+        format!("no data from {own}"),
+        format!("recv: b'{cut}', from: {own} (cut)"),
+        format!("sent: b'{cut}', to: {own}"),
+        format!("recv: b'short', from: {own}"),
+        "recv not unpacked: a record has 22 bytes, this datagram 5".into(),
+    ];
+    let log = daemon.log();
+    let messages = log.iter().filter_map(|line| line.split_once(" DEBUG "));
+    assert_eq!(
+        messages.map(|(_, message)| message).collect::<Vec<_>>(),
+        expected
+    );
+}
+
+#[test]
+fn a_payload_cannot_forge_a_line() {
+    let bytes: Vec<u8> = (0..=255).collect();
+    let forged = b"x', from: 1.2.3.4:5\n2030-01-01T00:00:00Z ERROR gone\r\n\x1b[2J\x1b]0;t\x07";
+    for format in ["text", "json"] {
+        let daemon = Daemon::start(&["--mode=echo", "--log=debug", "--log-format", format]);
+        let before = daemon.log().len();
+        let peer = client(daemon.address());
+        for payload in [bytes.as_slice(), forged] {
+            peer.send(payload).unwrap();
+            receive(&peer);
+        }
+        wait_until("all is logged", || count(&daemon.log(), "sent: ") == 2);
+        // The last two are the end.
+        let log = &end(daemon)[before..];
+        assert_eq!(log.len(), 2 * 2 + 2, "{log:#?}");
+        for line in log {
+            assert!(
+                line.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+                "{line:?}"
+            );
+        }
+        let shown = r"b'x\', from: 1.2.3.4:5\n2030-01-01T".to_owned();
+        let in_json = shown.replace('\\', r"\\");
+        let shown = if format == "json" { in_json } else { shown };
+        assert_eq!(count(&log[2..4], &shown), 2, "{log:#?}");
+    }
+}
+
+#[test]
+fn info_has_no_line_per_datagram() {
+    for level in ["info", "udp_echo=info", "udp_echo::http=debug,info"] {
+        let daemon = Daemon::start(&["--log", level]);
+        let before = daemon.log().len();
+        let peer = client(daemon.address());
+        for round in 1..=10 {
+            peer.send(b"hello").unwrap();
+            receive(&peer);
+            peer.send(&[7; 22]).unwrap();
+            peer.send(b"").unwrap();
+            daemon.wait_for_metric("datagrams_empty_total", f64::from(round));
+        }
+        let log = end(daemon);
+        // The end has two.
+        assert_eq!(log.len(), before + 2, "{level}: {log:#?}");
+    }
+}
+
+#[test]
+fn warn_error_and_off_say_nothing_while_all_is_well() {
+    for level in ["warn", "error", "off"] {
+        let service = Service::start(program(), &["--log", level]);
+        echoes(&service);
+        assert_eq!(service.end().1, "", "{level}");
+    }
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_said_at_any_level_and_in_any_format() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    for log in [
+        "--log=off",
+        "--log=trace",
+        "--log-format=json",
+        "--log-format=text",
+    ] {
+        assert_cannot_start(program().args([&listen, log]), "listen on UDP", "in use");
+    }
+}
+
+#[test]
+fn json_has_one_object_a_line() {
+    let daemon = Daemon::start(&["--log-format=json", "--log=debug", "--mode=echo"]);
+    let peer = client(daemon.address());
+    peer.send(b"\"quoted\" \\ {\"level\":\"ERROR\"}\n").unwrap();
+    receive(&peer);
+    let log = end(daemon);
+    assert!(log.len() >= 7, "{log:#?}");
+    for line in &log {
+        for part in ["\"level\":\"", "\"message\":\"", "\"target\":\"udp_echo::"] {
+            assert_eq!(line.matches(part).count(), 1, "{line}");
+        }
+        assert_is_json_object(line);
+    }
+    let shown = r#""message":"recv: b'\\\"quoted\\\" \\\\ {\\\"level"#;
+    assert!(log.iter().any(|line| line.contains(shown)), "{log:#?}");
+}
+
+#[test]
+fn the_first_decode_error_is_logged_with_a_hint_and_the_later_ones_are_counted() {
+    for workers in ["--workers=1", "--workers=2"] {
+        let daemon = Daemon::start(&[workers]);
+        for number in 1..=20 {
+            let peer = client(daemon.address());
+            peer.send(b"hello").unwrap();
+            receive(&peer);
+            peer.send(b"short").unwrap();
+            daemon.wait_for_metric("decode_errors_total", f64::from(number));
+        }
+        let log = end(daemon);
+        let warning = only_warning(&log);
+        for part in [
+            "cannot decode a record from 127.0.0.1:",
+            "datagram 5",
+            "--mode echo",
+        ] {
+            assert_has(warning, part);
+        }
+    }
+}
+
+#[test]
+fn a_buffer_that_the_kernel_cuts_is_warned_of_once_and_the_sysctl_named() {
+    let asked = (i32::MAX / 2).to_string();
+    for (option, name, sysctl) in [
+        ("--recv-buffer", "receive", "net.core.rmem_max"),
+        ("--send-buffer", "send", "net.core.wmem_max"),
+    ] {
+        let args = [
+            option,
+            &asked,
+            "--workers=2",
+            "--listen=127.0.0.1:0,127.0.0.1:0",
+        ];
+        let daemon = Daemon::start_as(without_capabilities(), &args);
+        assert_eq!(daemon.listen.len(), 4);
+        if daemon.metric(&format!("{name}_buffer_limit_bytes")) >= f64::from(i32::MAX / 2) {
+            eprintln!("SKIPPED: {sysctl} is so high that the kernel cuts nothing");
+            continue;
+        }
+        let log = end(daemon);
+        for part in [name, sysctl, &asked] {
+            assert_has(only_warning(&log), part);
+        }
+    }
+    // What fits is not warned of.
+    let args = ["--recv-buffer=16KiB", "--send-buffer=16KiB"];
+    let daemon = Daemon::start_as(without_capabilities(), &args);
+    assert_eq!(count(&end(daemon), " WARN "), 0);
+}
+
+#[test]
+fn a_log_that_nobody_can_read_does_not_stop_the_echo() {
+    let start = |redirection| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]);
+        command.arg(program().get_program());
+        Service::start(command, &["--mode=echo", "--log=debug"])
+    };
+    let mut without_reader = start("");
+    drop(without_reader.child.stderr.take());
+    for mut service in [without_reader, start("2>&-"), start("2>/dev/full")] {
+        for _ in 0..100 {
+            echoes(&service);
+        }
+        service.signal(Signal::SIGTERM);
+        assert!(service.wait().success());
+    }
+}
+
+#[test]
+fn a_journal_that_does_not_lead_from_standard_error_is_not_used() {
+    for stream in ["", "garbage", "0:0", "8:99999999999"] {
+        let mut command = program();
+        command.env("JOURNAL_STREAM", stream);
+        let log = end(Daemon::start_as(command, &[]));
+        assert_has(&log[0], "  INFO listening on 127.0.0.1:");
+    }
+}
+
+#[test]
+fn a_standard_error_that_is_the_journal_gets_the_priority_before_the_last_line() {
+    let path = std::env::temp_dir().join(format!("udp-echo-journal-{}", std::process::id()));
+    let file = fs::File::create(&path).unwrap();
+    let metadata = file.metadata().unwrap();
+    let stream = format!("{}:{}", metadata.st_dev(), metadata.st_ino());
+    let mut command = program();
+    command.args(["--metrics-listen=none", "--listen=192.0.2.1:9"]);
+    let status = command.env("JOURNAL_STREAM", stream).stderr(file).status();
+    let written = fs::read_to_string(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    assert_eq!(status.unwrap().code(), Some(1));
+    assert_has(&written, "<3>udp-echo: cannot listen on UDP 192.0.2.1:9: ");
+}
+
+#[test]
+fn without_a_journal_its_format_is_refused() {
+    if Path::new("/run/systemd/journal/socket").exists() {
+        eprintln!("SKIPPED: there is a journal here");
+        return;
+    }
+    let command = &mut program();
+    command.args(["--log-format=journald", "--listen=127.0.0.1:0"]);
+    assert_cannot_start(command, "the journal", "No such file");
+}
+
+/// Ends a daemon; all that it logged.
+fn end(mut daemon: Daemon) -> Vec<String> {
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    daemon.wait_for_log("stopped: ");
+    daemon.log()
+}
+
+/// The program without the right to go beyond the system's limits.
+pub(crate) fn without_capabilities() -> Command {
+    if fs::metadata("/proc/self").expect("a /proc").st_uid() != 0 {
+        return program();
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all"]);
+    command.arg(program().get_program());
+    command
+}
+
+fn echoes(service: &Service) {
+    let peer = client(service.listen);
+    peer.send(b"hello").unwrap();
+    assert_eq!(receive(&peer), b"hello");
+}
+
+pub(crate) fn assert_has(text: &str, part: &str) {
+    assert!(text.contains(part), "no {part:?} in {text}");
+}
+
+/// How many lines have `part`.
+pub(crate) fn count(log: &[String], part: &str) -> usize {
+    log.iter().filter(|line| line.contains(part)).count()
+}
+
+fn only_warning(log: &[String]) -> &str {
+    assert_eq!(count(log, " WARN "), 1, "{log:#?}");
+    log.iter().find(|line| line.contains(" WARN ")).unwrap()
+}
+
+/// As much of a parser as flat objects of strings need.
+fn assert_is_json_object(line: &str) {
+    let mut rest = line;
+    let mut before = '{';
+    while let Some(after) = rest.strip_prefix(before) {
+        rest = string(string(after).strip_prefix(':').expect(line));
+        before = ',';
+    }
+    assert_eq!(rest, "}", "{line}");
+}
+
+/// What follows a string in quotation marks.
+fn string(text: &str) -> &str {
+    let mut rest = text.strip_prefix('"').expect(text);
+    loop {
+        let end = rest.find(['"', '\\']).expect(text);
+        match rest.as_bytes()[end] {
+            b'"' => return &rest[end + 1..],
+            _ => rest = &rest[end + 2..],
+        }
+    }
+}
+
+/// A service manager: the socket that a daemon tells how it is.
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let path = socket_path();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        Self { socket, path }
+    }
+
+    pub(crate) fn next_within(&self, time: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let mut bytes = [0; 4096];
+        let length = self.socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8(bytes[..length].to_vec()).expect("UTF-8"))
+    }
+
+    pub(crate) fn next(&self) -> String {
+        self.next_within(DEADLINE).expect("a message")
+    }
+
+    pub(crate) fn wait_for(&self, text: &str) -> String {
+        wait_until_some(text, || {
+            Some(self.next()).filter(|message| message.contains(text))
+        })
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A daemon that is known by what it tells the service manager, whatever it logs.
+pub(crate) struct Service {
+    pub(crate) child: Child,
+    pub(crate) manager: Manager,
+    /// What it said with `READY=1`.
+    pub(crate) status: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) http: Option<SocketAddr>,
+}
+
+impl Service {
+    /// Starts it on ports of the kernel's choice, unless the environment of `command` or `args`
+    /// say otherwise. Its standard error is for [`Self::end`] unless `command` redirects it.
+    pub(crate) fn start(mut command: Command, args: &[&str]) -> Self {
+        let manager = Manager::new();
+        for (option, value) in [("LISTEN", "127.0.0.1:0"), ("METRICS_LISTEN", "127.0.0.1:0")] {
+            let name = format!("UDP_ECHO_{option}");
+            if command.get_envs().all(|(given, _)| given != name.as_str()) {
+                command.env(name, value);
+            }
+        }
+        command.args(args).env("NOTIFY_SOCKET", &manager.path);
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().expect("the daemon starts");
+        let mut service = Self {
+            child,
+            manager,
+            status: String::new(),
+            listen: ([0, 0, 0, 0], 0).into(),
+            http: None,
+        };
+        let message = service.manager.next();
+        let status = message.strip_prefix("READY=1\nSTATUS=").expect(&message);
+        let address = |after: &str| -> Option<SocketAddr> {
+            let rest = &status[status.find(after)? + after.len()..];
+            rest.split([',', ';']).next()?.parse().ok()
+        };
+        service.listen = address(" on ").expect(status);
+        service.http = address("metrics on ");
+        status.clone_into(&mut service.status);
+        service
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_until_some("it ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Has it stop; its status, and what it wrote to standard error.
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        self.signal(Signal::SIGTERM);
+        let status = self.wait();
+        let stderr = self.child.stderr.take().expect("piped");
+        (status, std::io::read_to_string(stderr).expect("UTF-8"))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = self.child.stderr.take().filter(|_| thread::panicking()) {
+            eprintln!("the daemon's log: {:?}", std::io::read_to_string(log));
+        }
+    }
+}
+
+pub(crate) fn wait_until_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    wait_until(what, || {
+        found = condition();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// A path of its own for a socket.
+pub(crate) fn socket_path() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let name = format!("udp-echo-test-{}-{number}", std::process::id());
+    std::env::temp_dir().join(name)
+}

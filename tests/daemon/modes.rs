@@ -1,19 +1,458 @@
 //! What happens to datagrams.
 
-use crate::harness::{Daemon, client, has_nothing, receive};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{DEADLINE, Daemon, Random, client, has_nothing, receive, wait_until};
 
 const RECORD: [u8; 22] = [7; 22];
+
+const RECEIVED: &str = "datagrams_received_total";
+const RECEIVED_BYTES: &str = "received_bytes_total";
+const ECHOED: &str = "datagrams_echoed_total";
+const ECHOED_BYTES: &str = "echoed_bytes_total";
+const DECODED: &str = "records_decoded_total";
+const WRONG: &str = "decode_errors_total";
+const EMPTY: &str = "datagrams_empty_total";
+const TRUNCATED: &str = "datagrams_truncated_total";
+const REFUSED: &str = "datagrams_refused_total";
+const TIMEOUTS: &str = "timeouts_total";
+const PEERS: &str = "peers";
+const EVICTED: &str = "peers_evicted_total";
+const SEND_ERRORS: &str = "send_errors_total";
+const RECEIVE_ERRORS: &str = "receive_errors_total";
+const DROPS: &str = "socket_drops_total";
 
 #[test]
 fn in_exchange_mode_a_datagram_is_echoed_and_the_next_is_a_record() {
     let daemon = Daemon::start(&[]);
     let peer = client(daemon.address());
     for round in 1..=3 {
-        peer.send(b"hello").unwrap();
-        assert_eq!(receive(&peer), b"hello");
+        assert_eq!(ask(&peer, b"hello"), b"hello");
         peer.send(&RECORD).unwrap();
-        daemon.wait_for_metric("records_decoded_total", f64::from(round));
+        assert_counts(&daemon, &[(DECODED, round), (ECHOED, round)]);
     }
     assert!(has_nothing(&peer));
-    daemon.assert_accounted_for();
+}
+
+#[test]
+fn every_reply_and_every_count_is_as_the_model_has_it() {
+    assert_like_the_model(1024, &[]);
+}
+
+#[test]
+fn two_workers_are_like_the_model_too() {
+    assert_like_the_model(1024, &["--workers=2"]);
+}
+
+#[test]
+fn datagrams_cut_shorter_than_a_record_are_like_the_model_too() {
+    assert_like_the_model(10, &["--max-datagram=10"]);
+}
+
+#[test]
+fn echo_mode_returns_every_size_whole() {
+    let mut random = Random::new(862);
+    let near = |size: usize| size.saturating_sub(1)..=(size + 1).min(65507);
+    let mut sizes: Vec<_> = (0..=16).flat_map(|bits| near(1 << bits)).collect();
+    sizes.extend([0, 1472, 1473, 8972, 8973, 65506, 65507]);
+    sizes.extend((0..50).map(|_| random.below(65508)));
+    for listen in ["--listen=127.0.0.1:0", "--listen=[::1]:0"] {
+        let daemon = Daemon::start(&["--mode=echo", "--max-datagram=65507", listen]);
+        let peer = client(daemon.address());
+        for size in &sizes {
+            let bytes = random.bytes(*size);
+            assert!(ask(&peer, &bytes) == bytes, "{size} bytes, {listen}");
+        }
+        let bytes: usize = sizes.iter().sum();
+        let [count, bytes] = [sizes.len(), bytes].map(|n| u32::try_from(n).unwrap());
+        assert_counts(&daemon, &[(ECHOED, count), (ECHOED_BYTES, bytes)]);
+        assert_counts(&daemon, &[(RECEIVED_BYTES, bytes), (TRUNCATED, 0)]);
+    }
+}
+
+#[test]
+fn a_reply_leaves_from_the_address_that_was_asked() {
+    for (listen, asked) in [
+        ("--listen=0.0.0.0:0", ["127.0.0.2", "127.0.0.1"]),
+        ("--listen=[::1]:0", ["::1", "::1"]),
+        ("--listen=[::]:0", ["127.0.0.2", "127.0.0.1"]),
+        ("--listen=[::]:0", ["::1", "127.0.0.3"]),
+    ] {
+        let daemon = Daemon::start(&[listen, "--mode=echo"]);
+        for ip in asked {
+            let ip: IpAddr = ip.parse().unwrap();
+            let peer = client((ip, daemon.address().port()).into());
+            assert_eq!(ask(&peer, b"from there"), b"from there", "{listen} {ip}");
+        }
+    }
+}
+
+#[test]
+fn each_peer_has_an_exchange_with_each_listener() {
+    let some = "--listen=127.0.0.1:0,[::1]:0";
+    let more = ["--listen=localhost:0", "--listen=*:0", "--listen=:0,[::]:0"];
+    let daemon = patient(&[&[some], &more[..]].concat());
+    let ips: Vec<_> = daemon.listen.iter().map(|at| at.ip().to_string()).collect();
+    let expected = ["127.0.0.1", "::1", "127.0.0.1", "0.0.0.0", "0.0.0.0", "::"];
+    assert_eq!(ips, expected);
+    let peer = bound_to(([127, 0, 0, 1], 0));
+    let ports = [0, 2, 3, 4, 5].map(|listener: usize| daemon.listen[listener].port());
+    let send = |bytes: &[u8], port| peer.send_to(bytes, ("127.0.0.1", port)).unwrap();
+    for round in 1..=2 {
+        for port in ports {
+            send(&port.to_be_bytes(), port);
+            assert_eq!(receive(&peer), port.to_be_bytes());
+        }
+        assert_counts(&daemon, &[(PEERS, 5)]);
+        for port in ports {
+            send(&RECORD, port);
+        }
+        assert_counts(&daemon, &[(DECODED, round * 5), (PEERS, 0)]);
+    }
+    assert!(has_nothing(&peer));
+}
+
+#[test]
+fn a_record_is_cut_and_one_too_short_or_empty_is_consumed() {
+    let daemon = patient(&[]);
+    let peer = client(daemon.address());
+    peer.send(b"").unwrap();
+    for (record, decoded, wrong, empty) in [
+        (&[7; 23][..], 1, 0, 1),
+        (&[7; 2000], 2, 0, 1),
+        (&[7; 21], 2, 1, 1),
+        (b"x", 2, 2, 1),
+        (b"", 2, 2, 2),
+        (&RECORD, 3, 2, 2),
+    ] {
+        assert_eq!(ask(&peer, &[1; 1025]), [1; 1024]);
+        peer.send(record).unwrap();
+        let cut = decoded + wrong + empty - 1;
+        assert_counts(&daemon, &[(DECODED, decoded), (WRONG, wrong), (PEERS, 0)]);
+        assert_counts(&daemon, &[(EMPTY, empty), (TRUNCATED, cut)]);
+    }
+    assert!(has_nothing(&peer));
+}
+
+#[test]
+fn in_lockstep_the_record_may_come_from_another() {
+    let daemon = patient(&["--mode=lockstep"]);
+    let [one, other] = [client(daemon.address()), client(daemon.address())];
+    for _ in 0..3 {
+        assert_eq!(ask(&one, b"one"), b"one");
+        other.send(&RECORD).unwrap();
+        assert_eq!(ask(&other, b"other"), b"other");
+        one.send(b"").unwrap();
+        other.send(b"").unwrap();
+    }
+    assert_counts(&daemon, &[(ECHOED, 6), (EMPTY, 6)]);
+    assert_counts(&daemon, &[(DECODED, 3), (WRONG, 0)]);
+    assert!(has_nothing(&one) && has_nothing(&other));
+}
+
+#[test]
+fn the_longest_owing_peer_makes_room_for_a_new_one() {
+    let daemon = patient(&["--max-peers=2"]);
+    let [first, second, third] = [(); 3].map(|()| client(daemon.address()));
+    for peer in [&first, &second, &third] {
+        assert_eq!(ask(peer, b"hello"), b"hello");
+    }
+    assert_counts(&daemon, &[(PEERS, 2), (EVICTED, 1)]);
+    assert_eq!(ask(&first, b"not the second"), b"not the second");
+    assert_counts(&daemon, &[(PEERS, 2), (EVICTED, 2)]);
+    third.send(&RECORD).unwrap();
+    assert_counts(&daemon, &[(PEERS, 1), (DECODED, 1)]);
+    assert_eq!(ask(&second, b"in a free place"), b"in a free place");
+    first.send(&RECORD).unwrap();
+    assert_counts(&daemon, &[(PEERS, 1), (DECODED, 2)]);
+    assert_counts(&daemon, &[(EVICTED, 2), (WRONG, 0)]);
+}
+
+#[test]
+fn source_ports_below_the_least_are_refused() {
+    let mut peers = [(); 2].map(|()| bound_to(([127, 0, 0, 1], 0)));
+    peers.sort_by_key(|peer| peer.local_addr().unwrap().port());
+    let [below, least] = peers;
+    let port = least.local_addr().unwrap().port();
+    let daemon = Daemon::start(&[&format!("--min-source-port={port}")]);
+    for _ in 0..2 {
+        below.send_to(b"refused", daemon.address()).unwrap();
+    }
+    least.send_to(b"answered", daemon.address()).unwrap();
+    assert_eq!(receive(&least), b"answered");
+    assert_refused(&daemon, "source_port", 2);
+    assert!(has_nothing(&below));
+}
+
+#[test]
+fn the_listening_port_as_source_is_refused_in_echo_mode_alone() {
+    for (mode, refused) in [("echo", 1), ("exchange", 0), ("lockstep", 0)] {
+        let daemon = Daemon::start(&["--mode", mode]);
+        let peer = bound_to(([127, 0, 0, 3], daemon.address().port()));
+        peer.send_to(b"a", daemon.address()).unwrap();
+        if refused == 0 {
+            assert_eq!(receive(&peer), b"a", "{mode}");
+        }
+        assert_refused(&daemon, "source_port", refused);
+        assert!(has_nothing(&peer), "{mode}");
+    }
+}
+
+#[test]
+fn the_daemons_own_address_as_source_is_refused() {
+    for mode in ["--mode=exchange", "--mode=lockstep", "--mode=echo"] {
+        let daemon = Daemon::start(&[mode, "--listen=*:0", "--reuse-address"]);
+        let port = daemon.address().port();
+        let peer = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        peer.set_reuse_address(true).unwrap();
+        let own = SocketAddr::from(([127, 0, 0, 3], port));
+        peer.bind(&own.into()).unwrap();
+        let peer = UdpSocket::from(peer);
+        peer.send_to(b"a", ("127.0.0.1", port)).unwrap();
+        assert_refused(&daemon, "own_address", 1);
+        assert!(has_nothing(&peer), "{mode}");
+    }
+}
+
+#[test]
+fn what_was_sent_to_a_group_is_refused() {
+    // An IPv6 socket gets no IPv4 multicast that it did not join.
+    let all: &[_] = &["127.255.255.255", "224.0.0.1"];
+    for (listen, groups) in [("--listen=*:0", all), ("--listen=[::]:0", &all[..1])] {
+        let daemon = Daemon::start(&[listen, "--mode=echo"]);
+        let peer = bound_to(([127, 0, 0, 1], 0));
+        peer.set_broadcast(true).unwrap();
+        let peer = Socket::from(peer);
+        peer.set_multicast_if_v4(&[127, 0, 0, 1].into()).unwrap();
+        let peer = UdpSocket::from(peer);
+        for group in groups {
+            let to = (*group, daemon.address().port());
+            peer.send_to(b"all", to).unwrap();
+        }
+        let count = u32::try_from(groups.len()).unwrap();
+        assert_refused(&daemon, "destination", count);
+        assert!(has_nothing(&peer), "{listen}");
+    }
+}
+
+#[test]
+fn a_reply_that_cannot_be_sent_leaves_no_record_owed() {
+    let large = vec![1; 65507];
+    for mode in ["--mode=exchange", "--mode=lockstep", "--mode=echo"] {
+        // The second fragment of such a reply has no room in such a send buffer.
+        let args = ["--max-datagram=65507", "--listen=[::1]:0"];
+        let daemon = patient(&[&[mode, "--send-buffer=1"], &args[..]].concat());
+        let peer = client(daemon.address());
+        peer.send(&large).unwrap();
+        let no_buffers = r#"send_errors_total{error="ENOBUFS"}"#;
+        assert_counts(&daemon, &[(no_buffers, 1), (PEERS, 0)]);
+        daemon.pause();
+        peer.send(&large).unwrap();
+        peer.send(b"in the same batch").unwrap();
+        daemon.resume();
+        assert_eq!(receive(&peer), b"in the same batch");
+        assert_counts(&daemon, &[(no_buffers, 2), (ECHOED, 1)]);
+        assert!(has_nothing(&peer), "{mode}");
+    }
+}
+
+#[test]
+fn clients_that_vanish_disturb_nobody() {
+    let daemon = patient(&[]);
+    let good = client(daemon.address());
+    // A port may come back, and then owes a record.
+    let mut ports = BTreeSet::new();
+    for vanishing in 1..=200_u32 {
+        let gone = client(daemon.address());
+        let port = gone.local_addr().unwrap().port();
+        gone.send(b"?").unwrap();
+        drop(gone);
+        if !ports.remove(&port) {
+            ports.insert(port);
+        }
+        if vanishing % 2 == 0 {
+            let bytes = vanishing.to_be_bytes();
+            assert_eq!(ask(&good, &bytes), bytes);
+            good.send(&RECORD).unwrap();
+        }
+    }
+    let owing = u32::try_from(ports.len()).unwrap();
+    let wrong = (200 - owing) / 2;
+    assert_counts(&daemon, &[(RECEIVED, 400), (ECHOED, 300 - wrong)]);
+    assert_counts(&daemon, &[(DECODED, 100), (WRONG, wrong), (PEERS, owing)]);
+    assert_counts(&daemon, &[(SEND_ERRORS, 0), (RECEIVE_ERRORS, 0)]);
+    assert!(has_nothing(&good));
+}
+
+#[test]
+fn a_peer_stays_with_one_of_the_workers() {
+    let daemon = patient(&["--workers=4"]);
+    let peers: Vec<_> = (0..100).map(|_| client(daemon.address())).collect();
+    for round in 1..=3 {
+        for (peer, index) in peers.iter().zip(0_u32..) {
+            peer.send(&index.to_be_bytes()).unwrap();
+        }
+        for (peer, index) in peers.iter().zip(0_u32..) {
+            assert_eq!(receive(peer), index.to_be_bytes());
+            peer.send(&RECORD).unwrap();
+        }
+        assert_counts(&daemon, &[(DECODED, round * 100), (PEERS, 0)]);
+    }
+    assert!(peers.iter().all(has_nothing));
+    for worker in 0..4 {
+        let labels = format!(r#"{{listen="{}",worker="{worker}"}}"#, daemon.address());
+        assert_counts(&daemon, &[(&format!("socket_drops_total{labels}"), 0)]);
+    }
+}
+
+#[test]
+fn what_the_kernel_drops_is_counted_to_the_last_datagram() {
+    let daemon = Daemon::start(&["--mode=echo", "--recv-buffer=64KiB"]);
+    let peers: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
+    daemon.pause();
+    for turn in 0..3000 {
+        peers[turn % 10].send(&[0; 100]).unwrap();
+    }
+    daemon.resume();
+    let count = |name| total(&daemon.metrics(), name);
+    let both = || count(RECEIVED) + count(DROPS);
+    wait_until("all are counted", || both() > 2999.5);
+    assert!(both() < 3000.5, "{}", both());
+    assert!(count(RECEIVED) > 0.5 && count(DROPS) > 0.5);
+    assert_counts(&daemon, &[(SEND_ERRORS, 0)]);
+}
+
+/// Sends 3000 datagrams, many at once, and compares all that can be seen with a [`Model`].
+fn assert_like_the_model(max_datagram: usize, args: &[&str]) {
+    let daemon = patient(args);
+    let peers: Vec<_> = (0..60).map(|_| client(daemon.address())).collect();
+    let mut random = Random::new(60);
+    let mut model = Model::default();
+    let mut sent = 0;
+    while sent < 3000 {
+        let at_once = random.below(2) == 0;
+        if at_once {
+            daemon.pause();
+        }
+        let mut due = Vec::new();
+        let mut peer = 0;
+        for _ in 0..16 + random.below(17) {
+            if random.below(3) > 0 {
+                peer = random.below(peers.len());
+            }
+            let any = random.below(2001);
+            let size = [0, random.below(22), 22, any, any, any][random.below(6)];
+            let bytes = random.bytes(size);
+            peers[peer].send(&bytes).unwrap();
+            sent += 1;
+            let length = model.datagram(peer, size, max_datagram);
+            due.extend(length.map(|length| (peer, bytes[..length].to_vec())));
+        }
+        if at_once {
+            daemon.resume();
+        }
+        for (peer, reply) in due {
+            assert!(receive(&peers[peer]) == reply, "within the first {sent}");
+        }
+        // So that the next window finds the receive buffer empty.
+        assert_counts(&daemon, &[(RECEIVED, sent)]);
+    }
+    let errors = [SEND_ERRORS, RECEIVE_ERRORS, DROPS];
+    let none = [REFUSED, EVICTED, TIMEOUTS].into_iter().chain(errors);
+    let none = none.map(|name| (name, 0));
+    let counts: Vec<_> = model.counts.into_iter().chain(none).collect();
+    assert_counts(&daemon, &counts);
+    assert!(peers.iter().all(has_nothing));
+    // There were batches.
+    let calls = total(&daemon.metrics(), "batch_datagrams_count");
+    assert!(calls < 0.7 * f64::from(sent), "{calls} for {sent}");
+}
+
+/// The exchange with each peer, in few words.
+#[derive(Default)]
+struct Model {
+    owing: BTreeSet<usize>,
+    counts: BTreeMap<&'static str, u32>,
+}
+
+impl Model {
+    /// How much of a datagram comes back.
+    fn datagram(&mut self, peer: usize, length: usize, max_datagram: usize) -> Option<usize> {
+        let mut count = |name, number: usize| {
+            *self.counts.entry(name).or_default() += u32::try_from(number).unwrap();
+        };
+        count(RECEIVED, 1);
+        count(RECEIVED_BYTES, length);
+        let owed = self.owing.remove(&peer);
+        let echo = !owed && length > 0;
+        count(EMPTY, usize::from(length == 0));
+        count(WRONG, usize::from(owed && (1..22).contains(&length)));
+        count(DECODED, usize::from(owed && length >= 22));
+        count(ECHOED, usize::from(echo));
+        count(TRUNCATED, usize::from(echo && length > max_datagram));
+        let reply = echo.then_some(length.min(max_datagram));
+        count(ECHOED_BYTES, reply.unwrap_or(0));
+        if echo {
+            self.owing.insert(peer);
+        }
+        let owing = u32::try_from(self.owing.len()).unwrap();
+        self.counts.insert(PEERS, owing);
+        reply
+    }
+}
+
+/// Sends a datagram and returns what comes next.
+pub(crate) fn ask(peer: &UdpSocket, bytes: &[u8]) -> Vec<u8> {
+    peer.send(bytes).unwrap();
+    receive(peer)
+}
+
+/// A client that is not connected.
+fn bound_to(address: ([u8; 4], u16)) -> UdpSocket {
+    let socket = UdpSocket::bind(SocketAddr::from(address)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+fn assert_refused(daemon: &Daemon, reason: &str, count: u32) {
+    let series = format!(r#"datagrams_refused_total{{reason="{reason}"}}"#);
+    assert_counts(daemon, &[(&series, count), (REFUSED, count)]);
+}
+
+/// Waits until metrics, summed up over the labels left out, have these values and every
+/// datagram is accounted for.
+pub(crate) fn assert_counts(daemon: &Daemon, expected: &[(&str, u32)]) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let metrics = daemon.metrics();
+        let is = |name: &str, value: f64| (total(&metrics, name) - value).abs() < 0.5;
+        let parts = [ECHOED, SEND_ERRORS, DECODED, WRONG, EMPTY, REFUSED];
+        let parts = parts.iter().map(|name| total(&metrics, name)).sum();
+        let mut expected = expected.iter();
+        if expected.all(|(name, count)| is(name, (*count).into())) && is(RECEIVED, parts) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {expected:?}: {metrics:#?}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A metric, summed up over the labels left out.
+fn total(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
+    let series = format!("udp_echo_{name}");
+    let with_labels = format!("{series}{{");
+    let belongs = |key: &str| key == series || key.starts_with(&with_labels);
+    let values: Vec<_> = metrics.iter().filter(|(key, _)| belongs(key)).collect();
+    assert!(!values.is_empty(), "no {name} in {metrics:#?}");
+    values.into_iter().map(|(_, value)| value).sum()
+}
+
+/// A daemon that gives nothing up, however long the machine takes.
+fn patient(args: &[&str]) -> Daemon {
+    Daemon::start(&[&["--timeout=none"], args].concat())
 }
