@@ -231,6 +231,9 @@ impl Args {
     ) -> Result<Self, clap::Error> {
         let command = Self::command().mut_args(|argument| {
             let value = argument.get_env().and_then(std::env::var_os);
+            // A negative number is a wrong value then, and not an option that nobody knows.
+            let negative = argument.get_action().takes_values();
+            let argument = argument.allow_negative_numbers(negative);
             if value.is_some_and(|value| value.is_empty()) {
                 argument.env(Resettable::Reset)
             } else {

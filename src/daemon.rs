@@ -7,8 +7,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -108,6 +108,7 @@ async fn serve(
         read_limits,
         epoch: (epoch, today),
         now: || (now(), self::today()),
+        last: Mutex::new(None),
     })?;
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
@@ -170,7 +171,8 @@ async fn supervise(
     let mut status = interval(STATUS);
     let watchdog = systemd::watchdog();
     // Less than half of what the manager allows, so that one may come late.
-    let mut alive = interval(watchdog.map_or(Duration::MAX / 4, |interval| interval * 2 / 5));
+    let alive = watchdog.map_or(Duration::MAX / 4, |interval| interval * 2 / 5);
+    let mut alive = interval(alive.max(Duration::from_millis(1)));
     let mut starting = interval(Duration::from_millis(1));
     let Signals {
         terminate,

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use axum::http::{Method, StatusCode, Version};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -122,6 +123,19 @@ fn hint(cause: &io::Error) -> &'static str {
     }
 }
 
+/// What holds for every path: GET and HEAD alone, and in HTTP/1.1 one Host (RFC 9112, 3.2).
+async fn check(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let allow = [(ALLOW, "GET,HEAD")];
+        (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and HEAD\n").into_response()
+    } else if request.version() == Version::HTTP_11 && hosts != 1 {
+        (StatusCode::BAD_REQUEST, "one Host is needed\n").into_response()
+    } else {
+        next.run(request).await
+    }
+}
+
 /// Serves `site` until `stop` says true, then lets what is under way end.
 ///
 /// # Errors
@@ -207,10 +221,8 @@ fn router(site: Arc<dyn Site>) -> Router {
         .route("/-/healthy", get(healthy))
         .route("/-/ready", get(ready))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
-        .method_not_allowed_fallback(|| async {
-            (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n")
-        })
         .with_state(site)
+        .layer(middleware::from_fn(check))
 }
 
 async fn page(State(site): Shown) -> Response {

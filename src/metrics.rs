@@ -7,7 +7,7 @@ mod process;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use prometheus::core::{Collector, Desc};
@@ -63,6 +63,8 @@ pub struct Sources {
     pub epoch: (Instant, SystemTime),
     /// Reads the clock.
     pub now: fn() -> (Instant, SystemTime),
+    /// When the last datagram came that a scrape saw, and the time of day it was. Begins empty.
+    pub last: Mutex<Option<(Instant, f64)>>,
 }
 
 /// A few sums, for people.
@@ -215,16 +217,28 @@ impl Sources {
             .sum()
     }
 
-    /// The time of day when the last datagram came, in seconds since 1970; 0 if none did.
+    /// The time of day when the last datagram came, in seconds since 1970; 0 if none did. The
+    /// loop reads no time of day: it is worked out here, once for each last datagram, so that it
+    /// stands still when none comes.
     fn last_datagram(&self) -> f64 {
+        let moments = self.workers.iter();
+        let last = moments.filter_map(|worker| worker.counts.last_datagram.get(self.epoch.0));
+        let Some(last) = last.max() else {
+            return 0.0;
+        };
+        let mut known = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((instant, time)) = *known
+            && instant == last
+        {
+            return time;
+        }
         let (now, today) = (self.now)();
-        self.workers
-            .iter()
-            .filter_map(|worker| worker.counts.last_datagram.get(self.epoch.0))
-            .max()
-            .and_then(|last| today.checked_sub(now.saturating_duration_since(last)))
+        let time = today
+            .checked_sub(now.saturating_duration_since(last))
             .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-            .map_or(0.0, |since| since.as_secs_f64())
+            .map_or(0.0, |since| since.as_secs_f64());
+        *known = Some((last, time));
+        time
     }
 }
 

@@ -1,9 +1,13 @@
 //! The service manager: what it hands over (`sd_listen_fds(3)`), and what it is told
 //! (`sd_notify(3)`), if there is one.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -66,20 +70,27 @@ pub fn handed_over() -> Result<Vec<(RawFd, Role)>, HandedOverError> {
 #[derive(Debug, Default)]
 pub struct Manager {
     warned: bool,
+    /// Whether it knows that the start is complete.
+    ready: bool,
+    /// The status that it knows.
     status: String,
 }
+
+/// How long a manager that does not read may hold up the daemon.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Manager {
     /// The start is complete: datagrams are answered and HTTP requests too.
     pub fn ready(&mut self, status: String) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        self.ready = self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
         self.status = status;
     }
 
     /// Says what goes on, if that has changed.
     pub fn status(&mut self, status: String) {
-        if status != self.status {
-            self.tell(&[NotifyState::Status(&status)]);
+        if !self.ready {
+            self.ready(status);
+        } else if status != self.status && self.tell(&[NotifyState::Status(&status)]) {
             self.status = status;
         }
     }
@@ -94,17 +105,37 @@ impl Manager {
         self.tell(&[NotifyState::Stopping]);
     }
 
-    fn tell(&mut self, states: &[NotifyState<'_>]) {
-        if std::env::var_os("NOTIFY_SOCKET").is_none_or(|path| path.is_empty()) {
-            return;
-        }
-        if let Err(error) = sd_notify::notify(states)
+    /// Whether that went through, or nobody wants to know.
+    fn tell(&mut self, states: &[NotifyState<'_>]) -> bool {
+        let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
+            return true;
+        };
+        let sent = send(&path, states);
+        if let Err(error) = &sent
             && !self.warned
         {
             warn!("cannot notify the service manager through NOTIFY_SOCKET: {error}");
             self.warned = true;
         }
+        sent.is_ok()
     }
+}
+
+/// sd-notify sends for as long as it takes, and knows no abstract addresses.
+fn send(path: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    let mut message = String::new();
+    for state in states {
+        message += &state.to_string();
+        message.push('\n');
+    }
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.send_to_addr(message.as_bytes(), &address)?;
+    Ok(())
 }
 
 /// How often the service manager wants to hear that the daemon is alive (`WatchdogSec=`), if it

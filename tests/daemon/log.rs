@@ -1,19 +1,15 @@
 //! The log: what is in it at which level, and that it never stands in the way.
 
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::linux::fs::MetadataExt;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::thread;
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use crate::harness::{DEADLINE, Daemon, client, program, receive, wait_until};
+use crate::harness::service::{Service, assert_has, count, without_capabilities};
+use crate::harness::{Daemon, client, program, receive, wait_until};
 use crate::usage::assert_cannot_start;
 
 #[test]
@@ -218,6 +214,12 @@ fn a_journal_that_does_not_lead_from_standard_error_is_not_used() {
         command.env("JOURNAL_STREAM", stream);
         let log = end(Daemon::start_as(command, &[]));
         assert_has(&log[0], "  INFO listening on 127.0.0.1:");
+        // Nor has the last line a priority then.
+        let mut command = program();
+        command
+            .arg("--listen=192.0.2.1:9")
+            .env("JOURNAL_STREAM", stream);
+        assert_cannot_start(&command, "192.0.2.1:9", "Cannot assign");
     }
 }
 
@@ -255,30 +257,10 @@ fn end(mut daemon: Daemon) -> Vec<String> {
     daemon.log()
 }
 
-/// The program without the right to go beyond the system's limits.
-pub(crate) fn without_capabilities() -> Command {
-    if fs::metadata("/proc/self").expect("a /proc").st_uid() != 0 {
-        return program();
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all"]);
-    command.arg(program().get_program());
-    command
-}
-
 fn echoes(service: &Service) {
     let peer = client(service.listen);
     peer.send(b"hello").unwrap();
     assert_eq!(receive(&peer), b"hello");
-}
-
-pub(crate) fn assert_has(text: &str, part: &str) {
-    assert!(text.contains(part), "no {part:?} in {text}");
-}
-
-/// How many lines have `part`.
-pub(crate) fn count(log: &[String], part: &str) -> usize {
-    log.iter().filter(|line| line.contains(part)).count()
 }
 
 fn only_warning(log: &[String]) -> &str {
@@ -307,132 +289,4 @@ fn string(text: &str) -> &str {
             _ => rest = &rest[end + 2..],
         }
     }
-}
-
-/// A service manager: the socket that a daemon tells how it is.
-pub(crate) struct Manager {
-    socket: UnixDatagram,
-    path: PathBuf,
-}
-
-impl Manager {
-    fn new() -> Self {
-        let path = socket_path();
-        let socket = UnixDatagram::bind(&path).unwrap();
-        Self { socket, path }
-    }
-
-    pub(crate) fn next_within(&self, time: Duration) -> Option<String> {
-        self.socket.set_read_timeout(Some(time)).unwrap();
-        let mut bytes = [0; 4096];
-        let length = self.socket.recv(&mut bytes).ok()?;
-        Some(String::from_utf8(bytes[..length].to_vec()).expect("UTF-8"))
-    }
-
-    pub(crate) fn next(&self) -> String {
-        self.next_within(DEADLINE).expect("a message")
-    }
-
-    pub(crate) fn wait_for(&self, text: &str) -> String {
-        wait_until_some(text, || {
-            Some(self.next()).filter(|message| message.contains(text))
-        })
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// A daemon that is known by what it tells the service manager, whatever it logs.
-pub(crate) struct Service {
-    pub(crate) child: Child,
-    pub(crate) manager: Manager,
-    /// What it said with `READY=1`.
-    pub(crate) status: String,
-    pub(crate) listen: SocketAddr,
-    pub(crate) http: Option<SocketAddr>,
-}
-
-impl Service {
-    /// Starts it on ports of the kernel's choice, unless the environment of `command` or `args`
-    /// say otherwise. Its standard error is for [`Self::end`] unless `command` redirects it.
-    pub(crate) fn start(mut command: Command, args: &[&str]) -> Self {
-        let manager = Manager::new();
-        for (option, value) in [("LISTEN", "127.0.0.1:0"), ("METRICS_LISTEN", "127.0.0.1:0")] {
-            let name = format!("UDP_ECHO_{option}");
-            if command.get_envs().all(|(given, _)| given != name.as_str()) {
-                command.env(name, value);
-            }
-        }
-        command.args(args).env("NOTIFY_SOCKET", &manager.path);
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().expect("the daemon starts");
-        let mut service = Self {
-            child,
-            manager,
-            status: String::new(),
-            listen: ([0, 0, 0, 0], 0).into(),
-            http: None,
-        };
-        let message = service.manager.next();
-        let status = message.strip_prefix("READY=1\nSTATUS=").expect(&message);
-        let address = |after: &str| -> Option<SocketAddr> {
-            let rest = &status[status.find(after)? + after.len()..];
-            rest.split([',', ';']).next()?.parse().ok()
-        };
-        service.listen = address(" on ").expect(status);
-        service.http = address("metrics on ");
-        status.clone_into(&mut service.status);
-        service
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().try_into().unwrap())
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
-    }
-
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        wait_until_some("it ends", || self.child.try_wait().unwrap())
-    }
-
-    /// Has it stop; its status, and what it wrote to standard error.
-    pub(crate) fn end(mut self) -> (ExitStatus, String) {
-        self.signal(Signal::SIGTERM);
-        let status = self.wait();
-        let stderr = self.child.stderr.take().expect("piped");
-        (status, std::io::read_to_string(stderr).expect("UTF-8"))
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(log) = self.child.stderr.take().filter(|_| thread::panicking()) {
-            eprintln!("the daemon's log: {:?}", std::io::read_to_string(log));
-        }
-    }
-}
-
-pub(crate) fn wait_until_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let mut found = None;
-    wait_until(what, || {
-        found = condition();
-        found.is_some()
-    });
-    found.unwrap()
-}
-
-/// A path of its own for a socket.
-pub(crate) fn socket_path() -> PathBuf {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Relaxed);
-    let name = format!("udp-echo-test-{}-{number}", std::process::id());
-    std::env::temp_dir().join(name)
 }

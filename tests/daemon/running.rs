@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +14,10 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::harness::{Daemon, Response, client, program, receive, request_to, wait_until};
-use crate::log::{Service, assert_has, count, socket_path, wait_until_some};
+use crate::harness::service::{Service, assert_has, count, socket_path, wait_until_some};
+use crate::harness::{
+    DEADLINE, Daemon, Response, client, program, receive, request_to, wait_until,
+};
 use crate::usage::assert_cannot_start;
 
 const GET_HEALTH: &str = "GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -133,6 +136,39 @@ fn without_a_manager_that_listens_it_serves_all_the_same_and_warns_once() {
         );
     }
     fs::remove_file(dead).unwrap();
+}
+
+#[test]
+fn a_manager_may_have_an_abstract_address() {
+    let name = format!("udp-echo-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut command = program();
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let daemon = Daemon::start_as(command, &[]);
+    let mut message = [0; 512];
+    let length = manager.recv(&mut message).expect("a message");
+    assert!(message[..length].starts_with(b"READY=1\nSTATUS=exchange on 127.0.0.1:"));
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_manager_that_does_not_read_holds_up_neither_http_nor_the_end() {
+    let path = socket_path();
+    let _manager = UnixDatagram::bind(&path).unwrap();
+    let mut command = program();
+    command.env("NOTIFY_SOCKET", &path);
+    command.env("WATCHDOG_USEC", "5000");
+    let mut daemon = Daemon::start_as(command, &["--mode=echo"]);
+    daemon.wait_for_log("cannot notify");
+    let peer = client(daemon.address());
+    peer.send(b"hello").unwrap();
+    assert_eq!(receive(&peer), b"hello");
+    assert_eq!(daemon.get("/-/healthy").status, 200);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    fs::remove_file(path).unwrap();
 }
 
 #[test]

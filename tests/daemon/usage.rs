@@ -9,8 +9,8 @@ use std::process::Command;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::harness::service::{Service, assert_has, without_capabilities};
 use crate::harness::{client, program, receive, request_to, run, wait_until};
-use crate::log::{Service, assert_has, without_capabilities};
 
 const GET_METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
@@ -20,7 +20,7 @@ fn wrong_usage_is_status_2_and_names_the_option_and_the_value() {
         ("--timeout soon", "--timeout 'soon'"),
         ("--timeout 0", "--timeout '0'"),
         ("--timeout=-1", "--timeout '-1'"),
-        ("--timeout -1", "'-1'"),
+        ("--timeout -1", "--timeout '-1'"),
         ("--timeout 1 --timeout 2", "--timeout"),
         ("--mode nope", "--mode 'nope' lockstep"),
         ("--mode=", "--mode"),

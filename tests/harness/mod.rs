@@ -6,6 +6,8 @@
     reason = "each test program uses a part; this is no library"
 )]
 
+pub mod service;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};

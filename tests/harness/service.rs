@@ -1,0 +1,164 @@
+//! A daemon that is known by what it tells the service manager.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{DEADLINE, program, wait_until};
+
+/// A service manager: the socket that a daemon tells how it is.
+pub struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let path = socket_path();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        Self { socket, path }
+    }
+
+    pub fn next_within(&self, time: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let mut bytes = [0; 4096];
+        let length = self.socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8(bytes[..length].to_vec()).expect("UTF-8"))
+    }
+
+    pub fn next(&self) -> String {
+        self.next_within(DEADLINE).expect("a message")
+    }
+
+    pub fn wait_for(&self, text: &str) -> String {
+        wait_until_some(text, || {
+            Some(self.next()).filter(|message| message.contains(text))
+        })
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A daemon that is known by what it tells the service manager, whatever it logs.
+pub struct Service {
+    pub child: Child,
+    pub manager: Manager,
+    /// What it said with `READY=1`.
+    pub status: String,
+    pub listen: SocketAddr,
+    pub http: Option<SocketAddr>,
+}
+
+impl Service {
+    /// Starts it on ports of the kernel's choice, unless the environment of `command` or `args`
+    /// say otherwise. Its standard error is for [`Self::end`] unless `command` redirects it.
+    pub fn start(mut command: Command, args: &[&str]) -> Self {
+        let manager = Manager::new();
+        for (option, value) in [("LISTEN", "127.0.0.1:0"), ("METRICS_LISTEN", "127.0.0.1:0")] {
+            let name = format!("UDP_ECHO_{option}");
+            if command.get_envs().all(|(given, _)| given != name.as_str()) {
+                command.env(name, value);
+            }
+        }
+        command.args(args).env("NOTIFY_SOCKET", &manager.path);
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().expect("the daemon starts");
+        let mut service = Self {
+            child,
+            manager,
+            status: String::new(),
+            listen: ([0, 0, 0, 0], 0).into(),
+            http: None,
+        };
+        let message = service.manager.next();
+        let status = message.strip_prefix("READY=1\nSTATUS=").expect(&message);
+        let address = |after: &str| -> Option<SocketAddr> {
+            let rest = &status[status.find(after)? + after.len()..];
+            rest.split([',', ';']).next()?.parse().ok()
+        };
+        service.listen = address(" on ").expect(status);
+        service.http = address("metrics on ");
+        status.clone_into(&mut service.status);
+        service
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_until_some("it ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Has it stop; its status, and what it wrote to standard error.
+    pub fn end(mut self) -> (ExitStatus, String) {
+        self.signal(Signal::SIGTERM);
+        let status = self.wait();
+        let stderr = self.child.stderr.take().expect("piped");
+        (status, std::io::read_to_string(stderr).expect("UTF-8"))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = self.child.stderr.take().filter(|_| thread::panicking()) {
+            eprintln!("the daemon's log: {:?}", std::io::read_to_string(log));
+        }
+    }
+}
+
+pub fn wait_until_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    wait_until(what, || {
+        found = condition();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// A path of its own for a socket.
+pub fn socket_path() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let name = format!("udp-echo-test-{}-{number}", std::process::id());
+    std::env::temp_dir().join(name)
+}
+
+pub fn assert_has(text: &str, part: &str) {
+    assert!(text.contains(part), "no {part:?} in {text}");
+}
+
+/// How many lines have `part`.
+pub fn count(log: &[String], part: &str) -> usize {
+    log.iter().filter(|line| line.contains(part)).count()
+}
+
+/// The program without the right to go beyond the system's limits.
+pub fn without_capabilities() -> Command {
+    if fs::metadata("/proc/self").expect("a /proc").st_uid() != 0 {
+        return program();
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all"]);
+    command.arg(program().get_program());
+    command
+}
