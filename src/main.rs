@@ -21,10 +21,13 @@ fn main() -> ExitCode {
         Ok(inherited) => inherited,
         Err(error) => return failed(&error),
     };
-    if let Err(error) = telemetry::start(&args.log, args.log_format()) {
-        return failed(&error);
-    }
-    match daemon::run(&args, inherited) {
+    let log = match telemetry::start(&args.log, args.log_format()) {
+        Ok(log) => log,
+        Err(error) => return failed(&error),
+    };
+    let ended = daemon::run(&args, inherited);
+    drop(log);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_usage() => {
             failed(&error);

@@ -1,10 +1,13 @@
 //! Where the log goes, and how much of it.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt;
 use std::str::FromStr;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing_journald::{Priority, PriorityMappings};
@@ -60,6 +63,9 @@ pub enum Error {
     /// There is no journal to write to.
     #[error("cannot log to the journal: {0}")]
     Journal(#[source] io::Error),
+    /// The thread that writes it cannot be had.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(#[source] io::Error),
     /// There is a log already.
     #[error("cannot start the log: {0}")]
     Init(#[from] TryInitError),
@@ -70,19 +76,28 @@ pub enum Error {
 ///
 /// # Errors
 /// When the journal was asked for and is not there.
-pub fn start(filter: &Filter, format: Option<Format>) -> Result<(), Error> {
-    let layer = match format {
-        Some(Format::Journald) => journal().map_err(Error::Journal)?,
-        None if stderr_is_the_journal() => journal().unwrap_or_else(|_| text()),
-        Some(Format::Text) | None => text(),
-        Some(Format::Json) => json(),
+pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, Error> {
+    let journal = match format {
+        Some(Format::Journald) => Some(journal().map_err(Error::Journal)?),
+        None if stderr_is_the_journal() => journal().ok(),
+        _ => None,
+    };
+    let (layer, log) = if let Some(layer) = journal {
+        (layer, Log(None))
+    } else {
+        let lines = writer().map_err(Error::Thread)?;
+        let layer = match format {
+            Some(Format::Json) => json(lines.clone()),
+            _ => text(lines.clone()),
+        };
+        (layer, Log(Some(lines)))
     };
     // Parsed before, as a Filter.
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))
         .try_init()?;
-    Ok(())
+    Ok(log)
 }
 
 type Boxed<S> = Box<dyn Layer<S> + Send + Sync>;
@@ -104,30 +119,90 @@ where
     Ok(layer.boxed())
 }
 
-fn text<S>() -> Boxed<S>
+fn text<S>(lines: SyncSender<Message>) -> Boxed<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(move || Line(lines.clone()))
         .with_ansi(colours)
         .with_target(false)
-        // A line that cannot be written is lost; to say so there would panic.
+        // A line that has no place is lost; to say so on standard error might wait.
         .log_internal_errors(false)
         .boxed()
 }
 
-fn json<S>() -> Boxed<S>
+fn json<S>(lines: SyncSender<Message>) -> Boxed<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
-        .with_writer(io::stderr)
+        .with_writer(move || Line(lines.clone()))
         .log_internal_errors(false)
         .boxed()
+}
+
+/// How many lines may wait to be written.
+const WAITING_LINES: usize = 1024;
+/// How long the end of the daemon waits for them.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// The log on standard error. Dropping it waits for the last lines, for a moment.
+///
+/// They are written by a thread of its own, so that whoever reads them, or does not, never holds
+/// up those who log. Lines that find no place to wait are lost.
+#[derive(Debug)]
+pub struct Log(Option<SyncSender<Message>>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (written, wait) = mpsc::sync_channel(1);
+        if let Some(lines) = &self.0
+            && lines.try_send(Message::Flush(written)).is_ok()
+        {
+            let _ = wait.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+/// What the writing thread is asked for.
+#[derive(Debug)]
+enum Message {
+    Line(Vec<u8>),
+    /// To say when it has come so far.
+    Flush(SyncSender<()>),
+}
+
+/// One line on its way.
+struct Line(SyncSender<Message>);
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = self.0.try_send(Message::Line(line.to_vec()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts the writing thread. What cannot be written is lost: there is no place to say so.
+fn writer() -> io::Result<SyncSender<Message>> {
+    let (lines, messages) = mpsc::sync_channel(WAITING_LINES);
+    let write = move || {
+        for message in messages {
+            match message {
+                Message::Line(line) => drop(io::stderr().write_all(&line)),
+                Message::Flush(written) => drop(written.send(())),
+            }
+        }
+    };
+    thread::Builder::new().name("log".into()).spawn(write)?;
+    Ok(lines)
 }
 
 /// Whether standard error leads to the journal: `JOURNAL_STREAM` names its device and inode

@@ -47,6 +47,20 @@ fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_holds_up_neither_echo_nor_the_end() {
+    // Its standard error is a pipe, which is read at the end alone.
+    let mut service = Service::start(program(), &["--mode=echo", "--log=debug"]);
+    let peer = client(service.listen);
+    for round in 0..2000_u32 {
+        let datagram = [round.to_be_bytes(); 25].concat();
+        peer.send(&datagram).unwrap();
+        assert_eq!(receive(&peer), datagram);
+    }
+    service.signal(Signal::SIGTERM);
+    assert!(service.wait().success());
+}
+
+#[test]
 fn a_payload_cannot_forge_a_line() {
     let bytes: Vec<u8> = (0..=255).collect();
     let forged = b"x', from: 1.2.3.4:5\n2030-01-01T00:00:00Z ERROR gone\r\n\x1b[2J\x1b]0;t\x07";
