@@ -43,6 +43,38 @@ pub struct Shared {
     pub warned_of_decode_errors: AtomicBool,
 }
 
+/// A clock that stands still while the worker does: when its machine or its process was stopped,
+/// or it had no CPU for longer than it ever sleeps. What came meanwhile and waits in the socket
+/// then came in time, as it did for the original recipe.
+#[derive(Debug)]
+struct Attention {
+    /// The time that was last read.
+    real: Instant,
+    /// What this clock showed then.
+    shown: Instant,
+}
+
+impl Attention {
+    fn advance(&mut self, now: Instant) -> Instant {
+        let passed = now.saturating_duration_since(self.real);
+        self.real = now;
+        self.shown += passed.min(2 * TICK);
+        self.shown
+    }
+
+    /// The real time of a time shown.
+    fn real(&self, shown: Instant) -> Instant {
+        let ago = self.shown.saturating_duration_since(shown);
+        self.real.checked_sub(ago).unwrap_or(self.real)
+    }
+
+    /// The time shown at a real time.
+    fn shown(&self, real: Instant) -> Instant {
+        let ago = self.real.saturating_duration_since(real);
+        self.shown.checked_sub(ago).unwrap_or(self.shown)
+    }
+}
+
 /// Why a worker stopped.
 #[derive(Debug)]
 pub enum Stopped {
@@ -52,6 +84,8 @@ pub enum Stopped {
     End(End),
     /// The socket itself is gone.
     SocketLost(io::Error),
+    /// It panicked.
+    Panicked,
 }
 
 /// One thread's loop over one socket.
@@ -62,6 +96,8 @@ pub struct Worker {
     counts: Arc<Counts>,
     shared: Arc<Shared>,
     batch: Batch,
+    /// The exchange's time; see [`Attention`].
+    attention: Attention,
     /// The receive timeout that the socket has.
     receive_timeout: Duration,
     /// Whether the log shows each datagram.
@@ -81,9 +117,14 @@ impl Worker {
         let ends = settings.exit_on.empty || settings.exit_on.decode_error;
         let slots = if ends { 1 } else { BATCH };
         let slot_bytes = settings.max_datagram.max(Record::BYTES);
+        let now = now();
         Self {
             batch: Batch::new(slots, slot_bytes, &socket),
-            exchange: Exchange::new(settings, now()),
+            exchange: Exchange::new(settings, now),
+            attention: Attention {
+                real: now,
+                shown: now,
+            },
             socket,
             counts,
             shared,
@@ -97,7 +138,7 @@ impl Worker {
         let mut now = now();
         while !self.shared.stop.load(Relaxed) {
             self.counts.progress.set(self.shared.epoch, now);
-            if let Err(error) = self.set_receive_timeout(now) {
+            if let Err(error) = self.set_receive_timeout() {
                 return Stopped::SocketLost(error);
             }
             match self.round(Wait::Block) {
@@ -125,20 +166,21 @@ impl Worker {
             }
         };
         let now = now();
+        let time = self.attention.advance(now);
         let mut end = None;
         if received > 0 {
             self.verbose = enabled!(Level::DEBUG);
             self.counts.batches.count(received);
             self.counts.last_datagram.set(self.shared.epoch, now);
-            end = self.handle(received, now);
+            end = self.handle(received, time);
             self.send();
         }
         let end = if end.is_some() || received == self.batch.slots() {
             // More may wait, that came in time.
             end
         } else {
-            self.listen_to_others(now);
-            self.exchange.time(now)
+            self.listen_to_others(time);
+            self.exchange.time(time)
         };
         self.publish();
         match end {
@@ -184,7 +226,8 @@ impl Worker {
             Action::Decode(Ok(_)) => counts.decoded.add(1),
             Action::Decode(Err(short)) => {
                 counts.decode_errors.add(1);
-                if !self.shared.warned_of_decode_errors.swap(true, Relaxed) {
+                let warned = &self.shared.warned_of_decode_errors;
+                if !(warned.load(Relaxed) || warned.swap(true, Relaxed)) {
                     warn!(
                         "cannot decode a record from {}: {short}. In this mode the datagram \
                          after each that was echoed is a record; --mode echo is the plain \
@@ -260,12 +303,12 @@ impl Worker {
     }
 
     /// Has the next receive wake at the tick, or before where the exact time matters.
-    fn set_receive_timeout(&mut self, now: Instant) -> io::Result<()> {
+    fn set_receive_timeout(&mut self) -> io::Result<()> {
         let mut timeout = TICK;
         if self.exchange.ends_by_time()
             && let Some(next) = self.exchange.next_time()
         {
-            timeout = timeout.min(next.saturating_duration_since(now));
+            timeout = timeout.min(next.saturating_duration_since(self.attention.shown));
         }
         if timeout != self.receive_timeout {
             self.socket.set_receive_timeout(timeout)?;
@@ -282,7 +325,7 @@ impl Worker {
         }
         for counts in &self.shared.counts {
             if let Some(at) = counts.quiet_since.get(self.shared.epoch) {
-                self.exchange.heard_elsewhere(at);
+                self.exchange.heard_elsewhere(self.attention.shown(at));
             }
         }
     }
@@ -295,7 +338,7 @@ impl Worker {
         counts.evicted.set(totals.evicted);
         counts.record_timeouts.set(totals.records_given_up);
         counts.quiet_timeouts.set(totals.quiet);
-        let quiet_since = self.exchange.quiet_since();
+        let quiet_since = self.attention.real(self.exchange.quiet_since());
         counts.quiet_since.set(self.shared.epoch, quiet_since);
     }
 }

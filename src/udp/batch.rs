@@ -67,6 +67,8 @@ pub struct Batch {
     /// The slot of each reply in `outgoing`.
     reply_slots: Box<[usize]>,
     ipv6: bool,
+    /// Whether a full send buffer is waited for.
+    patient: bool,
     received: usize,
     queued: usize,
     /// What `recvmmsg` points into, never read here.
@@ -117,6 +119,7 @@ impl Batch {
             outgoing,
             reply_slots: vec![0; slots].into_boxed_slice(),
             ipv6: socket.address().is_ipv6(),
+            patient: true,
             received: 0,
             queued: 0,
             _iovecs: iovecs,
@@ -226,12 +229,14 @@ impl Batch {
     }
 
     /// Sends the queued replies, in order, and tells what became of each. One that fails does
-    /// not hold up the others. While the send buffer is full it waits for as long as the
-    /// socket's send timeout, once: after that, replies that would have to wait fail.
+    /// not hold up the others. A full send buffer is waited for as long as the socket's send
+    /// timeout says, once: after that, replies that would have to wait fail, until all of a call
+    /// can be sent again.
     pub fn send(&mut self, socket: &Socket, mut each: impl FnMut(&Self, Sent)) {
-        let mut wait: c_int = 0;
+        let mut congested = false;
         let mut next = 0;
         while next < self.queued {
+            let wait = if self.patient { 0 } else { libc::MSG_DONTWAIT };
             // SAFETY: the messages up to `queued` point to a name, an iovec and control memory
             // of the sizes they say, in arrays that live as long as `self`.
             let count = unsafe {
@@ -252,13 +257,17 @@ impl Batch {
             let error = io::Error::last_os_error();
             match error.kind() {
                 io::ErrorKind::Interrupted => continue,
-                io::ErrorKind::WouldBlock => wait = libc::MSG_DONTWAIT,
+                io::ErrorKind::WouldBlock => {
+                    congested = true;
+                    self.patient = false;
+                }
                 _ => {}
             }
             // An error is about the first message; what follows it has not been tried.
             each(self, self.outcome(next, Err(error)));
             next += 1;
         }
+        self.patient = !congested;
         self.queued = 0;
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
-use super::{MemInfo, PacketInfo, option};
+use super::{BufferLimits, MemInfo, PacketInfo, option};
 
 /// What a socket is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -250,19 +250,37 @@ impl Socket {
     }
 
     fn size_buffers(&self, options: &Options) -> io::Result<()> {
-        for (size, force, within_limit) in [
+        if options.receive_buffer.or(options.send_buffer).is_none() {
+            return Ok(());
+        }
+        let limits = BufferLimits::new()?;
+        let sizes = self.buffer_sizes()?;
+        for (size, has, limit, force, within_limit) in [
             (
                 options.receive_buffer,
+                sizes[0],
+                limits.receive()?,
                 libc::SO_RCVBUFFORCE,
                 libc::SO_RCVBUF,
             ),
-            (options.send_buffer, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+            (
+                options.send_buffer,
+                sizes[1],
+                limits.send()?,
+                libc::SO_SNDBUFFORCE,
+                libc::SO_SNDBUF,
+            ),
         ] {
             let Some(size) = size else { continue };
             let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
             match option::set(self, libc::SOL_SOCKET, force, size) {
                 Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => {
-                    option::set(self, libc::SOL_SOCKET, within_limit, size)?;
+                    // The limit must not take away what a service manager gave, past it.
+                    let has = libc::c_int::try_from(has / 2).unwrap_or(libc::c_int::MAX);
+                    let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
+                    if size < has || limit > has {
+                        option::set(self, libc::SOL_SOCKET, within_limit, size)?;
+                    }
                 }
                 done => done?,
             }

@@ -2,7 +2,9 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use crate::harness::{Daemon, has_nothing, program, receive};
+use nix::sys::signal::Signal;
+
+use crate::harness::{Daemon, has_nothing, program, receive, wait_until};
 use crate::namespace::Namespace;
 
 #[test]
@@ -69,6 +71,42 @@ fn replies_without_a_route_are_counted_by_the_name_of_the_error() {
         });
         assert!(has_nothing(&lost));
     }
+}
+
+#[test]
+#[ignore = "needs root; .ci/run runs it"]
+fn a_congested_link_costs_replies_which_are_counted_and_neither_health_nor_the_end() {
+    let (server, clients) = Namespace::pair();
+    server.shell("tc qdisc add dev eth0 root tbf rate 8kbit burst 2kb limit 1mb");
+    let mut daemon = server.daemon(&["--listen=10.77.0.1:9999"]);
+    let peers: Vec<_> = (0..50)
+        .map(|_| clients.client("10.77.0.2:0", daemon.address()))
+        .collect();
+    // An echo datagram and its record at once: the record waits for what becomes of the reply.
+    for _ in 0..40 {
+        for peer in &peers {
+            peer.send(&[7; 1000]).unwrap();
+            peer.send(&[7; 22]).unwrap();
+        }
+        assert_eq!(server.inside(|| daemon.get("/-/healthy").status), 200);
+    }
+    server.inside(|| {
+        wait_until("replies are lost", || {
+            daemon.metric("send_errors_total{error=\"EAGAIN\"}") > 0.0
+        });
+        wait_until("all is received", || {
+            daemon.metric("socket_receive_queue_bytes{listen=\"10.77.0.1:9999\",worker=\"0\"}")
+                < 1.0
+        });
+        assert_eq!(daemon.get("/-/healthy").status, 200);
+    });
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    let log = daemon.log();
+    assert!(
+        !log.iter().any(|line| line.contains("does not stop")),
+        "{log:#?}"
+    );
 }
 
 #[test]
