@@ -60,7 +60,10 @@ impl FromStr for HostPort {
         };
         Ok(Self {
             host: host.into(),
-            port: port.parse().map_err(|_| ParseError::BadPort(port.into()))?,
+            port: Some(port)
+                .filter(|port| !port.starts_with('+'))
+                .and_then(|port| port.parse().ok())
+                .ok_or_else(|| ParseError::BadPort(port.into()))?,
         })
     }
 }
@@ -137,6 +140,7 @@ mod tests {
         assert_eq!(wrong("h:"), ParseError::BadPort(String::new()));
         assert_eq!(wrong("h:65536"), ParseError::BadPort("65536".into()));
         assert_eq!(wrong("h:-1"), ParseError::BadPort("-1".into()));
+        assert_eq!(wrong("h:+1"), ParseError::BadPort("+1".into()));
         assert_eq!(wrong("::1"), ParseError::NoBrackets("::1".into()));
         assert_eq!(wrong("[::g]:1"), ParseError::BadIpv6("::g".into()));
         assert_eq!(wrong("[::1]"), ParseError::NoBrackets("[:".into()));

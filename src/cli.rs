@@ -261,6 +261,9 @@ impl Args {
                 return conflict("--mode lockstep has one --listen address".into());
             }
         }
+        if self.timeout == MaybeTimeout(None) && self.exit_on.contains(&End::Timeout) {
+            return conflict("--exit-on timeout needs a --timeout other than none".into());
+        }
         for (index, address) in self.listen.iter().enumerate() {
             let earlier = &self.listen[..index];
             if earlier.iter().any(|other| address.clashes_with(other)) {

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{self, MissedTickBehavior};
 use tracing::{error, info, warn};
 
@@ -66,8 +68,10 @@ pub enum Error {
     DecodeError,
     #[error("cannot receive on {listen} any more: {cause}")]
     SocketLost { listen: String, cause: io::Error },
-    #[error("every worker has stopped")]
-    WorkersLost,
+    #[error("a worker has stopped")]
+    WorkerLost,
+    #[error("HTTP is no longer served")]
+    HttpLost,
 }
 
 impl Error {
@@ -136,24 +140,26 @@ async fn serve(
     }
     drop(ended);
     let (stop_http, stopping) = watch::channel(false);
-    let http = http.map(|(listener, _)| {
+    let mut serving = JoinSet::new();
+    if let Some((listener, _)) = http {
+        let listener = tokio::net::TcpListener::from_std(listener);
+        let listener = listener.map_err(starting("HTTP"))?;
         let site: Arc<dyn Site> = Arc::clone(&site) as _;
-        tokio::spawn(http::serve(listener, site, stopping))
-    });
+        serving.spawn(http::serve(listener, site, stopping));
+    }
 
     let mut manager = Manager::default();
-    let outcome = supervise(&site, &mut signals, &mut endings, &mut manager).await;
+    let outcome = tokio::select! {
+        outcome = supervise(&site, &mut signals, &mut endings, &mut manager) => outcome,
+        Some(_) = serving.join_next() => Err(Error::HttpLost),
+    };
 
     site.ready.store(false, Relaxed);
     manager.stopping();
     shared.stop.store(true, Relaxed);
     let _ = stop_http.send(true);
     let workers = time::timeout(STOP, async { while endings.recv().await.is_some() {} });
-    let (workers, ()) = tokio::join!(workers, async {
-        if let Some(http) = http {
-            let _ = http.await;
-        }
-    });
+    let (workers, _) = tokio::join!(workers, serving.join_all());
     if workers.is_err() {
         warn!("a worker does not stop: leaving it behind");
     }
@@ -169,10 +175,9 @@ async fn supervise(
     manager: &mut Manager,
 ) -> Result<(), Error> {
     let mut status = interval(STATUS);
-    let watchdog = systemd::watchdog();
     // Less than half of what the manager allows, so that one may come late.
-    let alive = watchdog.map_or(Duration::MAX / 4, |interval| interval * 2 / 5);
-    let mut alive = interval(alive.max(Duration::from_millis(1)));
+    let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
+    let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
     let mut starting = interval(Duration::from_millis(1));
     let Signals {
         terminate,
@@ -195,7 +200,7 @@ async fn supervise(
                     manager.ready(site.status());
                 }
             }
-            _ = alive.tick(), if watchdog.is_some() && site.ready() => match site.healthy() {
+            () = tick(&mut alive), if site.ready() => match site.healthy() {
                 Ok(()) => manager.alive(),
                 Err(problem) => error!("{problem}: the watchdog gets no sign of life"),
             },
@@ -220,7 +225,7 @@ fn ending(site: &Daemon, ended: Option<(usize, Stopped)>) -> Result<(), Error> {
             listen: site.listen.get(index).cloned().unwrap_or_default(),
             cause,
         }),
-        Some((_, Stopped::Asked)) | None => Err(Error::WorkersLost),
+        Some((_, Stopped::Panicked | Stopped::Asked)) | None => Err(Error::WorkerLost),
     }
 }
 
@@ -247,7 +252,8 @@ fn spawn(
     thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
-            let stopped = Worker::new(socket, settings, counts, shared).run();
+            let run = || Worker::new(socket, settings, counts, shared).run();
+            let stopped = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Stopped::Panicked);
             // Nobody listens any more when the daemon did not wait for the end.
             let _ = ended.send((index, stopped));
         })?;
@@ -304,6 +310,14 @@ fn interval(period: Duration) -> time::Interval {
     let mut interval = time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// Waits for the next tick, or for ever if there is none.
+async fn tick(interval: &mut Option<time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// The signals that a daemon gets.

@@ -137,15 +137,7 @@ async fn check(request: Request, next: Next) -> Response {
 }
 
 /// Serves `site` until `stop` says true, then lets what is under way end.
-///
-/// # Errors
-/// When the listener cannot be used at all.
-pub async fn serve(
-    listener: std::net::TcpListener,
-    site: Arc<dyn Site>,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+pub async fn serve(listener: TcpListener, site: Arc<dyn Site>, mut stop: watch::Receiver<bool>) {
     let router = router(site);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     let mut last_warning = None;
@@ -185,7 +177,6 @@ pub async fn serve(
         }
     })
     .await;
-    Ok(())
 }
 
 async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {

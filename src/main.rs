@@ -12,8 +12,14 @@ fn main() -> ExitCode {
     let args = match Args::parse_from_environment(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => {
-            // Nothing can be done about an output that is closed.
-            let _ = error.print();
+            if error.use_stderr() && telemetry::stderr_is_the_journal() {
+                for line in error.to_string().lines().filter(|line| !line.is_empty()) {
+                    complain(line);
+                }
+            } else {
+                // Nothing can be done about an output that is closed.
+                let _ = error.print();
+            }
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
@@ -39,12 +45,17 @@ fn main() -> ExitCode {
 
 /// Says why on standard error, whatever is logged and where to.
 fn failed(error: &dyn Display) -> ExitCode {
+    complain(&format!("udp-echo: {error}"));
+    ExitCode::FAILURE
+}
+
+/// Writes a line to standard error.
+fn complain(line: &str) {
     // The journal takes the prefix for the priority (sd-daemon(3)).
     let priority = if telemetry::stderr_is_the_journal() {
         "<3>"
     } else {
         ""
     };
-    let _ = writeln!(std::io::stderr(), "{priority}udp-echo: {error}");
-    ExitCode::FAILURE
+    let _ = writeln!(std::io::stderr(), "{priority}{line}");
 }

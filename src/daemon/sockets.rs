@@ -89,6 +89,9 @@ impl Sockets {
             }
         };
         if echo.is_empty() {
+            if http.is_some() {
+                warn!("the service manager handed over no socket named echo: binding --listen");
+            }
             echo = bind(args, &options)?;
         } else {
             ignored("listen");

@@ -172,6 +172,23 @@ fn a_manager_that_does_not_read_holds_up_neither_http_nor_the_end() {
 }
 
 #[test]
+fn a_record_that_waited_while_the_daemon_was_stopped_came_in_time() {
+    let daemon = Daemon::start(&["--timeout=1"]);
+    let peer = client(daemon.address());
+    peer.send(b"hello").unwrap();
+    assert_eq!(receive(&peer), b"hello");
+    daemon.pause();
+    peer.send(&[0; 22]).unwrap();
+    let stopped = Instant::now();
+    wait_until("the timeout is over", || {
+        stopped.elapsed() > Duration::from_millis(1500)
+    });
+    daemon.resume();
+    daemon.wait_for_metric("records_decoded_total", 1.0);
+    daemon.wait_for_metric("timeouts_total{waiting_for=\"record\"}", 0.0);
+}
+
+#[test]
 fn sighup_does_not_end_it() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let peer = client(daemon.address());
