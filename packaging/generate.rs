@@ -23,7 +23,9 @@ fn main() -> io::Result<()> {
 }
 
 /// What the options cannot say.
-const SECTIONS: &str = r".SH SIGNALS
+const SECTIONS: &str = r".SH EXIT STATUS
+0 when asked to stop, 1 when it cannot go on, 2 on wrong usage.
+.SH SIGNALS
 SIGTERM and SIGINT: what was received is answered, then the daemon ends. SIGHUP does nothing:
 options are read once.
 .SH FILES
@@ -32,7 +34,8 @@ options are read once.
 The options of the service, as environment variables.
 .TP
 .I udp\-echo.socket
-The address and port of the service: \fBsystemctl edit udp\-echo.socket\fR.
+The address and port of the service: \fBsystemctl edit udp\-echo.socket\fR, then
+\fBsystemctl restart udp\-echo.socket\fR.
 .TP
 .I udp\-echo\-metrics.socket
 The address and port of its metrics.
@@ -57,6 +60,8 @@ RFC 862
 ";
 
 fn manual(command: Command, mut file: impl Write) -> io::Result<()> {
+    // It has a section of its own.
+    let command = command.after_help(None::<&str>);
     let man = Man::new(command)
         .section("8")
         .manual("System Manager's Manual");
@@ -70,8 +75,9 @@ fn defaults(command: &Command) -> String {
         "# Options of udp-echo.service: take away the # in front of a variable to set it, then\n\
          # run `systemctl restart udp-echo`. An empty variable counts as unset.\n\
          #\n\
-         # The address and port are not set here but on the sockets that systemd opens:\n\
-         # `systemctl edit udp-echo.socket` and `systemctl edit udp-echo-metrics.socket`.\n",
+         # Addresses, ports and the receive buffer are not set here but on the sockets that systemd\n\
+         # opens: `systemctl edit udp-echo.socket` (ListenDatagram=, ReceiveBuffer=), or\n\
+         # udp-echo-metrics.socket, then `systemctl restart` of the same.\n",
     );
     for argument in command.get_arguments() {
         let Some(variable) = argument.get_env() else {
