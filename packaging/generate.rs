@@ -98,7 +98,10 @@ fn explanation(argument: &Arg) -> String {
     let help = argument.get_long_help().or(argument.get_help());
     let mut text = help.map(ToString::to_string).unwrap_or_default();
     for value in argument.get_possible_values() {
-        let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+        let help = value
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         if !help.is_empty() {
             text.extend(["\n", value.get_name(), ": ", &help]);
         }

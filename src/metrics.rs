@@ -3,6 +3,7 @@
 //! Each worker counts in memory of its own ([`Counts`]); a scrape adds the workers up.
 
 mod counts;
+mod families;
 mod process;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 pub use counts::{Batches, Count, Counts, Errors, Moment};
+use families::FAMILIES;
 
 /// What the kernel says of a socket when asked.
 #[derive(Debug, Clone, Copy)]
@@ -145,8 +147,28 @@ impl Collector for All {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let families = FAMILIES.iter();
-        families.map(|family| family.read(&self.sources)).collect()
+        // The kernel is asked once, so that all is of one moment.
+        let workers = self.sources.workers.iter();
+        let scrape = Scrape {
+            sources: &self.sources,
+            sockets: workers.map(|worker| (worker.read_socket)().ok()).collect(),
+            limits: (self.sources.read_limits)(),
+        };
+        FAMILIES.iter().map(|family| family.read(&scrape)).collect()
+    }
+}
+
+/// What one scrape reads from.
+struct Scrape<'a> {
+    sources: &'a Sources,
+    /// What the kernel says of each worker's socket.
+    sockets: Vec<Option<SocketReading>>,
+    limits: [Option<usize>; 2],
+}
+
+impl Scrape<'_> {
+    fn sum(&self, count: impl Fn(&Counts) -> u64) -> u64 {
+        self.sources.sum(count)
     }
 }
 
@@ -155,16 +177,16 @@ struct Family {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
-    read: fn(&Sources, &mut Series),
+    read: fn(&Scrape<'_>, &mut Series),
 }
 
 impl Family {
-    fn read(&self, sources: &Sources) -> MetricFamily {
+    fn read(&self, scrape: &Scrape<'_>) -> MetricFamily {
         let mut series = Series {
             kind: self.kind,
             metrics: Vec::new(),
         };
-        (self.read)(sources, &mut series);
+        (self.read)(scrape, &mut series);
         family(self.name, self.help, self.kind, series.metrics)
     }
 }
@@ -187,23 +209,23 @@ impl Series {
     /// One for each socket, of those that have the value.
     fn add_sockets(
         &mut self,
-        sources: &Sources,
+        scrape: &Scrape<'_>,
         value: impl Fn(&WorkerMetrics, Option<SocketReading>) -> Option<u64>,
     ) {
-        for worker in &sources.workers {
+        for (worker, socket) in scrape.sources.workers.iter().zip(&scrape.sockets) {
             let labels = [
                 ("listen", worker.listen.as_str()),
                 ("worker", worker.worker.as_str()),
             ];
-            if let Some(value) = value(worker, (worker.read_socket)().ok()) {
+            if let Some(value) = value(worker, *socket) {
                 self.add(&labels, value);
             }
         }
     }
 
-    fn add_errors(&mut self, sources: &Sources, errors: fn(&Counts) -> &Errors) {
+    fn add_errors(&mut self, scrape: &Scrape<'_>, errors: fn(&Counts) -> &Errors) {
         for (index, name) in Errors::names().enumerate() {
-            let count = sources.sum(|counts| errors(counts).get(index));
+            let count = scrape.sum(|counts| errors(counts).get(index));
             self.add(&[("error", name)], count);
         }
     }
@@ -242,215 +264,6 @@ impl Sources {
     }
 }
 
-use MetricType::{COUNTER, GAUGE, HISTOGRAM};
-
-const FAMILIES: &[Family] = &[
-    Family {
-        name: "udp_echo_datagrams_received_total",
-        help: "Datagrams received, whatever became of them.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.received.get())),
-    },
-    Family {
-        name: "udp_echo_received_bytes_total",
-        help: "Payload bytes of the datagrams received, before any cut.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.received_bytes.get())),
-    },
-    Family {
-        name: "udp_echo_datagrams_echoed_total",
-        help: "Datagrams sent back.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.echoed.get())),
-    },
-    Family {
-        name: "udp_echo_echoed_bytes_total",
-        help: "Payload bytes of the datagrams sent back.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.echoed_bytes.get())),
-    },
-    Family {
-        name: "udp_echo_records_decoded_total",
-        help: "Records decoded.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.decoded.get())),
-    },
-    Family {
-        name: "udp_echo_decode_errors_total",
-        help: "Datagrams that were to be a record and were shorter than 22 bytes.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.decode_errors.get())),
-    },
-    Family {
-        name: "udp_echo_datagrams_empty_total",
-        help: "Empty datagrams that were not echoed.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.empty.get())),
-    },
-    Family {
-        name: "udp_echo_datagrams_truncated_total",
-        help: "Echo datagrams longer than the most that is echoed. They are counted by what \
-               became of them too.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.truncated.get())),
-    },
-    Family {
-        name: "udp_echo_datagrams_refused_total",
-        help: "Datagrams that were refused, by the rule that refused them.",
-        kind: COUNTER,
-        read: |sources, series| {
-            let mut add = |reason, count| series.add(&[("reason", reason)], count);
-            add("source_port", sources.sum(|c| c.refused_source_port.get()));
-            add("own_address", sources.sum(|c| c.refused_own_address.get()));
-            add("destination", sources.sum(|c| c.refused_destination.get()));
-        },
-    },
-    Family {
-        name: "udp_echo_timeouts_total",
-        help: "Timeouts: records that did not come in time, and times that a socket was quiet \
-               for the whole timeout while it waited for nothing but an echo datagram.",
-        kind: COUNTER,
-        read: |sources, series| {
-            let quiet = sources.sum(|c| c.quiet_timeouts.get());
-            let records = sources.sum(|c| c.record_timeouts.get());
-            series.add(&[("waiting_for", "echo")], quiet);
-            series.add(&[("waiting_for", "record")], records);
-        },
-    },
-    Family {
-        name: "udp_echo_receive_errors_total",
-        help: "Receive calls that failed, by the name of the error.",
-        kind: COUNTER,
-        read: |sources, series| series.add_errors(sources, |c| &c.receive_errors),
-    },
-    Family {
-        name: "udp_echo_send_errors_total",
-        help: "Replies that could not be sent, by the name of the error.",
-        kind: COUNTER,
-        read: |sources, series| series.add_errors(sources, |c| &c.send_errors),
-    },
-    Family {
-        name: "udp_echo_peers",
-        help: "Peers that owe a record.",
-        kind: GAUGE,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.peers.get())),
-    },
-    Family {
-        name: "udp_echo_peers_evicted_total",
-        help: "Peers that owed a record and were forgotten because the table was full.",
-        kind: COUNTER,
-        read: |sources, series| series.add(&[], sources.sum(|c| c.evicted.get())),
-    },
-    Family {
-        name: "udp_echo_socket_receive_buffer_bytes",
-        help: "The socket's receive buffer, as the kernel counts it (SO_RCVBUF).",
-        kind: GAUGE,
-        read: |sources, series| {
-            series.add_sockets(sources, |_, socket| Some(socket?.buffers[0] as u64));
-        },
-    },
-    Family {
-        name: "udp_echo_socket_send_buffer_bytes",
-        help: "The socket's send buffer, as the kernel counts it (SO_SNDBUF).",
-        kind: GAUGE,
-        read: |sources, series| {
-            series.add_sockets(sources, |_, socket| Some(socket?.buffers[1] as u64));
-        },
-    },
-    Family {
-        name: "udp_echo_socket_receive_buffer_requested_bytes",
-        help: "The receive buffer asked for. The kernel doubles what it is asked for.",
-        kind: GAUGE,
-        read: |sources, series| {
-            series.add_sockets(sources, |worker, _| worker.requested[0].map(|n| n as u64));
-        },
-    },
-    Family {
-        name: "udp_echo_socket_send_buffer_requested_bytes",
-        help: "The send buffer asked for. The kernel doubles what it is asked for.",
-        kind: GAUGE,
-        read: |sources, series| {
-            series.add_sockets(sources, |worker, _| worker.requested[1].map(|n| n as u64));
-        },
-    },
-    Family {
-        name: "udp_echo_receive_buffer_limit_bytes",
-        help: "The largest receive buffer the system lets anybody ask for (net.core.rmem_max).",
-        kind: GAUGE,
-        read: |sources, series| {
-            if let Some(limit) = (sources.read_limits)()[0] {
-                series.add(&[], limit as u64);
-            }
-        },
-    },
-    Family {
-        name: "udp_echo_send_buffer_limit_bytes",
-        help: "The largest send buffer the system lets anybody ask for (net.core.wmem_max).",
-        kind: GAUGE,
-        read: |sources, series| {
-            if let Some(limit) = (sources.read_limits)()[1] {
-                series.add(&[], limit as u64);
-            }
-        },
-    },
-    Family {
-        name: "udp_echo_socket_receive_queue_bytes",
-        help: "Memory of the datagrams that wait in the socket's receive buffer, as the kernel \
-               counts it.",
-        kind: GAUGE,
-        read: |sources, series| {
-            series.add_sockets(sources, |_, socket| Some(socket?.receive_queue.into()));
-        },
-    },
-    Family {
-        name: "udp_echo_socket_drops_total",
-        help: "Datagrams that the kernel dropped because the socket's receive buffer was full.",
-        kind: COUNTER,
-        read: |sources, series| series.add_sockets(sources, |_, socket| Some(socket?.drops)),
-    },
-    Family {
-        name: "udp_echo_batch_datagrams",
-        help: "Datagrams that one receive call gave.",
-        kind: HISTOGRAM,
-        read: |sources, series| {
-            let mut cumulative = 0;
-            let mut buckets = Vec::new();
-            for (index, bound) in Batches::BOUNDS.into_iter().enumerate() {
-                cumulative += sources.sum(|c| c.batches.bucket(index));
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(bound.into());
-                bucket.set_cumulative_count(cumulative);
-                buckets.push(bucket);
-            }
-            series
-                .metrics
-                .push(histogram(buckets, sources.sum(|c| c.batches.datagrams())));
-        },
-    },
-    Family {
-        name: "udp_echo_last_datagram_timestamp_seconds",
-        help: "When the last datagram was received, in seconds since 1970; 0 if none was.",
-        kind: GAUGE,
-        read: |sources, series| {
-            let time = sources.last_datagram();
-            series.metrics.push(metric(GAUGE, &[], time));
-        },
-    },
-    Family {
-        name: "udp_echo_build_info",
-        help: "Which build this is. Always 1.",
-        kind: GAUGE,
-        read: |_, series| {
-            let labels = [
-                ("version", env!("CARGO_PKG_VERSION")),
-                ("revision", env!("UDP_ECHO_REVISION")),
-                ("rustc", env!("UDP_ECHO_RUSTC")),
-            ];
-            series.add(&labels, 1);
-        },
-    },
-];
-
 fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.into());
@@ -468,7 +281,7 @@ fn metric(kind: MetricType, labels: &[(&str, &str)], value: f64) -> Metric {
         pair
     };
     let mut metric = Metric::from_label(labels.iter().map(pair).collect());
-    if kind == COUNTER {
+    if kind == MetricType::COUNTER {
         let mut counter = Counter::default();
         counter.set_value(value);
         metric.set_counter(counter);

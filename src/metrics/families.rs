@@ -1,0 +1,215 @@
+//! The declarations.
+
+use prometheus::proto::Bucket;
+use prometheus::proto::MetricType::{COUNTER, GAUGE, HISTOGRAM};
+
+use super::counts::Batches;
+use super::{Family, histogram, metric};
+
+/// Every metric but those of the process.
+pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        name: "udp_echo_datagrams_received_total",
+        help: "Datagrams received, whatever became of them.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.received.get())),
+    },
+    Family {
+        name: "udp_echo_received_bytes_total",
+        help: "Payload bytes of the datagrams received, before any cut.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.received_bytes.get())),
+    },
+    Family {
+        name: "udp_echo_datagrams_echoed_total",
+        help: "Datagrams sent back.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.echoed.get())),
+    },
+    Family {
+        name: "udp_echo_echoed_bytes_total",
+        help: "Payload bytes of the datagrams sent back.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.echoed_bytes.get())),
+    },
+    Family {
+        name: "udp_echo_records_decoded_total",
+        help: "Records decoded.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.decoded.get())),
+    },
+    Family {
+        name: "udp_echo_decode_errors_total",
+        help: "Datagrams that were to be a record and were shorter than 22 bytes.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.decode_errors.get())),
+    },
+    Family {
+        name: "udp_echo_datagrams_empty_total",
+        help: "Empty datagrams that were not echoed.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.empty.get())),
+    },
+    Family {
+        name: "udp_echo_datagrams_truncated_total",
+        help: "Echo datagrams longer than the most that is echoed. They are counted by what \
+               became of them too.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.truncated.get())),
+    },
+    Family {
+        name: "udp_echo_datagrams_refused_total",
+        help: "Datagrams that were refused, by the rule that refused them.",
+        kind: COUNTER,
+        read: |scrape, series| {
+            let mut add = |reason, count| series.add(&[("reason", reason)], count);
+            add("source_port", scrape.sum(|c| c.refused_source_port.get()));
+            add("own_address", scrape.sum(|c| c.refused_own_address.get()));
+            add("destination", scrape.sum(|c| c.refused_destination.get()));
+        },
+    },
+    Family {
+        name: "udp_echo_timeouts_total",
+        help: "Timeouts: records that did not come in time, and times that a socket was quiet \
+               for the whole timeout while it waited for nothing but an echo datagram.",
+        kind: COUNTER,
+        read: |scrape, series| {
+            let quiet = scrape.sum(|c| c.quiet_timeouts.get());
+            let records = scrape.sum(|c| c.record_timeouts.get());
+            series.add(&[("waiting_for", "echo")], quiet);
+            series.add(&[("waiting_for", "record")], records);
+        },
+    },
+    Family {
+        name: "udp_echo_receive_errors_total",
+        help: "Receive calls that failed, by the name of the error.",
+        kind: COUNTER,
+        read: |scrape, series| series.add_errors(scrape, |c| &c.receive_errors),
+    },
+    Family {
+        name: "udp_echo_send_errors_total",
+        help: "Replies that could not be sent, by the name of the error.",
+        kind: COUNTER,
+        read: |scrape, series| series.add_errors(scrape, |c| &c.send_errors),
+    },
+    Family {
+        name: "udp_echo_peers",
+        help: "Peers that owe a record.",
+        kind: GAUGE,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.peers.get())),
+    },
+    Family {
+        name: "udp_echo_peers_evicted_total",
+        help: "Peers that owed a record and were forgotten because the table was full.",
+        kind: COUNTER,
+        read: |scrape, series| series.add(&[], scrape.sum(|c| c.evicted.get())),
+    },
+    Family {
+        name: "udp_echo_socket_receive_buffer_bytes",
+        help: "The socket's receive buffer, as the kernel counts it (SO_RCVBUF).",
+        kind: GAUGE,
+        read: |scrape, series| {
+            series.add_sockets(scrape, |_, socket| Some(socket?.buffers[0] as u64));
+        },
+    },
+    Family {
+        name: "udp_echo_socket_send_buffer_bytes",
+        help: "The socket's send buffer, as the kernel counts it (SO_SNDBUF).",
+        kind: GAUGE,
+        read: |scrape, series| {
+            series.add_sockets(scrape, |_, socket| Some(socket?.buffers[1] as u64));
+        },
+    },
+    Family {
+        name: "udp_echo_socket_receive_buffer_requested_bytes",
+        help: "The receive buffer asked for. The kernel doubles what it is asked for.",
+        kind: GAUGE,
+        read: |scrape, series| {
+            series.add_sockets(scrape, |worker, _| worker.requested[0].map(|n| n as u64));
+        },
+    },
+    Family {
+        name: "udp_echo_socket_send_buffer_requested_bytes",
+        help: "The send buffer asked for. The kernel doubles what it is asked for.",
+        kind: GAUGE,
+        read: |scrape, series| {
+            series.add_sockets(scrape, |worker, _| worker.requested[1].map(|n| n as u64));
+        },
+    },
+    Family {
+        name: "udp_echo_receive_buffer_limit_bytes",
+        help: "The largest receive buffer the system lets anybody ask for (net.core.rmem_max).",
+        kind: GAUGE,
+        read: |scrape, series| {
+            if let Some(limit) = scrape.limits[0] {
+                series.add(&[], limit as u64);
+            }
+        },
+    },
+    Family {
+        name: "udp_echo_send_buffer_limit_bytes",
+        help: "The largest send buffer the system lets anybody ask for (net.core.wmem_max).",
+        kind: GAUGE,
+        read: |scrape, series| {
+            if let Some(limit) = scrape.limits[1] {
+                series.add(&[], limit as u64);
+            }
+        },
+    },
+    Family {
+        name: "udp_echo_socket_receive_queue_bytes",
+        help: "Memory of the datagrams that wait in the socket's receive buffer, as the kernel \
+               counts it.",
+        kind: GAUGE,
+        read: |scrape, series| {
+            series.add_sockets(scrape, |_, socket| Some(socket?.receive_queue.into()));
+        },
+    },
+    Family {
+        name: "udp_echo_socket_drops_total",
+        help: "Datagrams that the kernel dropped because the socket's receive buffer was full.",
+        kind: COUNTER,
+        read: |scrape, series| series.add_sockets(scrape, |_, socket| Some(socket?.drops)),
+    },
+    Family {
+        name: "udp_echo_batch_datagrams",
+        help: "Datagrams that one receive call gave.",
+        kind: HISTOGRAM,
+        read: |scrape, series| {
+            let mut cumulative = 0;
+            let mut buckets = Vec::new();
+            for (index, bound) in Batches::BOUNDS.into_iter().enumerate() {
+                cumulative += scrape.sum(|c| c.batches.bucket(index));
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(bound.into());
+                bucket.set_cumulative_count(cumulative);
+                buckets.push(bucket);
+            }
+            series
+                .metrics
+                .push(histogram(buckets, scrape.sum(|c| c.batches.datagrams())));
+        },
+    },
+    Family {
+        name: "udp_echo_last_datagram_timestamp_seconds",
+        help: "When the last datagram was received, in seconds since 1970; 0 if none was.",
+        kind: GAUGE,
+        read: |scrape, series| {
+            let time = scrape.sources.last_datagram();
+            series.metrics.push(metric(GAUGE, &[], time));
+        },
+    },
+    Family {
+        name: "udp_echo_build_info",
+        help: "Which build this is. Always 1.",
+        kind: GAUGE,
+        read: |_, series| {
+            let labels = [
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("revision", env!("UDP_ECHO_REVISION")),
+                ("rustc", env!("UDP_ECHO_RUSTC")),
+            ];
+            series.add(&labels, 1);
+        },
+    },
+];
