@@ -12,9 +12,21 @@
 
 mod harness;
 
+#[path = "system/activated.rs"]
+mod activated;
+#[path = "system/booted.rs"]
+mod booted;
+#[path = "system/changed.rs"]
+mod changed;
+#[path = "system/machine.rs"]
+mod machine;
 #[path = "system/namespace.rs"]
 mod namespace;
 #[path = "system/network.rs"]
 mod network;
+#[path = "system/package.rs"]
+mod package;
+#[path = "system/surviving.rs"]
+mod surviving;
 #[path = "system/watching.rs"]
 mod watching;

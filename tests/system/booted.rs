@@ -1,0 +1,281 @@
+//! What an operator does with the package on a booted Debian: install it, look at it, upgrade it,
+//! take it away.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{client, has_nothing, receive, request_to, wait_until};
+use crate::machine::{ECHO, METRICS, Machine};
+use crate::package::{older_package, package};
+
+const UNITS: &str = "udp-echo.service udp-echo.socket udp-echo-metrics.socket";
+/// Above, the sandbox has a hole.
+const EXPOSURE: f64 = 0.3;
+/// Python's `! I 2s Q 2h f`: 1, "ab", 2, 3, -4, 0.5.
+const RECORD: [u8; 22] = *b"\0\0\0\x01ab\0\0\0\0\0\0\0\x02\0\x03\xff\xfc\x3f\0\0\0";
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn installed_and_started_it_serves_and_shows_itself() {
+    let machine = Machine::boot();
+    machine.install(package(), "");
+    machine.shell("systemctl start udp-echo");
+    assert_eq!(
+        machine.shell(&format!("systemctl is-active {UNITS}")),
+        "active\n".repeat(3)
+    );
+    assert_eq!(
+        machine.shell(&format!("systemctl is-enabled {UNITS}")),
+        "enabled\n".repeat(3)
+    );
+
+    // The exchange: a datagram echoed, a record decoded, and again.
+    let peer = machine.inside(|| client(address(ECHO)));
+    for sent in [&b"hello"[..], b"again"] {
+        peer.send(sent).unwrap();
+        assert_eq!(receive(&peer), sent);
+        peer.send(&RECORD).unwrap();
+    }
+    // No record: a decode error, which is warned of.
+    peer.send(b"once more").unwrap();
+    assert_eq!(receive(&peer), b"once more");
+    peer.send(b"short").unwrap();
+    wait_until("the records are decoded", || {
+        machine.metric("decode_errors_total") > 0.0
+    });
+    assert!(has_nothing(&peer));
+    shows_its_metrics(&machine);
+    shows_its_status(&machine);
+    logs_to_the_journal(&machine);
+    nobody_can_share_its_port(&machine);
+    has_no_hole(&machine);
+    prometheus_scrapes_it(&machine);
+}
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn an_upgrade_keeps_conffile_and_sockets_and_a_purge_leaves_nothing() {
+    let machine = Machine::boot();
+    let before = files(&machine);
+    let older = older_package(machine.folder());
+    machine.install(&older, "");
+    assert_eq!(
+        machine.shell("dpkg-query -W -f '${Version}' udp-echo"),
+        "0.0.9"
+    );
+    // The operator's own.
+    machine.shell("echo UDP_ECHO_MODE=echo >>/etc/default/udp-echo");
+    let conffile = machine.shell("cat /etc/default/udp-echo");
+    machine.shell("systemctl restart udp-echo");
+    machine.assert_echoes(ECHO, 3);
+    let sockets = inodes(&machine);
+    let pid = machine.main_pid();
+
+    machine.install(package(), "--force-confold");
+    assert_ne!(
+        machine.shell("dpkg-query -W -f '${Version}' udp-echo"),
+        "0.0.9"
+    );
+    assert_eq!(machine.shell("cat /etc/default/udp-echo"), conffile);
+    assert_eq!(inodes(&machine), sockets);
+    machine.assert_echoes(ECHO, 3);
+    assert_ne!(machine.main_pid(), pid);
+    assert_eq!(
+        machine.shell(&format!("systemctl is-active {UNITS}")),
+        "active\n".repeat(3)
+    );
+
+    machine.shell("dpkg --remove udp-echo 2>&1");
+    let (_, states, _) = machine.attempt(&format!("systemctl is-active {UNITS}"));
+    assert_eq!(states, "inactive\n".repeat(3));
+    assert_eq!(
+        machine.shell("ss -Hnlutp 'sport = :9999 or sport = :9862'"),
+        ""
+    );
+    assert_eq!(machine.shell("cat /etc/default/udp-echo"), conffile);
+    // Installed again and purged while it runs.
+    machine.install(package(), "--force-confold");
+    machine.assert_echoes(ECHO, 3);
+    machine.shell("dpkg --purge udp-echo 2>&1");
+    assert_eq!(
+        machine.shell("ss -Hnlutp 'sport = :9999 or sport = :9862'"),
+        ""
+    );
+    let left: Vec<_> = files(&machine).difference(&before).cloned().collect();
+    assert!(left.is_empty(), "{left:#?}");
+    let known = machine.shell("systemctl list-units --all --plain --no-legend 'udp-echo*'");
+    assert_eq!(known, "");
+    assert_eq!(
+        machine.shell("dpkg-query -W 'udp-echo*' 2>/dev/null || true"),
+        ""
+    );
+}
+
+fn shows_its_metrics(machine: &Machine) {
+    let metrics = machine.metrics();
+    let labels = format!("{{listen=\"{ECHO}\",worker=\"0\"}}");
+    let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+    for (series, value) in [
+        ("datagrams_received_total", 6.0),
+        ("datagrams_echoed_total", 3.0),
+        ("records_decoded_total", 2.0),
+        ("decode_errors_total", 1.0),
+        ("receive_buffer_limit_bytes", limit.trim().parse().unwrap()),
+        // The unit asks for 4 MiB, and the kernel doubles that.
+        (
+            &*format!("socket_receive_buffer_bytes{labels}"),
+            8_388_608.0,
+        ),
+        (&*format!("socket_drops_total{labels}"), 0.0),
+    ] {
+        let got = metrics.get(&format!("udp_echo_{series}"));
+        assert_eq!(got, Some(&value), "{series} in {metrics:#?}");
+    }
+    for series in [
+        "udp_echo_send_buffer_limit_bytes",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_threads",
+        "process_virtual_memory_bytes",
+    ] {
+        let got = metrics.get(series);
+        assert!(
+            got.is_some_and(|value| *value > 0.0),
+            "{series} in {metrics:#?}"
+        );
+    }
+    // In steps of 10 ms: perhaps none yet.
+    assert!(
+        metrics.contains_key("process_cpu_seconds_total"),
+        "{metrics:#?}"
+    );
+    assert_eq!(
+        metrics.get("process_max_fds"),
+        Some(&1024.0),
+        "{metrics:#?}"
+    );
+}
+
+fn shows_its_status(machine: &Machine) {
+    let expected =
+        format!("Status: \"exchange on {ECHO}, metrics on {METRICS}; 6 received, 3 echoed");
+    let mut status = String::new();
+    wait_until("its status is shown", || {
+        status = machine.shell("systemctl status --no-pager udp-echo");
+        status.contains(&expected)
+    });
+    assert!(status.contains("active (running)"), "{status}");
+}
+
+fn logs_to_the_journal(machine: &Machine) {
+    let journal = machine.shell(
+        "journalctl --sync; journalctl --no-pager -u udp-echo -o json _TRANSPORT=journal + \
+         _TRANSPORT=stdout _SYSTEMD_UNIT=udp-echo.service",
+    );
+    let own: Vec<_> = journal
+        .lines()
+        .filter(|line| line.contains("\"_COMM\":\"udp-echo\""))
+        .collect();
+    for (message, priority) in [
+        ("serving in exchange mode", "\"PRIORITY\":\"6\""),
+        ("decode", "\"PRIORITY\":\"4\""),
+    ] {
+        let line = own.iter().find(|line| line.contains(message));
+        let line = line.unwrap_or_else(|| panic!("no {message:?} in {own:#?}"));
+        assert!(line.contains(priority), "{line}");
+    }
+    for line in own {
+        assert!(
+            line.contains("\"SYSLOG_IDENTIFIER\":\"udp-echo\""),
+            "{line}"
+        );
+        assert!(line.contains("\"_TRANSPORT\":\"journal\""), "{line}");
+    }
+}
+
+/// systemd sets `SO_REUSEADDR`, with which anybody else could steal datagrams.
+fn nobody_can_share_its_port(machine: &Machine) {
+    let error = machine.inside(|| {
+        let thief = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        thief.set_reuse_address(true).unwrap();
+        thief.bind(&address(ECHO).into()).unwrap_err()
+    });
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
+}
+
+fn has_no_hole(machine: &Machine) {
+    let text = machine.shell("systemd-analyze security --no-pager udp-echo");
+    let (_, overall) = text
+        .split_once("exposure level for udp-echo.service: ")
+        .expect(&text);
+    let exposure: f64 = overall
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .expect("a number");
+    eprintln!("exposure level {exposure}");
+    assert!(exposure <= EXPOSURE, "{text}");
+    // There is no man in there to look for the page.
+    let line =
+        format!("cd /usr/lib/systemd/system && systemd-analyze verify --man=no {UNITS} 2>&1");
+    assert_eq!(machine.shell(&line), "");
+}
+
+fn prometheus_scrapes_it(machine: &Machine) {
+    machine.write(
+        "/etc/prometheus/prometheus.yml",
+        &format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: udp-echo\n    \
+             static_configs: [{{targets: ['{METRICS}']}}]\n"
+        ),
+    );
+    machine.shell("systemctl unmask prometheus 2>&1 && systemctl start prometheus");
+    for (query, value) in [("up", "1"), ("udp_echo_datagrams_echoed_total", "3")] {
+        let request = format!(
+            "GET /api/v1/query?query={query} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+        );
+        let expected = format!(",\"{value}\"]");
+        let mut body = String::new();
+        wait_until(query, || {
+            body = machine.inside(|| {
+                let prometheus = address("127.0.0.1:9090");
+                std::net::TcpStream::connect(prometheus).map_or_else(
+                    |error| error.to_string(),
+                    |_| request_to(prometheus, &request).body,
+                )
+            });
+            body.contains("\"value\":[")
+        });
+        assert!(body.contains(&expected), "{body}");
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// The inodes of the sockets on both ports.
+fn inodes(machine: &Machine) -> BTreeSet<String> {
+    let shown = machine.shell("ss -Hnlute 'sport = :9999 or sport = :9862'");
+    let words = shown.split_whitespace();
+    let inodes: BTreeSet<_> = words
+        .filter(|word| word.starts_with("ino:"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(inodes.len(), 2, "{shown}");
+    inodes
+}
+
+/// Every file that a package could leave behind.
+fn files(machine: &Machine) -> BTreeSet<String> {
+    let found = machine.shell(
+        "find /etc /usr /var/lib /var/cache /opt /srv /home /root /run/systemd/system \
+         /run/systemd/transient -xdev -not -path '/var/lib/dpkg/*-old' \
+         -not -path /root/udp-echo.deb 2>/dev/null || true",
+    );
+    found.lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,341 @@
+//! A Debian with systemd, booted in a container, with a network of its own.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{client, receive, request_to, run, samples, wait_until};
+use crate::namespace::shell;
+
+/// What the daemon's box is made of, beyond the smallest Debian.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,init-system-helpers,prometheus,procps,iproute2";
+const RELEASE: &str = "bookworm";
+/// Kept from run to run: making the tree is the slow part.
+const KEPT: &str = "/var/cache/udp-echo-test";
+/// A boot on a busy machine.
+const BOOT: Duration = Duration::from_secs(90);
+
+/// Where the units' sockets are.
+pub const ECHO: &str = "127.0.0.1:9999";
+pub const METRICS: &str = "127.0.0.1:9862";
+
+/// A booted machine, gone when dropped. One at a time.
+pub struct Machine {
+    nspawn: Child,
+    init: Pid,
+    folder: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Machine {
+    /// Boots a fresh one.
+    pub fn boot() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let tree = tree();
+        let name = format!("udp-echo-{}", std::process::id());
+        let folder = Path::new(KEPT).join(&name);
+        remove_leftovers();
+        for part in ["root", "upper", "work"] {
+            fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        let console = File::create(folder.join("console")).unwrap();
+        // In a mount namespace of its own, which takes the overlay with it; and it dies with this
+        // thread, whatever that dies of.
+        let nspawn = Command::new("setpriv")
+            .args(["--pdeathsig=KILL", "unshare", "--mount", "sh", "-c", START])
+            .args(["sh".as_ref(), tree.as_os_str(), folder.as_os_str()])
+            .arg(&name)
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().unwrap())
+            .stderr(console)
+            .spawn()
+            .expect("util-linux is installed");
+        let mut machine = Self {
+            nspawn,
+            init: Pid::from_raw(0),
+            folder,
+            _turn: turn,
+        };
+        machine.wait_until_it_runs();
+        machine
+    }
+
+    fn wait_until_it_runs(&mut self) {
+        let deadline = Instant::now() + BOOT;
+        let mut state = String::new();
+        while state != "running" {
+            let ended = self.nspawn.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "it does not boot ({ended:?}, {state}): {}",
+                fs::read_to_string(self.folder.join("console")).unwrap_or_default()
+            );
+            thread::sleep(Duration::from_millis(50));
+            if self.init.as_raw() == 0 {
+                self.init = init_below(self.nspawn.id()).unwrap_or(self.init);
+            } else {
+                state = self.attempt("systemctl is-system-running").1;
+                state.truncate(state.trim_end().len());
+                assert_ne!(state, "degraded", "{}", self.shell("systemctl --failed"));
+            }
+        }
+    }
+
+    /// Runs a line of shell in it, which must succeed; what it prints.
+    pub fn shell(&self, line: &str) -> String {
+        let (status, out, err) = self.attempt(line);
+        assert!(
+            status.success(),
+            "{line}: {status}\n{out}{err}{}",
+            self.shell_or_nothing("journalctl -n 40 --no-pager -o short-precise")
+        );
+        out
+    }
+
+    /// The same, whether it succeeds or not.
+    pub fn attempt(&self, line: &str) -> (ExitStatus, String, String) {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.init.to_string(), "--all"])
+            .args(["sh", "-c", line])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        run(&mut command)
+    }
+
+    fn shell_or_nothing(&self, line: &str) -> String {
+        self.attempt(line).1
+    }
+
+    /// A folder out here that goes with it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A file of its, as seen from here.
+    pub fn path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.init))
+    }
+
+    /// Writes a file in it, in a folder that may have to be made.
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Installs a package.
+    pub fn install(&self, package: &Path, options: &str) -> String {
+        fs::copy(package, self.path("/root/udp-echo.deb")).unwrap();
+        self.shell(&format!("dpkg {options} -i /root/udp-echo.deb 2>&1"))
+    }
+
+    /// Does something on a thread that is in its network: what sockets that makes belong to it.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(format!("/proc/{}/ns/net", self.init)).unwrap();
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
+                work()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Asserts that datagrams from a new peer are echoed, each of them if `times` are sent.
+    pub fn assert_echoes(&self, to: &str, times: u8) {
+        let to: SocketAddr = to.parse().unwrap();
+        let peer = self.inside(|| client(to));
+        for number in 0..times {
+            let sent = [b"datagram ", &[number][..]].concat();
+            peer.send(&sent).unwrap();
+            assert_eq!(receive(&peer), sent, "from {to}");
+        }
+    }
+
+    /// All metrics of the daemon.
+    pub fn metrics(&self) -> std::collections::BTreeMap<String, f64> {
+        let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        let response = self.inside(|| request_to(METRICS.parse().unwrap(), request));
+        assert_eq!(response.status, 200, "{response:?}");
+        samples(&response.body)
+    }
+
+    pub fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics();
+        *metrics
+            .get(&format!("udp_echo_{series}"))
+            .unwrap_or_else(|| panic!("no {series} in {metrics:#?}"))
+    }
+
+    /// What systemd says of a unit.
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        let text = self.shell(&format!("systemctl show --value -p {name} {unit}"));
+        text.trim_end().to_owned()
+    }
+
+    /// Waits until systemd says so of the service.
+    pub fn wait_for(&self, name: &str, value: &str) {
+        wait_until(&format!("{name} of udp-echo is {value}"), || {
+            self.property("udp-echo", name) == value
+        });
+    }
+
+    /// The process of the service, by its number in there; none when it has none.
+    pub fn main_pid(&self) -> Option<i32> {
+        let pid = self.property("udp-echo", "MainPID").parse().unwrap();
+        (pid != 0).then_some(pid)
+    }
+
+    /// The number out here of a process in there.
+    pub fn outer_pid(&self, inner: i32) -> Pid {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(&self.init.to_string());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        names
+            .filter(|name| name.parse::<i32>().is_ok() && namespace(name) == own)
+            .find(|name| inner_pid(name) == Some(inner))
+            .map(|name| Pid::from_raw(name.parse().unwrap()))
+            .expect("it runs")
+    }
+
+    /// Where the journal ends now.
+    pub fn cursor(&self) -> String {
+        let text = self.shell("journalctl --sync; journalctl -n 0 --show-cursor");
+        let (_, cursor) = text.split_once("-- cursor: ").expect("a cursor");
+        cursor.trim_end().to_owned()
+    }
+
+    /// What the journal has of the service, as an operator sees it, after a cursor.
+    pub fn journal(&self, cursor: &str, options: &str) -> String {
+        self.shell(&format!(
+            "journalctl --sync; \
+             journalctl --no-pager -u udp-echo --after-cursor '{cursor}' {options}"
+        ))
+    }
+
+    /// Waits for a line in the journal of the service.
+    pub fn wait_for_line(&self, cursor: &str, text: &str) {
+        let mut journal = String::new();
+        let deadline = Instant::now() + crate::harness::DEADLINE;
+        while !journal.contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} in {journal}");
+            journal = self.journal(cursor, "-o cat");
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if thread::panicking() && self.init.as_raw() != 0 {
+            let line = "journalctl --no-pager -n 60 -o short-precise; systemctl --failed";
+            eprintln!("the machine's journal: {}", self.shell_or_nothing(line));
+        }
+        // With process 1, all of them.
+        if self.init.as_raw() != 0 {
+            let _ = kill(self.init, Signal::SIGKILL);
+        } else {
+            let _ = self.nspawn.kill();
+        }
+        let _ = self.nspawn.wait();
+        remove(&self.folder);
+    }
+}
+
+/// Lays a throw-away tree over the kept one, or copies it, and boots that.
+const START: &str = r#"
+set -e
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root" ||
+    cp -a "$1/." "$2/root"
+exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --keep-unit \
+    --private-network --console=pipe
+"#;
+
+/// The kept Debian tree, made if it is not there.
+fn tree() -> PathBuf {
+    fs::create_dir_all(KEPT).unwrap();
+    let lock = File::create(Path::new(KEPT).join("lock")).unwrap();
+    lock.lock().unwrap();
+    let making = Path::new(KEPT).join("making");
+    let line = format!(
+        "unshare --mount debootstrap --variant=minbase --include={PACKAGES} {RELEASE} {making} {} \
+         && systemctl --root={making} mask prometheus && rm -f {making}/var/cache/apt/archives/*.deb",
+        mirror(),
+        making = making.display(),
+    );
+    let mut hasher = DefaultHasher::new();
+    (PACKAGES, RELEASE).hash(&mut hasher);
+    let mut name = String::from(RELEASE);
+    write!(name, "-{:016x}", hasher.finish()).unwrap();
+    let tree = Path::new(KEPT).join(name);
+    if !tree.exists() {
+        eprintln!("making the Debian tree {}, about 100 s", tree.display());
+        remove(&making);
+        shell(&line);
+        // Whole or not at all.
+        fs::rename(&making, &tree).unwrap();
+    }
+    tree
+}
+
+/// Where this machine gets its own packages from.
+fn mirror() -> String {
+    let line = "sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null; \
+                sed -n 's/^deb \\(\\[[^]]*\\] \\)\\?\\(http[^ ]*\\) .*/\\2/p' \
+                /etc/apt/sources.list 2>/dev/null; true";
+    let found = shell(line);
+    let first = found
+        .split_whitespace()
+        .find(|uri| uri.ends_with("/debian") || uri.ends_with("/debian/"));
+    first.unwrap_or("http://deb.debian.org/debian").to_owned()
+}
+
+/// Removes what tests that were killed left behind.
+fn remove_leftovers() {
+    for entry in fs::read_dir(KEPT).unwrap().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("udp-echo-"));
+        let own = std::process::id().to_string();
+        if process.is_some_and(|id| id == own || !Path::new("/proc").join(id).exists()) {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(folder: &Path) {
+    shell(&format!("rm -rf --one-file-system {}", folder.display()));
+}
+
+/// The process 1 of the container that `nspawn` made, once it is systemd.
+fn init_below(nspawn: u32) -> Option<Pid> {
+    let children = fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children")).ok()?;
+    let child = children.split_whitespace().next()?;
+    let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+    let is_init = name == "systemd\n" && inner_pid(child) == Some(1);
+    is_init.then(|| Pid::from_raw(child.parse().unwrap()))
+}
+
+/// The number of a process in its own namespace.
+fn inner_pid(outer: &str) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{outer}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+    line.split_whitespace().last()?.parse().ok()
+}

@@ -1,0 +1,157 @@
+//! The Debian package.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::harness::run;
+use crate::namespace::shell;
+
+/// Every path of the package but its documentation.
+const PATHS: [&str; 9] = [
+    "./etc/default/udp-echo",
+    "./usr/bin/udp-echo",
+    "./usr/lib/systemd/system/udp-echo-metrics.socket",
+    "./usr/lib/systemd/system/udp-echo.service",
+    "./usr/lib/systemd/system/udp-echo.socket",
+    "./usr/share/bash-completion/completions/udp-echo",
+    "./usr/share/fish/vendor_completions.d/udp-echo.fish",
+    "./usr/share/man/man8/udp-echo.8.gz",
+    "./usr/share/zsh/vendor-completions/_udp-echo",
+];
+
+#[test]
+#[ignore = "needs lintian and builds a package; .ci/run runs it"]
+fn lintian_has_no_error_and_no_warning() {
+    let lintian = format!(
+        "lintian --allow-root --fail-on error,warning --display-info {}",
+        package().display()
+    );
+    eprintln!("{}", shell(&lintian));
+}
+
+#[test]
+#[ignore = "builds a package; .ci/run runs it"]
+fn the_package_has_what_the_contract_lists_and_the_binary_its_dependencies() {
+    let package = package().display();
+    let listed = shell(&format!(
+        "dpkg-deb --fsys-tarfile {package} | tar -t | grep -v '/$' | LC_ALL=C sort"
+    ));
+    let (documents, rest): (Vec<_>, Vec<_>) = listed
+        .lines()
+        .partition(|path| path.starts_with("./usr/share/doc/udp-echo/"));
+    assert_eq!(rest, PATHS);
+    for name in ["copyright", "changelog.gz", "README.md"] {
+        assert!(
+            documents.iter().any(|path| path.ends_with(name)),
+            "{documents:?}"
+        );
+    }
+    let conffiles = shell(&format!("dpkg-deb -I {package} conffiles"));
+    assert_eq!(conffiles, "/etc/default/udp-echo\n");
+
+    let file = |path: &str| format!("dpkg-deb --fsys-tarfile {package} | tar -xO {path}");
+    let list = shell(&format!("{} | grep -c -a -F .dep-v0", file(PATHS[1])));
+    assert_ne!(list.trim(), "0", "the binary has no list of dependencies");
+    shell(&format!("{} | gzip -t", file(PATHS[7])));
+    // Every option is explained, and none is set.
+    let defaults = shell(&file(PATHS[0]));
+    let help = run(crate::harness::program().arg("--help")).1;
+    for option in help.split("[env: ").skip(1) {
+        let variable = option.split(['=', ']']).next().unwrap();
+        assert!(defaults.contains(&format!("\n#{variable}=")), "{variable}");
+    }
+    assert!(
+        defaults
+            .lines()
+            .all(|line| line.is_empty() || line.starts_with('#'))
+    );
+}
+
+#[test]
+#[ignore = "builds a package, twice; .ci/run runs it"]
+fn built_again_elsewhere_the_package_is_the_same_to_the_byte() {
+    let folder = std::env::temp_dir().join(format!("udp-echo-again-{}", std::process::id()));
+    let elsewhere = Removed(folder.join("under-another-name"));
+    // The commit, and the work tree's files as they are.
+    shell(&format!(
+        "set -e; cd {here}; git clone --quiet . {there}; (cd {there}; git ls-files -z | xargs -0 rm); \
+         git ls-files -z --cached --others --exclude-standard | \
+         xargs -0 sh -c 'for file; do [ ! -e \"$file\" ] || cp --parents \"$file\" {there}; done' -",
+        here = env!("CARGO_MANIFEST_DIR"),
+        there = elsewhere.0.display(),
+    ));
+    let again = build(&elsewhere.0);
+    let same = fs::read(package()).unwrap() == fs::read(&again).unwrap();
+    assert!(same, "{}", difference(package(), &again));
+}
+
+/// The package of this checkout, built once in a run.
+pub fn package() -> &'static Path {
+    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGE.get_or_init(|| build(Path::new(env!("CARGO_MANIFEST_DIR"))))
+}
+
+/// A package of an older version, which had another conffile.
+pub fn older_package(folder: &Path) -> PathBuf {
+    let older = folder.join("older.deb");
+    shell(&format!(
+        "set -e; cd {folder}; dpkg-deb -R {package} older; \
+         sed -i 's/^Version: .*/Version: 0.0.9/' older/DEBIAN/control; \
+         sed -i '1s/.*/# Options, as they once were./' older/etc/default/udp-echo; \
+         (cd older; find etc usr -type f -exec md5sum {{}} + >DEBIAN/md5sums); \
+         dpkg-deb -b older {older}",
+        folder = folder.display(),
+        package = package().display(),
+        older = older.display(),
+    ));
+    older
+}
+
+fn build(checkout: &Path) -> PathBuf {
+    eprintln!("building the package in {}", checkout.display());
+    let mut command = Command::new("packaging/build-deb");
+    command.current_dir(checkout);
+    // What cargo tells its tests is not for another cargo.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let home = name == "CARGO_HOME" || name.starts_with("RUSTUP_");
+        if !home && (name.starts_with("CARGO") || name.starts_with("RUST")) {
+            command.env_remove(&*name);
+        }
+    }
+    let (status, out, err) = run(&mut command);
+    assert!(status.success(), "{status}\n{out}{err}");
+    let path = checkout.join(out.lines().last().expect("the path of the package"));
+    assert!(path.is_file(), "{}", path.display());
+    path
+}
+
+/// Where two packages differ, for people.
+fn difference(one: &Path, other: &Path) -> String {
+    let list = |package: &Path| {
+        let package = package.display();
+        shell(&format!(
+            "d=$(mktemp -d); dpkg-deb -R '{package}' $d; dpkg-deb -c '{package}'; cd $d; \
+             find . -type f -exec md5sum {{}} +; rm -rf $d"
+        ))
+    };
+    let (one, other) = (list(one), list(other));
+    let differ = |a: &str, b: &str| -> Vec<String> {
+        a.lines()
+            .filter(|line| !b.lines().any(|l| l == *line))
+            .map(str::to_owned)
+            .collect()
+    };
+    format!("{:#?}\n{:#?}", differ(&one, &other), differ(&other, &one))
+}
+
+/// A folder that is removed when dropped, with the one above it.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().unwrap());
+    }
+}
