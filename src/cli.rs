@@ -30,16 +30,17 @@ use crate::telemetry;
 )]
 pub struct Args {
     /// Where to receive datagrams; repeatable, or a list with commas
-    ///
-    /// A name resolves to its IPv4 address first. No host, or *, is every IPv4 address,
-    /// [::] is every address of both families. Port 0 lets the kernel choose.
     #[arg(
         long,
         env = "UDP_ECHO_LISTEN",
         hide_env_values = true,
         value_name = "HOST:PORT",
         value_delimiter = ',',
-        default_value = "localhost:9999"
+        default_value = "localhost:9999",
+        long_help = "Where to receive datagrams; repeatable, or a list with commas\n\n\
+                     A name resolves to its IPv4 address first. No host, or *, is every IPv4 \
+                     address, [::] is every address of both families. Port 0 lets the kernel \
+                     choose."
     )]
     pub listen: Vec<HostPort>,
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{DEADLINE, Daemon, Random, client, wait_until};
+use crate::harness::{DEADLINE, Daemon, Random, client, receive, wait_until};
 use crate::modes::{ask, assert_counts};
 
 const GIVEN_UP: &str = r#"timeouts_total{waiting_for="record"}"#;
@@ -159,13 +159,35 @@ fn a_record_is_given_up_though_others_keep_the_socket_busy() {
 }
 
 #[test]
+fn what_came_while_the_daemon_was_stopped_came_in_time() {
+    in_time(|timeout| {
+        for mode in ["--mode=exchange", "--mode=lockstep"] {
+            let start = Instant::now();
+            let daemon = Daemon::start(&[mode, &seconds(timeout)]);
+            let peer = client(daemon.address());
+            assert_eq!(ask(&peer, b"a"), b"a");
+            daemon.pause();
+            if start.elapsed() > timeout / 2 {
+                return None;
+            }
+            peer.send(RECORD).unwrap();
+            peer.send(b"b").unwrap();
+            thread::sleep(timeout);
+            daemon.resume();
+            assert_eq!(receive(&peer), b"b", "{mode}");
+        }
+        Some(())
+    });
+}
+
+#[test]
 fn quiet_timeouts_are_counted_one_after_the_other() {
     for mode in ["--mode=exchange", "--mode=lockstep", "--mode=echo"] {
         let start = Instant::now();
-        let daemon = Daemon::start(&[mode, "--timeout=0.1"]);
-        wait_until("it was quiet for long", || daemon.metric(QUIET) > 4.5);
+        let daemon = Daemon::start(&[mode, "--timeout=0.25"]);
+        wait_until("it was quiet for long", || daemon.metric(QUIET) > 2.5);
         let count = daemon.metric(QUIET);
-        assert!(count <= start.elapsed().as_secs_f64() / 0.1, "{mode}");
+        assert!(count <= start.elapsed().as_secs_f64() / 0.25, "{mode}");
         assert_counts(&daemon, &[(GIVEN_UP, 0)]);
     }
 }
