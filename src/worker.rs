@@ -100,6 +100,8 @@ pub struct Worker {
     attention: Attention,
     /// The receive timeout that the socket has.
     receive_timeout: Duration,
+    /// Whether to look into the socket once more before time passes for the exchange.
+    look_again: bool,
     /// Whether the log shows each datagram.
     verbose: bool,
 }
@@ -129,6 +131,7 @@ impl Worker {
             counts,
             shared,
             receive_timeout: Duration::ZERO,
+            look_again: false,
             verbose: false,
         }
     }
@@ -141,7 +144,12 @@ impl Worker {
             if let Err(error) = self.set_receive_timeout() {
                 return Stopped::SocketLost(error);
             }
-            match self.round(Wait::Block) {
+            let wait = if self.look_again {
+                Wait::Poll
+            } else {
+                Wait::Block
+            };
+            match self.round(wait) {
                 Ok((after, _)) => now = after,
                 Err(stopped) => return stopped,
             }
@@ -175,13 +183,17 @@ impl Worker {
             end = self.handle(received, time);
             self.send();
         }
-        let end = if end.is_some() || received == self.batch.slots() {
-            // More may wait, that came in time.
-            end
-        } else {
-            self.listen_to_others(time);
-            self.exchange.time(time)
-        };
+        let due = self.exchange.next_time().is_some_and(|at| at <= time);
+        self.look_again = false;
+        if due && end.is_none() && received < self.batch.slots() {
+            // What comes between the receive and the look at the clock came in time, and a
+            // signal ends a receive whatever waits.
+            self.look_again = wait == Wait::Block;
+            if !self.look_again {
+                self.listen_to_others();
+                end = self.exchange.time(time);
+            }
+        }
         self.publish();
         match end {
             Some(end) => Err(Stopped::End(end)),
@@ -318,9 +330,8 @@ impl Worker {
     }
 
     /// A daemon is quiet only when all its sockets are.
-    fn listen_to_others(&mut self, now: Instant) {
-        let due = self.exchange.next_time().is_some_and(|at| at <= now);
-        if !(due && self.exchange.ends_by_time()) {
+    fn listen_to_others(&mut self) {
+        if !self.exchange.ends_by_time() {
             return;
         }
         for counts in &self.shared.counts {
