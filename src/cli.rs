@@ -108,6 +108,18 @@ pub struct Args {
     )]
     pub workers: Workers,
 
+    /// How long a worker polls for the next datagram before it sleeps: replies come sooner, and
+    /// each worker takes a whole CPU while datagrams come and for this long after
+    #[arg(
+        long,
+        env = "UDP_ECHO_BUSY_POLL",
+        hide_env_values = true,
+        value_name = "DURATION",
+        value_parser = busy_poll,
+        default_value = "0"
+    )]
+    pub busy_poll: Duration,
+
     /// How many peers may owe a record at once, per worker; then the longest-owing is forgotten
     #[arg(
         long,
@@ -145,6 +157,17 @@ pub struct Args {
         value_parser = BoolishValueParser::new()
     )]
     pub reuse_address: bool,
+
+    /// Whether the kernel says when it received each datagram.
+    #[arg(
+        long,
+        help = "Have the kernel say when it received each datagram, for the metric \
+                residence_seconds [default: off]",
+        env = "UDP_ECHO_TIMESTAMPS",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub timestamps: bool,
 
     /// Refuse datagrams from lower source ports: those of services that might answer the reply.
     /// Port 0 always is refused, and in echo mode the listening ports are too
@@ -388,6 +411,10 @@ fn timeout(text: &str) -> Result<MaybeTimeout, &'static str> {
         .and_then(Timeout::new)
         .map(|timeout| MaybeTimeout(Some(timeout)))
         .ok_or("expected more than 0 seconds (5, 0.25), a time with a unit (250ms, 1m), or none")
+}
+
+fn busy_poll(text: &str) -> Result<Duration, &'static str> {
+    duration(text).ok_or("expected seconds (0, 0.001) or a time with a unit (50us, 1ms)")
 }
 
 /// `setsockopt` takes an `int`, of which the kernel makes twice as much.

@@ -26,7 +26,7 @@ use crate::http::{self, Site};
 use crate::metrics::{Counts, Metrics, Sources};
 use crate::systemd::{self, HandedOverError, Manager, Role};
 use crate::udp::{self, Socket};
-use crate::worker::{Shared, Stopped, Worker};
+use crate::worker::{self, Shared, Stopped, Worker};
 
 use site::{Daemon, mode_name};
 pub use sockets::Inherited;
@@ -109,6 +109,7 @@ async fn serve(
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
     let metrics = Metrics::new(Sources {
         workers: worker_metrics(args, &sockets, &counts),
+        timestamps: args.timestamps,
         read_limits,
         epoch: (epoch, today),
         now: || (now(), self::today()),
@@ -246,13 +247,17 @@ fn spawn(
         exit_on: args.exit_on(),
         admission: Admission::new(args.min_source_port, own),
     };
+    let options = worker::Options {
+        busy_poll: args.busy_poll,
+        timestamps: args.timestamps,
+    };
     let socket = Arc::clone(&sockets[index]);
     let shared = Arc::clone(shared);
     let counts = Arc::clone(&shared.counts[index]);
     thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
-            let run = || Worker::new(socket, settings, counts, shared).run();
+            let run = || Worker::new(socket, settings, options, counts, shared).run();
             let stopped = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Stopped::Panicked);
             // Nobody listens any more when the daemon did not wait for the end.
             let _ = ended.send((index, stopped));

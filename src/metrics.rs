@@ -13,11 +13,11 @@ use std::time::{Instant, SystemTime};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+    self, Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType,
 };
 use prometheus::{Registry, TextEncoder};
 
-pub use counts::{Batches, Count, Counts, Errors, Moment};
+pub use counts::{Count, Counts, Errors, Histogram, Moment};
 use families::FAMILIES;
 
 /// What the kernel says of a socket when asked.
@@ -59,6 +59,8 @@ impl fmt::Debug for WorkerMetrics {
 pub struct Sources {
     /// One for each socket.
     pub workers: Vec<WorkerMetrics>,
+    /// Whether datagrams come with the time of their receipt.
+    pub timestamps: bool,
     /// Asks for the system's limits on receive and send buffers, in bytes.
     pub read_limits: fn() -> [Option<usize>; 2],
     /// The instant that every [`Moment`] counts from, and the time of day it was.
@@ -223,6 +225,37 @@ impl Series {
         }
     }
 
+    /// The workers' histograms as one, each value divided by `scale`.
+    #[expect(clippy::cast_precision_loss, reason = "exact to 2^53")]
+    fn add_histogram(
+        &mut self,
+        scrape: &Scrape<'_>,
+        scale: f64,
+        histogram: fn(&Counts) -> &Histogram,
+    ) {
+        let Some(worker) = scrape.sources.workers.first() else {
+            return;
+        };
+        let bounds = histogram(&worker.counts).bounds();
+        let count = |index| scrape.sum(|counts| histogram(counts).bucket(index));
+        let mut cumulative = 0;
+        let mut buckets = Vec::with_capacity(bounds.len());
+        for (index, bound) in bounds.iter().enumerate() {
+            cumulative += count(index);
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound as f64 / scale);
+            bucket.set_cumulative_count(cumulative);
+            buckets.push(bucket);
+        }
+        let mut data = proto::Histogram::default();
+        data.set_sample_count(cumulative + count(bounds.len()));
+        data.set_sample_sum(scrape.sum(|counts| histogram(counts).sum()) as f64 / scale);
+        data.set_bucket(buckets);
+        let mut metric = Metric::default();
+        metric.set_histogram(data);
+        self.metrics.push(metric);
+    }
+
     fn add_errors(&mut self, scrape: &Scrape<'_>, errors: fn(&Counts) -> &Errors) {
         for (index, name) in Errors::names().enumerate() {
             let count = scrape.sum(|counts| errors(counts).get(index));
@@ -290,16 +323,5 @@ fn metric(kind: MetricType, labels: &[(&str, &str)], value: f64) -> Metric {
         gauge.set_value(value);
         metric.set_gauge(gauge);
     }
-    metric
-}
-
-#[expect(clippy::cast_precision_loss, reason = "exact to 2^53")]
-fn histogram(buckets: Vec<Bucket>, sum: u64) -> Metric {
-    let mut histogram = Histogram::default();
-    histogram.set_sample_count(buckets.last().map_or(0, Bucket::cumulative_count));
-    histogram.set_sample_sum(sum as f64);
-    histogram.set_bucket(buckets);
-    let mut metric = Metric::default();
-    metric.set_histogram(histogram);
     metric
 }

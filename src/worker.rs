@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{Level, debug, enabled, warn};
 
@@ -75,6 +75,15 @@ impl Attention {
     }
 }
 
+/// How a worker goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long to poll after a datagram before sleeping.
+    pub busy_poll: Duration,
+    /// Whether datagrams come with the time of their receipt.
+    pub timestamps: bool,
+}
+
 /// Why a worker stopped.
 #[derive(Debug)]
 pub enum Stopped {
@@ -98,6 +107,9 @@ pub struct Worker {
     batch: Batch,
     /// The exchange's time; see [`Attention`].
     attention: Attention,
+    options: Options,
+    /// When the kernel received the datagrams that were just answered, if it tells.
+    answered: Vec<Duration>,
     /// The receive timeout that the socket has.
     receive_timeout: Duration,
     /// Whether to look into the socket once more before time passes for the exchange.
@@ -111,6 +123,7 @@ impl Worker {
     pub fn new(
         socket: Arc<Socket>,
         settings: Settings,
+        options: Options,
         counts: Arc<Counts>,
         shared: Arc<Shared>,
     ) -> Self {
@@ -128,6 +141,8 @@ impl Worker {
                 shown: now,
             },
             socket,
+            options,
+            answered: Vec::with_capacity(BATCH),
             counts,
             shared,
             receive_timeout: Duration::ZERO,
@@ -139,19 +154,24 @@ impl Worker {
     /// Runs until asked to stop or until it cannot go on. What was received by then is answered.
     pub fn run(mut self) -> Stopped {
         let mut now = now();
+        let mut poll_until = now;
         while !self.shared.stop.load(Relaxed) {
             self.counts.progress.set(self.shared.epoch, now);
-            if let Err(error) = self.set_receive_timeout() {
-                return Stopped::SocketLost(error);
-            }
-            let wait = if self.look_again {
+            let wait = if self.look_again || now < poll_until {
+                std::hint::spin_loop();
                 Wait::Poll
+            } else if let Err(error) = self.set_receive_timeout() {
+                return Stopped::SocketLost(error);
             } else {
                 Wait::Block
             };
-            match self.round(wait) {
-                Ok((after, _)) => now = after,
+            let came;
+            (now, came) = match self.round(wait) {
+                Ok(round) => round,
                 Err(stopped) => return stopped,
+            };
+            if came {
+                poll_until = now.checked_add(self.options.busy_poll).unwrap_or(now);
             }
         }
         let deadline = now + DRAIN;
@@ -178,7 +198,7 @@ impl Worker {
         let mut end = None;
         if received > 0 {
             self.verbose = enabled!(Level::DEBUG);
-            self.counts.batches.count(received);
+            self.counts.batches.0.count(received as u64);
             self.counts.last_datagram.set(self.shared.epoch, now);
             end = self.handle(received, time);
             self.send();
@@ -264,6 +284,8 @@ impl Worker {
                 exchange,
                 counts,
                 socket,
+                answered,
+                options,
                 verbose,
                 ..
             } = self;
@@ -271,6 +293,9 @@ impl Worker {
                 Ok(()) => {
                     counts.echoed.add(1);
                     counts.echoed_bytes.add(sent.length as u64);
+                    if options.timestamps {
+                        answered.extend(batch.received(sent.slot).received_at);
+                    }
                     if *verbose {
                         let Received { peer, bytes, .. } = batch.received(sent.slot);
                         debug!("sent: {}, to: {peer}", Shown(&bytes[..sent.length]));
@@ -290,6 +315,15 @@ impl Worker {
             });
         }
         self.exchange.replies_sent();
+        if !self.answered.is_empty() {
+            let now = today();
+            for received_at in self.answered.drain(..) {
+                // The time of day may have been set back meanwhile.
+                let residence = now.saturating_sub(received_at).as_nanos();
+                let residence = u64::try_from(residence).unwrap_or(u64::MAX);
+                self.counts.residence.0.count(residence);
+            }
+        }
     }
 
     /// An error of a receive call: only one that means that the socket is gone is the end.
@@ -410,4 +444,11 @@ impl std::fmt::Display for Shown<'_> {
 #[expect(clippy::disallowed_methods, reason = "this is the loop")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// The time of day, which the kernel's receipts have, since 1970.
+#[expect(clippy::disallowed_methods, reason = "this is the loop")]
+fn today() -> Duration {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default()
 }

@@ -21,6 +21,7 @@ fn options(args: &Args) -> Options {
         receive_buffer: args.recv_buffer,
         send_buffer: args.send_buffer,
         reuse_address: args.reuse_address,
+        timestamps: args.timestamps,
         send_timeout: TICK,
     }
 }

@@ -48,6 +48,8 @@ pub struct Counts {
     pub peers: Count,
     pub evicted: Count,
     pub batches: Batches,
+    /// In nanoseconds.
+    pub residence: Residence,
     /// When the last datagram came.
     pub last_datagram: Moment,
     /// Since when the socket has been quiet, refused datagrams aside.
@@ -102,33 +104,90 @@ impl Errors {
     }
 }
 
-/// How many datagrams came with one receive call.
-#[derive(Debug, Default)]
-pub struct Batches {
-    /// Up to 1, 2, 4, … datagrams.
-    buckets: [Count; Self::BOUNDS.len()],
-    datagrams: Count,
+/// A histogram of whole numbers, each counted in the least bucket that holds it.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64],
+    /// One for each bound, and one for what is above the last.
+    buckets: Box<[Count]>,
+    sum: Count,
 }
 
-impl Batches {
-    /// The upper bounds of the buckets.
-    pub(super) const BOUNDS: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
-
-    /// Counts a call that gave `datagrams`, at least 1.
-    pub fn count(&self, datagrams: usize) {
-        let bucket = datagrams.next_power_of_two().trailing_zeros() as usize;
-        self.buckets[bucket.min(Self::BOUNDS.len() - 1)].add(1);
-        self.datagrams.add(datagrams as u64);
+impl Histogram {
+    fn new(bounds: &'static [u64]) -> Self {
+        Self {
+            bounds,
+            buckets: (0..=bounds.len()).map(|_| Count::default()).collect(),
+            sum: Count::default(),
+        }
     }
 
-    /// How many calls a bucket has, not counting those of lower ones.
+    /// Counts a value.
+    pub fn count(&self, value: u64) {
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        self.buckets[bucket].add(1);
+        self.sum.add(value);
+    }
+
+    /// The upper bounds of the buckets but the last, which has none.
+    pub(super) fn bounds(&self) -> &'static [u64] {
+        self.bounds
+    }
+
+    /// How many values a bucket has, not counting those of lower ones.
     pub(super) fn bucket(&self, index: usize) -> u64 {
         self.buckets[index].get()
     }
 
-    /// How many datagrams the calls gave.
-    pub(super) fn datagrams(&self) -> u64 {
-        self.datagrams.get()
+    /// The sum of all values.
+    pub(super) fn sum(&self) -> u64 {
+        self.sum.get()
+    }
+}
+
+/// Datagrams that one receive call gave.
+const BATCH_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64];
+
+/// Nanoseconds from 1 µs to 1 s.
+const RESIDENCE_BOUNDS: &[u64] = &[
+    1_000,
+    2_000,
+    5_000,
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+/// [`Counts::batches`].
+#[derive(Debug)]
+pub struct Batches(pub Histogram);
+
+impl Default for Batches {
+    fn default() -> Self {
+        Self(Histogram::new(BATCH_BOUNDS))
+    }
+}
+
+/// [`Counts::residence`].
+#[derive(Debug)]
+pub struct Residence(pub Histogram);
+
+impl Default for Residence {
+    fn default() -> Self {
+        Self(Histogram::new(RESIDENCE_BOUNDS))
     }
 }
 
@@ -156,14 +215,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_counted_in_the_least_bucket_that_holds_it() {
-        let batches = Batches::default();
-        for datagrams in [1, 2, 3, 4, 5, 63, 64] {
+    fn a_value_is_counted_in_the_least_bucket_that_holds_it() {
+        let batches = Histogram::new(BATCH_BOUNDS);
+        for datagrams in [1, 2, 3, 4, 5, 63, 64, 65] {
             batches.count(datagrams);
         }
-        let buckets = [0, 1, 2, 3, 4, 5, 6].map(|index| batches.bucket(index));
-        assert_eq!(buckets, [1, 1, 2, 1, 0, 0, 2]);
-        assert_eq!(batches.datagrams(), 142);
+        let buckets = [0, 1, 2, 3, 4, 5, 6, 7].map(|index| batches.bucket(index));
+        assert_eq!(buckets, [1, 1, 2, 1, 0, 0, 2, 1]);
+        assert_eq!(batches.sum(), 207);
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! The declarations.
 
-use prometheus::proto::Bucket;
 use prometheus::proto::MetricType::{COUNTER, GAUGE, HISTOGRAM};
 
-use super::counts::Batches;
-use super::{Family, histogram, metric};
+use super::{Family, metric};
 
 /// Every metric but those of the process.
 pub(super) const FAMILIES: &[Family] = &[
@@ -176,18 +174,17 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Datagrams that one receive call gave.",
         kind: HISTOGRAM,
         read: |scrape, series| {
-            let mut cumulative = 0;
-            let mut buckets = Vec::new();
-            for (index, bound) in Batches::BOUNDS.into_iter().enumerate() {
-                cumulative += scrape.sum(|c| c.batches.bucket(index));
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(bound.into());
-                bucket.set_cumulative_count(cumulative);
-                buckets.push(bucket);
+            series.add_histogram(scrape, 1.0, |counts| &counts.batches.0);
+        },
+    },
+    Family {
+        name: "udp_echo_residence_seconds",
+        help: "Time from the kernel's receipt of a datagram until its reply was sent.",
+        kind: HISTOGRAM,
+        read: |scrape, series| {
+            if scrape.sources.timestamps {
+                series.add_histogram(scrape, 1e9, |counts| &counts.residence.0);
             }
-            series
-                .metrics
-                .push(histogram(buckets, scrape.sum(|c| c.batches.datagrams())));
         },
     },
     Family {

@@ -13,11 +13,12 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
+use std::time::Duration;
 
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
 
 use super::Socket;
-use super::control::{CONTROL_BYTES, PacketInfo, REPLY_BYTES};
+use super::control::{CONTROL_BYTES, PacketInfo, REPLY_BYTES, Told};
 
 /// Whether to wait for the first datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Received<'a> {
     pub peer: SocketAddr,
     /// Where it was sent to, if the socket tells.
     pub info: Option<PacketInfo>,
+    /// When the kernel received it, since 1970, if the socket tells.
+    pub received_at: Option<Duration>,
     /// Its own length in bytes.
     pub length: usize,
     /// As much of it as a slot holds.
@@ -175,16 +178,17 @@ impl Batch {
         let message = self.incoming.get(slot);
         let length = message.msg_len as usize;
         let kept = length.min(self.slot_bytes);
-        let info = match message.msg_hdr.msg_controllen {
-            0 => None,
+        let told = match message.msg_hdr.msg_controllen {
+            0 => Told::default(),
             length => {
                 let Control(control) = self.control.get(slot);
-                PacketInfo::parse(&control[..length.min(CONTROL_BYTES)])
+                Told::parse(&control[..length.min(CONTROL_BYTES)])
             }
         };
         Received {
             peer: address(&self.names.get(slot)),
-            info,
+            info: told.info,
+            received_at: told.received_at,
             length,
             bytes: self.payload.slice(slot * self.slot_bytes, kept),
         }

@@ -5,11 +5,13 @@
 //! the size of a `usize` (cmsg(3), `CMSG_ALIGN` in include/linux/socket.h).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use libc::c_int;
 
-/// Room for the control messages of one datagram: `IP_PKTINFO` and `IPV6_PKTINFO`.
-pub(super) const CONTROL_BYTES: usize = 128;
+/// Room for the control messages of one datagram: `IP_PKTINFO`, `IPV6_PKTINFO` and
+/// `SO_TIMESTAMPNS`.
+pub(super) const CONTROL_BYTES: usize = space(12) + space(20) + space(16);
 /// The control message of a reply: the larger of the two.
 pub(super) const REPLY_BYTES: usize = space(20);
 
@@ -29,24 +31,45 @@ pub struct PacketInfo {
     pub interface: u32,
 }
 
+/// What the control messages of a datagram say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) info: Option<PacketInfo>,
+    /// When the kernel received it, since 1970.
+    pub(super) received_at: Option<Duration>,
+}
+
+impl Told {
+    pub(super) fn parse(control: &[u8]) -> Self {
+        let mut told = Self::default();
+        let mut v4 = None;
+        for (level, kind, data) in messages(control) {
+            match (level, kind) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => v4 = PacketInfo::v4(data),
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => told.info = PacketInfo::v6(data),
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => told.received_at = time(data),
+                _ => {}
+            }
+        }
+        // On an IPv6 socket an IPv4 datagram has both; this one says more.
+        told.info = v4.or(told.info);
+        told
+    }
+}
+
+/// `struct timespec`: seconds, nanoseconds.
+fn time(data: &[u8]) -> Option<Duration> {
+    let (seconds, rest) = data.split_first_chunk()?;
+    let (nanoseconds, _) = rest.split_first_chunk()?;
+    let seconds = u64::try_from(i64::from_ne_bytes(*seconds)).ok()?;
+    let nanoseconds = u32::try_from(i64::from_ne_bytes(*nanoseconds)).ok()?;
+    Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds.into()))
+}
+
 impl PacketInfo {
     /// Whether it came over the loopback interface, that is, from this host.
     pub fn looped(&self) -> bool {
         self.interface == LOOPBACK
-    }
-
-    /// Finds it among the control messages of a datagram.
-    pub(super) fn parse(control: &[u8]) -> Option<Self> {
-        let mut found = None;
-        for (level, kind, data) in messages(control) {
-            match (level, kind) {
-                // On an IPv6 socket an IPv4 datagram has both; this one says more.
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => return Self::v4(data).or(found),
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => found = Self::v6(data),
-                _ => {}
-            }
-        }
-        found
     }
 
     /// `struct in_pktinfo`: interface, the address a reply would leave from, destination. The
@@ -212,7 +235,7 @@ mod tests {
         let v4_length = write(libc::IPPROTO_IP, libc::IP_PKTINFO, &data, &mut v4);
         let (v4, v6) = (&v4[..v4_length], &v6[..v6_length]);
         for control in [[v4, v6].concat(), [v6, v4].concat()] {
-            let info = PacketInfo::parse(&control).unwrap();
+            let info = Told::parse(&control).info.unwrap();
             assert!(info.group, "a directed broadcast");
             assert_eq!(info.destination, "10.0.0.255".parse::<IpAddr>().unwrap());
         }
@@ -221,7 +244,7 @@ mod tests {
     proptest! {
         #[test]
         fn parsing_is_total(control in prop::collection::vec(any::<u8>(), 0..160)) {
-            let _ = PacketInfo::parse(&control);
+            let _ = Told::parse(&control);
         }
 
         /// Lengths near the real ones, so that the data is reached.
@@ -233,7 +256,7 @@ mod tests {
             let (level, kind) = if v6 { (41_i32, 50_i32) } else { (0, 8) };
             control[8..12].copy_from_slice(&level.to_ne_bytes());
             control[12..16].copy_from_slice(&kind.to_ne_bytes());
-            let _ = PacketInfo::parse(&control);
+            let _ = Told::parse(&control);
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Options {
     pub send_buffer: Option<usize>,
     /// Whether to let others take over the port (`SO_REUSEADDR`, socket(7)).
     pub reuse_address: bool,
+    /// Whether datagrams are to come with the time of their receipt.
+    pub timestamps: bool,
     /// How long a full send buffer may hold up a send.
     pub send_timeout: Duration,
 }
@@ -181,6 +183,13 @@ impl Socket {
         }
         self.tell_destinations()
             .map_err(failed("set packet info for"))?;
+        option::set(
+            self,
+            libc::SOL_SOCKET,
+            libc::SO_TIMESTAMPNS,
+            options.timestamps.into(),
+        )
+        .map_err(failed("set SO_TIMESTAMPNS for"))?;
         self.size_buffers(options)
             .map_err(failed("size the buffers of"))?;
         self.inner

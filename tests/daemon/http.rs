@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, SystemTime};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::harness::service::{assert_has, count};
 use crate::harness::{DEADLINE, Daemon, client, program, receive, samples, wait_until};
@@ -298,6 +298,44 @@ fn the_time_of_the_last_datagram_is_the_time_it_came() {
         assert!(fits, "{before} <= {last} <= {after}");
         // It stands still when nothing comes: `changes()` in a query counts each move.
         daemon.wait_for_metric("last_datagram_timestamp_seconds", last);
+    }
+}
+
+#[test]
+fn with_timestamps_residence_is_counted_from_the_kernels_receipt_on() {
+    let mut command = program();
+    command.env("UDP_ECHO_TIMESTAMPS", "yes");
+    let daemons = [
+        Daemon::start(&["--mode=echo", "--timestamps"]),
+        Daemon::start_as(command, &["--mode=echo", "--listen=[::]:0"]),
+    ];
+    for daemon in &daemons {
+        assert_has(&daemon.get("/metrics").body, "residence_seconds_count 0\n");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.address().port()));
+        let peer = client(address);
+        daemon.pause();
+        let sent = Instant::now();
+        peer.send(b"x").unwrap();
+        wait_until("it is late", || sent.elapsed() > Duration::from_millis(250));
+        daemon.resume();
+        assert_eq!(receive(&peer), b"x");
+        daemon.wait_for_metric("residence_seconds_count", 1.0);
+        daemon.wait_for_metric("residence_seconds_bucket{le=\"0.2\"}", 0.0);
+        assert!(daemon.metric("residence_seconds_sum") >= 0.25);
+        for round in 2..=20 {
+            peer.send(b"x").unwrap();
+            assert_eq!(receive(&peer), b"x");
+            daemon.wait_for_metric("residence_seconds_count", f64::from(round));
+        }
+        let body = daemon.get("/metrics").body;
+        let bounds = body.matches("residence_seconds_bucket{le=").count();
+        assert_eq!(bounds, 20, "{body}");
+        for bound in ["0.000001", "0.00005", "1", "+Inf"] {
+            assert_has(
+                &body,
+                &format!("residence_seconds_bucket{{le=\"{bound}\"}}"),
+            );
+        }
     }
 }
 

@@ -216,6 +216,23 @@ fn a_signal_that_ends_a_receive_ends_no_wait_for_what_is_there() {
 }
 
 #[test]
+fn a_busy_poll_takes_a_cpu_after_a_datagram_and_ends_when_asked_to_stop() {
+    let daemon = Daemon::start(&["--busy-poll=1h", "--mode=echo"]);
+    let idle = cpu_time(daemon.pid());
+    assert!(idle < Duration::from_millis(250), "{idle:?}");
+    let peer = client(daemon.address());
+    peer.send(b"hello").unwrap();
+    assert_eq!(receive(&peer), b"hello");
+    wait_until("it polls", || {
+        cpu_time(daemon.pid()) > idle + Duration::from_millis(500)
+    });
+    assert_eq!(daemon.get("/-/healthy").status, 200);
+    peer.send(b"again").unwrap();
+    assert_eq!(receive(&peer), b"again");
+    assert!(daemon.stop().success());
+}
+
+#[test]
 fn sighup_does_not_end_it() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let peer = client(daemon.address());
