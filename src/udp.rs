@@ -3,6 +3,7 @@
 //! The one room with `unsafe`, because no safe crate has `recvmmsg` and `sendmmsg` with packet
 //! info and reusable buffers: see `batch` for the datagrams and `option` for the rest.
 
+mod array;
 mod batch;
 mod control;
 mod inherit;

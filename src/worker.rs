@@ -1,17 +1,22 @@
 //! The loop: receive a batch, ask the core, send a batch, count.
 
+mod attention;
+mod log;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing::{Level, debug, enabled, warn};
+use tracing::{Level, enabled, warn};
 
 use crate::exchange::{Action, Datagram, Destination, End, Exchange, Refusal, Settings, Verdict};
 use crate::metrics::Counts;
 use crate::record::Record;
 use crate::udp::{Batch, Received, Socket, Wait};
+
+use attention::Attention;
 
 /// How long a worker sleeps at most: within it the worker sees that it is to stop, gives up
 /// what did not come in time, and shows that it lives.
@@ -27,9 +32,6 @@ const ERROR_PAUSE: Duration = Duration::from_millis(1);
 /// Datagrams a receive call.
 const BATCH: usize = 64;
 
-/// How much of a datagram the log shows, in bytes.
-const LOGGED_BYTES: usize = 1024;
-
 /// What all workers of a daemon share. The datagram path writes none of it.
 #[derive(Debug)]
 pub struct Shared {
@@ -41,38 +43,6 @@ pub struct Shared {
     pub counts: Box<[Arc<Counts>]>,
     /// Whether the first decode error was logged.
     pub warned_of_decode_errors: AtomicBool,
-}
-
-/// A clock that stands still while the worker does: when its machine or its process was stopped,
-/// or it had no CPU for longer than it ever sleeps. What came meanwhile and waits in the socket
-/// then came in time, as it did for the original recipe.
-#[derive(Debug)]
-struct Attention {
-    /// The time that was last read.
-    real: Instant,
-    /// What this clock showed then.
-    shown: Instant,
-}
-
-impl Attention {
-    fn advance(&mut self, now: Instant) -> Instant {
-        let passed = now.saturating_duration_since(self.real);
-        self.real = now;
-        self.shown += passed.min(2 * TICK);
-        self.shown
-    }
-
-    /// The real time of a time shown.
-    fn real(&self, shown: Instant) -> Instant {
-        let ago = self.shown.saturating_duration_since(shown);
-        self.real.checked_sub(ago).unwrap_or(self.real)
-    }
-
-    /// The time shown at a real time.
-    fn shown(&self, real: Instant) -> Instant {
-        let ago = self.real.saturating_duration_since(real);
-        self.shown.checked_sub(ago).unwrap_or(self.shown)
-    }
 }
 
 /// How a worker goes about it.
@@ -136,10 +106,7 @@ impl Worker {
         Self {
             batch: Batch::new(slots, slot_bytes, &socket),
             exchange: Exchange::new(settings, now),
-            attention: Attention {
-                real: now,
-                shown: now,
-            },
+            attention: Attention::new(now),
             socket,
             options,
             answered: Vec::with_capacity(BATCH),
@@ -234,7 +201,7 @@ impl Worker {
                 continue;
             }
             if self.verbose {
-                log(&received, &action);
+                log::received(&received, &action);
             }
             self.count(&received, &action);
             if let Action::Echo { length, .. } = action {
@@ -297,8 +264,7 @@ impl Worker {
                         answered.extend(batch.received(sent.slot).received_at);
                     }
                     if *verbose {
-                        let Received { peer, bytes, .. } = batch.received(sent.slot);
-                        debug!("sent: {}, to: {peer}", Shown(&bytes[..sent.length]));
+                        log::sent(&batch.received(sent.slot), sent.length);
                     }
                 }
                 Err(error) => {
@@ -354,7 +320,7 @@ impl Worker {
         if self.exchange.ends_by_time()
             && let Some(next) = self.exchange.next_time()
         {
-            timeout = timeout.min(next.saturating_duration_since(self.attention.shown));
+            timeout = timeout.min(next.saturating_duration_since(self.attention.now()));
         }
         if timeout != self.receive_timeout {
             self.socket.set_receive_timeout(timeout)?;
@@ -401,42 +367,6 @@ fn datagram<'a>(socket: &Socket, received: &Received<'a>) -> Datagram<'a> {
         },
         length: received.length,
         bytes: received.bytes,
-    }
-}
-
-/// Logs a datagram in the words of the original recipe.
-fn log(received: &Received<'_>, action: &Action) {
-    let Received { peer, bytes, .. } = received;
-    match action {
-        Action::Echo { length, truncated } => {
-            let cut = if *truncated { " (cut)" } else { "" };
-            debug!("recv: {}, from: {peer}{cut}", Shown(&bytes[..*length]));
-        }
-        Action::Decode(result) => {
-            let cut = &bytes[..bytes.len().min(Record::BYTES)];
-            debug!("recv: {}, from: {peer}", Shown(cut));
-            match result {
-                Ok(record) => debug!("recv unpacked: {record}"),
-                Err(short) => debug!("recv not unpacked: {short}"),
-            }
-        }
-        Action::Empty => debug!("no data from {peer}"),
-        Action::Refuse(refusal) => debug!("refused: {refusal:?}, from: {peer}"),
-        Action::SendFirst => {}
-    }
-}
-
-/// Bytes as Python shows them, cut where there are many.
-struct Shown<'a>(&'a [u8]);
-
-impl std::fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let shown = &self.0[..self.0.len().min(LOGGED_BYTES)];
-        write!(f, "b'{}'", shown.escape_ascii())?;
-        match self.0.len() - shown.len() {
-            0 => Ok(()),
-            more => write!(f, " and {more} bytes more"),
-        }
     }
 }
 

@@ -12,12 +12,13 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::time::Duration;
 
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
 
 use super::Socket;
+use super::array::Array;
 use super::control::{CONTROL_BYTES, PacketInfo, REPLY_BYTES, Told};
 
 /// Whether to wait for the first datagram.
@@ -322,59 +323,6 @@ fn address(name: &sockaddr_in6) -> SocketAddr {
     match address.to_ipv4_mapped() {
         Some(v4) => (v4, port).into(),
         None => SocketAddrV6::new(address, port, 0, name.sin6_scope_id).into(),
-    }
-}
-
-/// Memory that the kernel writes to through pointers kept in it, and that is therefore only ever
-/// reached through pointers.
-#[derive(Debug)]
-struct Array<T: Copy> {
-    first: NonNull<T>,
-    length: usize,
-}
-
-impl<T: Copy> Array<T> {
-    fn new(value: T, length: usize) -> Self {
-        let memory = Box::leak(vec![value; length].into_boxed_slice());
-        Self {
-            first: NonNull::from(memory).cast(),
-            length,
-        }
-    }
-
-    fn at(&self, index: usize) -> *mut T {
-        assert!(index < self.length, "index {index} of {}", self.length);
-        // SAFETY: within the allocation, as just checked.
-        unsafe { self.first.as_ptr().add(index) }
-    }
-
-    fn get(&self, index: usize) -> T {
-        // SAFETY: `at` gives a pointer to one of the values, all of which are initialised, and
-        // the kernel writes to them only during a call.
-        unsafe { self.at(index).read() }
-    }
-
-    fn set(&self, index: usize, value: T) {
-        // SAFETY: as in `get`; a slice made by `slice` cannot be there, as only the payload is
-        // sliced and only the kernel writes to it.
-        unsafe { self.at(index).write(value) }
-    }
-
-    fn slice(&self, start: usize, length: usize) -> &[T] {
-        assert!(start <= self.length && length <= self.length - start);
-        // SAFETY: within the allocation, as just checked.
-        let first = unsafe { self.first.as_ptr().add(start) };
-        // SAFETY: all values are initialised, and while the slice borrows `self` nothing can
-        // write to them: the kernel does only when given the whole batch mutably.
-        unsafe { std::slice::from_raw_parts(first, length) }
-    }
-}
-
-impl<T: Copy> Drop for Array<T> {
-    fn drop(&mut self) {
-        let memory = ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.length);
-        // SAFETY: leaked from a box of just this length in `new`, and freed here alone.
-        drop(unsafe { Box::from_raw(memory) });
     }
 }
 

@@ -1,0 +1,52 @@
+//! Datagrams in the words of the original recipe's log.
+
+use tracing::debug;
+
+use crate::exchange::Action;
+use crate::record::Record;
+use crate::udp::Received;
+
+/// How much of a datagram the log shows, in bytes.
+const LOGGED_BYTES: usize = 1024;
+
+/// Logs a datagram that was received and what is done with it.
+pub(super) fn received(received: &Received<'_>, action: &Action) {
+    let Received { peer, bytes, .. } = received;
+    match action {
+        Action::Echo { length, truncated } => {
+            let cut = if *truncated { " (cut)" } else { "" };
+            debug!("recv: {}, from: {peer}{cut}", Shown(&bytes[..*length]));
+        }
+        Action::Decode(result) => {
+            let cut = &bytes[..bytes.len().min(Record::BYTES)];
+            debug!("recv: {}, from: {peer}", Shown(cut));
+            match result {
+                Ok(record) => debug!("recv unpacked: {record}"),
+                Err(short) => debug!("recv not unpacked: {short}"),
+            }
+        }
+        Action::Empty => debug!("no data from {peer}"),
+        Action::Refuse(refusal) => debug!("refused: {refusal:?}, from: {peer}"),
+        Action::SendFirst => {}
+    }
+}
+
+/// Bytes as Python shows them, cut where there are many.
+struct Shown<'a>(&'a [u8]);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = &self.0[..self.0.len().min(LOGGED_BYTES)];
+        write!(f, "b'{}'", shown.escape_ascii())?;
+        match self.0.len() - shown.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} bytes more"),
+        }
+    }
+}
+
+/// Logs a reply that was sent.
+pub(super) fn sent(received: &Received<'_>, length: usize) {
+    let Received { peer, bytes, .. } = received;
+    debug!("sent: {}, to: {peer}", Shown(&bytes[..length]));
+}
