@@ -227,11 +227,11 @@ impl Series {
 
     /// The workers' histograms as one, each value divided by `scale`.
     #[expect(clippy::cast_precision_loss, reason = "exact to 2^53")]
-    fn add_histogram(
+    fn add_histogram<const BUCKETS: usize>(
         &mut self,
         scrape: &Scrape<'_>,
         scale: f64,
-        histogram: fn(&Counts) -> &Histogram,
+        histogram: fn(&Counts) -> &Histogram<BUCKETS>,
     ) {
         let Some(worker) = scrape.sources.workers.first() else {
             return;

@@ -104,20 +104,23 @@ impl Errors {
     }
 }
 
-/// A histogram of whole numbers, each counted in the least bucket that holds it.
+/// A histogram of whole numbers, each counted in the least bucket that holds it. Its counts lie
+/// in it, and so on the cache lines of their worker.
 #[derive(Debug)]
-pub struct Histogram {
+pub struct Histogram<const BUCKETS: usize> {
+    /// One less than there are buckets.
     bounds: &'static [u64],
     /// One for each bound, and one for what is above the last.
-    buckets: Box<[Count]>,
+    buckets: [Count; BUCKETS],
     sum: Count,
 }
 
-impl Histogram {
+impl<const BUCKETS: usize> Histogram<BUCKETS> {
     fn new(bounds: &'static [u64]) -> Self {
+        debug_assert_eq!(bounds.len() + 1, BUCKETS);
         Self {
             bounds,
-            buckets: (0..=bounds.len()).map(|_| Count::default()).collect(),
+            buckets: std::array::from_fn(|_| Count::default()),
             sum: Count::default(),
         }
     }
@@ -146,10 +149,10 @@ impl Histogram {
 }
 
 /// Datagrams that one receive call gave.
-const BATCH_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64];
+const BATCH_BOUNDS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// Nanoseconds from 1 µs to 1 s.
-const RESIDENCE_BOUNDS: &[u64] = &[
+const RESIDENCE_BOUNDS: [u64; 19] = [
     1_000,
     2_000,
     5_000,
@@ -173,21 +176,21 @@ const RESIDENCE_BOUNDS: &[u64] = &[
 
 /// [`Counts::batches`].
 #[derive(Debug)]
-pub struct Batches(pub Histogram);
+pub struct Batches(pub Histogram<{ BATCH_BOUNDS.len() + 1 }>);
 
 impl Default for Batches {
     fn default() -> Self {
-        Self(Histogram::new(BATCH_BOUNDS))
+        Self(Histogram::new(&BATCH_BOUNDS))
     }
 }
 
 /// [`Counts::residence`].
 #[derive(Debug)]
-pub struct Residence(pub Histogram);
+pub struct Residence(pub Histogram<{ RESIDENCE_BOUNDS.len() + 1 }>);
 
 impl Default for Residence {
     fn default() -> Self {
-        Self(Histogram::new(RESIDENCE_BOUNDS))
+        Self(Histogram::new(&RESIDENCE_BOUNDS))
     }
 }
 
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_value_is_counted_in_the_least_bucket_that_holds_it() {
-        let batches = Histogram::new(BATCH_BOUNDS);
+        let Batches(batches) = Batches::default();
         for datagrams in [1, 2, 3, 4, 5, 63, 64, 65] {
             batches.count(datagrams);
         }
