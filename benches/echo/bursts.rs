@@ -1,0 +1,126 @@
+//! Senders that use GSO: a burst of datagrams is one send, and its replies may be one receive.
+
+use std::io;
+use std::net::{SocketAddrV4, UdpSocket};
+use std::time::Instant;
+
+use crate::calls::set_gro;
+use crate::loads::{Client, Outgoing, Traffic, Watch, now, receive};
+use crate::wire;
+
+/// Sockets with a burst in flight each.
+pub struct Bursts {
+    flows: Vec<Flow>,
+    burst: usize,
+    bytes: usize,
+}
+
+struct Flow {
+    socket: UdpSocket,
+    sequence: u64,
+    sent: Instant,
+    /// How many of the burst are still to come back.
+    missing: usize,
+}
+
+impl Bursts {
+    pub fn new(server: SocketAddrV4, flows: usize, burst: usize, bytes: usize) -> io::Result<Self> {
+        let flow = || {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            socket.connect(server)?;
+            set_gro(&socket)?;
+            Ok(Flow {
+                socket,
+                sequence: 0,
+                sent: now(),
+                missing: 0,
+            })
+        };
+        Ok(Self {
+            flows: (0..flows).map(|_| flow()).collect::<io::Result<_>>()?,
+            burst,
+            bytes,
+        })
+    }
+}
+
+impl Flow {
+    fn burst(
+        &mut self,
+        outgoing: &mut Outgoing,
+        burst: usize,
+        bytes: usize,
+        now: Instant,
+    ) -> io::Result<()> {
+        self.sequence += 1;
+        self.sent = now;
+        self.missing = burst;
+        let header = wire::request(0, self.sequence);
+        outgoing.push_burst(&self.socket, header, burst, bytes)?;
+        outgoing.send(&self.socket)
+    }
+}
+
+impl Traffic for Bursts {
+    fn begin(&mut self, client: &mut Client, now: Instant) -> io::Result<()> {
+        for flow in &mut self.flows {
+            flow.burst(&mut client.outgoing, self.burst, self.bytes, now)?;
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, client: &mut Client, watch: &mut Watch<'_>) -> io::Result<()> {
+        for flow in &mut self.flows {
+            let count = receive(&mut client.large, &flow.socket)?;
+            if count == 0 {
+                continue;
+            }
+            let now = now();
+            for slot in 0..count {
+                let reply = wire::reply(client.large.bytes(slot, 0));
+                // What comes later than that is lost already.
+                if reply.is_none_or(|(_, sequence)| sequence != flow.sequence) {
+                    continue;
+                }
+                let length = client.large.length(slot);
+                let datagram = client.large.segment(slot).map_or(length, usize::from);
+                if datagram != self.bytes || !length.is_multiple_of(self.bytes) {
+                    continue;
+                }
+                let came = (length / self.bytes).min(flow.missing);
+                flow.missing -= came;
+                watch.count(came);
+                if came > 0 && flow.missing == 0 {
+                    watch.took(now - flow.sent);
+                }
+            }
+            if flow.missing == 0 && !watch.is_over() {
+                flow.burst(&mut client.outgoing, self.burst, self.bytes, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up(
+        &mut self,
+        client: &mut Client,
+        sent_before: Instant,
+        watch: &mut Watch<'_>,
+    ) -> io::Result<()> {
+        for flow in &mut self.flows {
+            if flow.missing == 0 || flow.sent >= sent_before {
+                continue;
+            }
+            watch.lose(flow.missing);
+            flow.missing = 0;
+            if !watch.is_over() {
+                flow.burst(&mut client.outgoing, self.burst, self.bytes, now())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.flows.iter().map(|flow| flow.missing).sum()
+    }
+}

@@ -1,0 +1,234 @@
+//! From samples to tables.
+
+use std::fmt::Write as _;
+
+use crate::loads::Sample;
+use crate::plan::{Bound, CLAIMS, Load};
+
+/// What was seen of the contenders of one load: for each contender, a sample a round.
+pub type Seen = Vec<Vec<Sample>>;
+
+/// A figure by which servers are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// Echoes a second.
+    Rate,
+    /// The server's CPU time for a datagram that it received, in microseconds.
+    Cpu,
+    /// The median round-trip time in microseconds.
+    Median,
+    /// The time in microseconds that 99 % of the round trips took at most.
+    Slow,
+}
+
+impl Figure {
+    fn of(self, sample: &Sample, load: &Load) -> f64 {
+        let echoes = sample.echoes as f64;
+        let microseconds = |nanoseconds: u32| f64::from(nanoseconds) / 1e3;
+        match self {
+            Self::Rate => echoes / sample.time.as_secs_f64(),
+            Self::Cpu => {
+                sample.cpu.as_secs_f64() * 1e6 / echoes / f64::from(load.datagrams_per_echo)
+            }
+            Self::Median => microseconds(sample.rtt[0]),
+            Self::Slow => microseconds(sample.rtt[1]),
+        }
+    }
+
+    fn name(self, load: &Load) -> &'static str {
+        match self {
+            Self::Rate => "echoes a second",
+            Self::Cpu if load.datagrams_per_echo > 1 => "CPU per datagram",
+            Self::Cpu => "CPU per echo",
+            Self::Median => "RTT p50",
+            Self::Slow => "RTT p99",
+        }
+    }
+}
+
+/// The median of some numbers, and the least and the greatest.
+struct Spread {
+    median: f64,
+    least: f64,
+    greatest: f64,
+}
+
+impl Spread {
+    fn of(numbers: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut sorted: Vec<f64> = numbers.collect();
+        sorted.sort_by(f64::total_cmp);
+        let (least, greatest) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        Some(Self {
+            median,
+            least,
+            greatest,
+        })
+    }
+
+    fn show(&self) -> String {
+        let Self {
+            median,
+            least,
+            greatest,
+        } = self;
+        format!("{median:.2} ({least:.2}–{greatest:.2})")
+    }
+}
+
+/// A contender's figure divided by another's, each round's by the same round's.
+fn ratio(load: &Load, seen: &Seen, figure: Figure, of: &str, to: &str) -> Option<Spread> {
+    let samples = |name: &str| {
+        let index = load
+            .contenders
+            .iter()
+            .position(|contender| contender.name == name);
+        Some(&seen[index?])
+    };
+    let pairs = samples(of)?.iter().zip(samples(to)?);
+    Spread::of(pairs.map(|(of, to)| figure.of(of, load) / figure.of(to, load)))
+}
+
+/// All figures of a load, and the ratios.
+pub fn tables(load: &Load, seen: &Seen) -> String {
+    let mut text = format!("\n## {}: {}\n\n", load.name, load.title);
+    let cpu = Figure::Cpu.name(load);
+    let mut table = Table::new(&[
+        "server",
+        "echoes a second",
+        &format!("{cpu}, µs"),
+        "server's CPUs, %",
+        "RTT p50, µs",
+        "RTT p99, µs",
+        "lost",
+    ]);
+    for (contender, samples) in load.contenders.iter().zip(seen) {
+        let median = |value: &dyn Fn(&Sample) -> f64| {
+            Spread::of(samples.iter().map(value)).map_or(f64::NAN, |spread| spread.median)
+        };
+        let figure = |figure: Figure| median(&|sample| figure.of(sample, load));
+        let busy = median(&|sample| 100.0 * sample.cpu.as_secs_f64() / sample.time.as_secs_f64());
+        let lost: u64 = samples.iter().map(|sample| sample.lost).sum();
+        table.row(vec![
+            contender.name.clone(),
+            format!("{:.0}", figure(Figure::Rate)),
+            format!("{:.3}", figure(Figure::Cpu)),
+            format!("{busy:.0}"),
+            format!("{:.1}", figure(Figure::Median)),
+            format!("{:.1}", figure(Figure::Slow)),
+            lost.to_string(),
+        ]);
+    }
+    text += &table.show();
+    text += "\n";
+    let figures = [Figure::Rate, Figure::Cpu, Figure::Median];
+    let names = figures.map(|figure| figure.name(load));
+    let mut table = Table::new(&["ratio of", "to", names[0], names[1], names[2]]);
+    for contender in &load.contenders {
+        if load.against.contains(&contender.name) {
+            continue;
+        }
+        for against in &load.against {
+            let ratios = figures.map(|figure| {
+                let ratio = ratio(load, seen, figure, &contender.name, against);
+                ratio.map_or_else(String::new, |ratio| ratio.show())
+            });
+            let names = [contender.name.clone(), against.clone()];
+            table.row(names.into_iter().chain(ratios).collect());
+        }
+    }
+    text + &table.show()
+}
+
+/// The claims about the loads that were run, and which of them were not seen to hold.
+pub fn claims(loads: &[Load], seen: &[Seen]) -> String {
+    let mut table = Table::new(&["load", "figure", "against", "at most", "seen (spread)"]);
+    let mut missed = String::new();
+    for claim in &CLAIMS {
+        let Some(index) = loads.iter().position(|load| load.name == claim.load) else {
+            continue;
+        };
+        let load = &loads[index];
+        let ratio = ratio(
+            load,
+            &seen[index],
+            claim.figure,
+            claim.contender,
+            claim.against,
+        );
+        let Some(ratio) = ratio else { continue };
+        let (bound, holds) = match claim.bound {
+            Bound::AtMost(bound) => (format!("{bound:.2}"), ratio.median <= bound),
+            Bound::AtLeast(bound) => (format!("at least {bound:.0} ×"), ratio.median >= bound),
+        };
+        let figure = claim.figure.name(load);
+        if !holds {
+            let _ = writeln!(missed, "Not so here: {}, {figure}.", claim.title);
+        }
+        table.row(vec![
+            claim.title.into(),
+            figure.into(),
+            claim.against.into(),
+            bound,
+            ratio.show(),
+        ]);
+    }
+    format!("\n## All in all\n\n{}\n{missed}", table.show())
+}
+
+/// Requests of all rows of the daemon, and those of them that were lost.
+pub fn loss(loads: &[Load], seen: &[Seen]) -> (u64, u64) {
+    let mut total = (0, 0);
+    for (load, seen) in loads.iter().zip(seen) {
+        for (contender, samples) in load.contenders.iter().zip(seen) {
+            if contender.is_daemon() {
+                for sample in samples {
+                    total.0 += sample.echoes + sample.lost;
+                    total.1 += sample.lost;
+                }
+            }
+        }
+    }
+    total
+}
+
+/// A table in Markdown, its columns as wide as they need to be.
+struct Table(Vec<Vec<String>>);
+
+impl Table {
+    fn new(head: &[&str]) -> Self {
+        Self(vec![head.iter().map(|&name| name.to_owned()).collect()])
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.0.push(cells);
+    }
+
+    fn show(&self) -> String {
+        let columns = self.0[0].len();
+        let width = |column: usize| {
+            let widths = self.0.iter().map(|row| row[column].chars().count());
+            widths.max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for (index, row) in self.0.iter().enumerate() {
+            for (cell, &width) in row.iter().zip(&widths) {
+                let _ = write!(text, "| {cell:width$} ");
+            }
+            text += "|\n";
+            if index == 0 {
+                for &width in &widths {
+                    let _ = write!(text, "|{:-<1$}", "", width + 2);
+                }
+                text += "|\n";
+            }
+        }
+        text
+    }
+}

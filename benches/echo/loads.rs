@@ -1,0 +1,310 @@
+//! The load: one thread that never sleeps, in closed loops, the same for every server. As it does
+//! not sleep, no server pays for waking it, and its own wake-ups are in no round-trip time.
+
+use std::io;
+use std::net::{SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::bursts::Bursts;
+use crate::calls::{Extra, Messages, SLOTS};
+use crate::servers::Server;
+use crate::windows::Windows;
+use crate::wire;
+
+/// What a load is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape {
+    /// So many sockets, each with so many datagrams in flight. Each reply is replaced by a request.
+    Windows {
+        flows: usize,
+        window: usize,
+        bytes: usize,
+    },
+    /// So many sockets, each of which sends so many datagrams as one (GSO), and the next when all
+    /// are back.
+    Bursts {
+        flows: usize,
+        burst: usize,
+        bytes: usize,
+    },
+    /// So many source addresses with one datagram in flight each. Each reply is followed by a
+    /// record and the next request.
+    Exchanges { peers: usize, bytes: usize },
+}
+
+/// How long to run a load.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// Before the measurement.
+    pub warm_up: Duration,
+    /// The measurement.
+    pub window: Duration,
+}
+
+impl Span {
+    pub fn of_milliseconds(warm_up: u64, window: u64) -> Self {
+        Self {
+            warm_up: Duration::from_millis(warm_up),
+            window: Duration::from_millis(window),
+        }
+    }
+}
+
+/// How long to wait for a reply before it is lost.
+pub const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What was seen of one server under one load.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// Replies in the measurement.
+    pub echoes: u64,
+    /// Requests without a reply, in the measurement, before it and after it.
+    pub lost: u64,
+    /// How long the measurement was.
+    pub time: Duration,
+    /// The server's CPU time in it.
+    pub cpu: Duration,
+    /// Round-trip times in nanoseconds: the median, and what 99 % are within. Of a burst, the time
+    /// until all of it was back.
+    pub rtt: [u32; 2],
+}
+
+/// Memory for the calls, kept from load to load.
+pub struct Client {
+    pub incoming: Messages,
+    /// As `incoming`, for what GRO puts together.
+    pub large: Messages,
+    pub outgoing: Outgoing,
+}
+
+impl Client {
+    pub fn new() -> Self {
+        Self {
+            incoming: Messages::new(2048),
+            large: Messages::new(65536),
+            outgoing: Outgoing {
+                messages: Messages::new(65536),
+                next: 0,
+            },
+        }
+    }
+}
+
+/// Datagrams on their way into `sendmmsg`.
+pub struct Outgoing {
+    messages: Messages,
+    next: usize,
+}
+
+impl Outgoing {
+    /// Has all that goes over an unconnected socket go to an address.
+    pub fn address_to(&mut self, to: SocketAddrV4) {
+        (0..SLOTS).for_each(|slot| self.messages.address_to(slot, to));
+    }
+
+    /// Queues `length` bytes, the first of which are `bytes` and the rest whatever. Over an
+    /// unconnected socket if they are to leave from an address of their own.
+    pub fn push(
+        &mut self,
+        socket: &UdpSocket,
+        bytes: &[u8],
+        length: usize,
+        extra: Extra,
+    ) -> io::Result<()> {
+        if self.next == SLOTS {
+            self.send(socket)?;
+        }
+        let connected = !matches!(extra, Extra::From(_));
+        self.messages.write(self.next, 0, bytes);
+        self.messages.queue(self.next, length, connected, extra);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Queues a burst as one message. Each of its datagrams begins with `header`.
+    pub fn push_burst(
+        &mut self,
+        socket: &UdpSocket,
+        header: [u8; wire::HEADER],
+        burst: usize,
+        bytes: usize,
+    ) -> io::Result<()> {
+        if self.next == SLOTS {
+            self.send(socket)?;
+        }
+        for datagram in 0..burst {
+            self.messages.write(self.next, datagram * bytes, &header);
+        }
+        let segments = Extra::Segments(bytes as u16);
+        self.messages
+            .queue(self.next, burst * bytes, true, segments);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Sends what is queued.
+    pub fn send(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        self.next = 0;
+        self.messages.send(socket)?;
+        Ok(())
+    }
+}
+
+/// Receives what is there, without waiting.
+pub fn receive(messages: &mut Messages, socket: &UdpSocket) -> io::Result<usize> {
+    match messages.receive(socket, libc::MSG_DONTWAIT) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        received => received,
+    }
+}
+
+/// The flows of a load.
+pub trait Traffic {
+    /// Sends the first requests.
+    fn begin(&mut self, client: &mut Client, now: Instant) -> io::Result<()>;
+    /// Takes what has come back on each flow, and sends anew, unless the load is to end.
+    fn go_on(&mut self, client: &mut Client, watch: &mut Watch<'_>) -> io::Result<()>;
+    /// Counts as lost what was sent before a moment, and replaces it, unless the load is to end.
+    fn give_up(
+        &mut self,
+        client: &mut Client,
+        sent_before: Instant,
+        watch: &mut Watch<'_>,
+    ) -> io::Result<()>;
+    /// How many requests wait for a reply.
+    fn in_flight(&self) -> usize;
+}
+
+/// Runs a load against a server.
+pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io::Result<Sample> {
+    let mut traffic: Box<dyn Traffic> = match shape {
+        Shape::Windows {
+            flows,
+            window,
+            bytes,
+        } => Box::new(Windows::of_sockets(server.address, flows, window, bytes)?),
+        Shape::Bursts {
+            flows,
+            burst,
+            bytes,
+        } => Box::new(Bursts::new(server.address, flows, burst, bytes)?),
+        Shape::Exchanges { peers, bytes } => {
+            client.outgoing.address_to(server.address);
+            Box::new(Windows::of_peers(peers, bytes)?)
+        }
+    };
+    let begin = now();
+    let mut watch = Watch::new(server, begin, span);
+    traffic.begin(client, begin)?;
+    let mut look_for_lost = begin + PATIENCE;
+    loop {
+        traffic.go_on(client, &mut watch)?;
+        let now = now();
+        watch.advance(now)?;
+        if now > look_for_lost {
+            look_for_lost = now + PATIENCE / 10;
+            let sent_before = now.checked_sub(PATIENCE).unwrap_or(now);
+            traffic.give_up(client, sent_before, &mut watch)?;
+        }
+        if watch.is_over() && traffic.in_flight() == 0 {
+            return Ok(watch.sample());
+        }
+    }
+}
+
+/// Counts while it is time to.
+pub struct Watch<'a> {
+    server: &'a Server,
+    phase: Phase,
+    /// When the measurement begins, or when it began.
+    begin: Instant,
+    end: Instant,
+    cpu: Duration,
+    time: Duration,
+    echoes: u64,
+    lost: u64,
+    rtts: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    WarmUp,
+    Measurement,
+    Over,
+}
+
+impl<'a> Watch<'a> {
+    fn new(server: &'a Server, now: Instant, span: Span) -> Self {
+        let begin = now + span.warm_up;
+        Self {
+            server,
+            phase: Phase::WarmUp,
+            begin,
+            end: begin + span.window,
+            cpu: Duration::ZERO,
+            time: Duration::ZERO,
+            echoes: 0,
+            lost: 0,
+            rtts: Vec::with_capacity(1 << 18),
+        }
+    }
+
+    fn advance(&mut self, at: Instant) -> io::Result<()> {
+        if self.phase == Phase::WarmUp && at >= self.begin {
+            self.phase = Phase::Measurement;
+            self.cpu = self.server.cpu()?;
+            self.begin = now();
+        } else if self.phase == Phase::Measurement && at >= self.end {
+            self.phase = Phase::Over;
+            self.cpu = self.server.cpu()?.saturating_sub(self.cpu);
+            self.time = now() - self.begin;
+        }
+        Ok(())
+    }
+
+    /// Whether no more requests are to be sent.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Some replies came.
+    pub fn count(&mut self, echoes: usize) {
+        if self.phase == Phase::Measurement {
+            self.echoes += echoes as u64;
+        }
+    }
+
+    /// A request, or a burst of them, took this long.
+    pub fn took(&mut self, rtt: Duration) {
+        if self.phase == Phase::Measurement {
+            self.rtts
+                .push(u32::try_from(rtt.as_nanos()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Some requests had no reply.
+    pub fn lose(&mut self, requests: usize) {
+        self.lost += requests as u64;
+    }
+
+    fn sample(mut self) -> Sample {
+        self.rtts.sort_unstable();
+        let quantile = |percent| {
+            let index = self.rtts.len() * percent / 100;
+            self.rtts.get(index).copied().unwrap_or(0)
+        };
+        Sample {
+            echoes: self.echoes,
+            lost: self.lost,
+            time: self.time,
+            cpu: self.cpu,
+            rtt: [quantile(50), quantile(99)],
+        }
+    }
+}
+
+/// The load's clock.
+#[expect(clippy::disallowed_methods, reason = "this measures time")]
+pub fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,190 @@
+//! The daemon beside plain loops: all of them driven in turn by the same load, round after round.
+//!
+//! `cargo bench --bench echo -- --help` tells the options. Only ratios mean anything on another
+//! machine; each is the median of the rounds' own ratios, with the least and the greatest.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a program for developers and no library; what it cannot do ends it"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "numbers are small where they get narrower, and rounded where they become figures"
+)]
+
+mod bursts;
+mod calls;
+mod figures;
+mod loads;
+mod peers;
+mod plan;
+mod references;
+mod servers;
+mod windows;
+mod wire;
+
+use std::io;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::figures::Seen;
+use crate::loads::{Client, Sample, Span};
+use crate::plan::{Contender, Load};
+use crate::references::Reference;
+use crate::servers::{Server, Start};
+
+/// Measures the daemon beside plain loops under the same loads.
+#[derive(Parser)]
+struct Args {
+    /// One short round of everything, to see that it works.
+    #[arg(long)]
+    quick: bool,
+    /// How many rounds. Each drives every server once.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Only this load: one, echo, large, gso, exchange, growth or workers. Repeatable.
+    #[arg(long)]
+    load: Vec<String>,
+    /// Run a plain loop until standard input ends: what this program starts itself with.
+    #[arg(long, hide = true)]
+    reference: Option<Reference>,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.reference {
+        Some(reference) => references::run(reference),
+        None => measure(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: &Args) -> io::Result<()> {
+    let cpus = servers::cpus();
+    let (rounds, span, idle) = if args.quick {
+        (1, Span::of_milliseconds(30, 100), Duration::from_secs(1))
+    } else {
+        let span = Span::of_milliseconds(80, 400);
+        (args.rounds.max(1), span, Duration::from_secs(10))
+    };
+    let mut loads = plan::loads();
+    if let Some(name) = args
+        .load
+        .iter()
+        .find(|name| loads.iter().all(|load| load.name != **name))
+    {
+        return Err(io::Error::other(format!("there is no load {name}")));
+    }
+    loads.retain(|load| args.load.is_empty() || args.load.iter().any(|name| name == load.name));
+    println!("{}", preface(cpus, rounds, span)?);
+
+    let mut seen: Vec<Seen> = loads
+        .iter()
+        .map(|load| vec![Vec::new(); load.contenders.len()])
+        .collect();
+    let mut client = Client::new();
+    let mut kept: Vec<Vec<Option<Server>>> = loads
+        .iter()
+        .map(|load| load.contenders.iter().map(|_| None).collect())
+        .collect();
+    for round in 0..rounds {
+        for (index, load) in loads.iter().enumerate() {
+            eprintln!("round {} of {rounds}: {}", round + 1, load.title);
+            let number = load.contenders.len();
+            for turn in 0..number {
+                let at = (round + turn) % number;
+                let contender = &load.contenders[at];
+                let kept = &mut kept[index][at];
+                let sample = sample(&mut client, load, contender, kept, span)?;
+                seen[index][at].push(sample);
+            }
+        }
+    }
+    drop(kept);
+    for (load, seen) in loads.iter().zip(&seen) {
+        print!("{}", figures::tables(load, seen));
+    }
+    print!("{}", figures::claims(&loads, &seen));
+    let (requests, lost) = figures::loss(&loads, &seen);
+    println!("\nLost in all rows of the daemon: {lost} of {requests}.");
+    if args.load.is_empty() {
+        eprintln!("idle");
+        println!("{}", at_rest(idle)?);
+    }
+    Ok(())
+}
+
+/// What a reader has to know of the tables.
+fn preface(cpus: usize, rounds: usize, span: Span) -> io::Result<String> {
+    let daemon = Server::start(&Start::Daemon(vec![], 1))?;
+    let buffer = daemon.receive_buffer().unwrap_or(0);
+    Ok(format!(
+        "{cpus} CPUs: the load on the first, a server on the next (more workers on more, or on all). \
+         The load never sleeps, so its own wake-ups are in no figure.\n\
+         {rounds} rounds of {} ms for each server; figures are medians of the rounds. CPU time is \
+         what the server's threads were on a CPU. RTT of GSO senders is that of a whole burst.\n\
+         Receive buffer of the servers: {buffer} bytes, as the kernel counts.",
+        span.window.as_millis()
+    ))
+}
+
+/// Drives one server once.
+fn sample(
+    client: &mut Client,
+    load: &Load,
+    contender: &Contender,
+    kept: &mut Option<Server>,
+    span: Span,
+) -> io::Result<Sample> {
+    let name = &contender.name;
+    let explain = |error: io::Error| io::Error::other(format!("{}, {name}: {error}", load.title));
+    let mut server = if let Some(server) = kept.take() {
+        server
+    } else {
+        let server = Server::start(&contender.start).map_err(explain)?;
+        if let Some(peers) = contender.owing {
+            peers::make_owe(client, &server, peers).map_err(explain)?;
+        }
+        server
+    };
+    let sample = loads::run(client, &server, load.shape, span).map_err(explain)?;
+    server.check().map_err(explain)?;
+    if sample.echoes == 0 {
+        return Err(explain(io::Error::other("not one reply")));
+    }
+    *kept = contender.owing.map(|_| server);
+    Ok(sample)
+}
+
+/// The daemon when nothing comes.
+fn at_rest(time: Duration) -> io::Result<String> {
+    let server = Server::start(&Start::Daemon(vec![], 1))?;
+    thread::sleep(Duration::from_millis(300));
+    let before = server.cpu()?;
+    thread::sleep(time);
+    let used = server.cpu()?.saturating_sub(before);
+    Ok(format!(
+        "Idle over {} s: {:.3} % of a CPU, {} KiB resident.",
+        time.as_secs(),
+        100.0 * used.as_secs_f64() / time.as_secs_f64(),
+        server.resident()?
+    ))
+}

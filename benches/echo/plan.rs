@@ -1,0 +1,248 @@
+//! What is run against what, and what is claimed of it. A new row is an entry here.
+
+use crate::figures::Figure;
+use crate::loads::Shape;
+use crate::references::Reference;
+use crate::servers::{Start, cpus, daemon_knows};
+
+/// A load, and the servers that stand it in turn.
+pub struct Load {
+    /// What `--load` calls it.
+    pub name: &'static str,
+    pub title: String,
+    pub shape: Shape,
+    /// Datagrams that a server receives for each that it echoes.
+    pub datagrams_per_echo: u32,
+    pub contenders: Vec<Contender>,
+    /// Whom the daemon's rows are compared with.
+    pub against: Vec<String>,
+}
+
+/// A server under a load.
+#[derive(Clone)]
+pub struct Contender {
+    pub name: String,
+    pub start: Start,
+    /// How many peers owe it a record before the load comes. It is then started only once, as
+    /// this takes a while.
+    pub owing: Option<usize>,
+}
+
+impl Contender {
+    /// Whether it is this project's.
+    pub fn is_daemon(&self) -> bool {
+        matches!(self.start, Start::Daemon(..))
+    }
+}
+
+/// Something to be seen from the figures.
+pub struct Claim {
+    pub load: &'static str,
+    /// The load and the server, for people.
+    pub title: &'static str,
+    pub contender: &'static str,
+    pub figure: Figure,
+    pub against: &'static str,
+    pub bound: Bound,
+}
+
+/// What a ratio is to be.
+#[derive(Clone, Copy)]
+pub enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+const RECVFROM: &str = "blocking recvfrom/sendto";
+const MMSG: &str = "recvmmsg/sendmmsg loop";
+const GRO: &str = "GRO/GSO loop";
+const TOKIO: &str = "tokio";
+const DAEMON: &str = "udp-echo";
+const OFFLOAD_OFF: &str = "udp-echo --offload off";
+const BUSY_POLL: &str = "udp-echo --busy-poll 1ms";
+
+/// Claims, in the order of the table that ends the output.
+pub const CLAIMS: [Claim; 6] = [
+    Claim {
+        load: "echo",
+        title: "echo, 16 × 16",
+        contender: DAEMON,
+        figure: Figure::Cpu,
+        against: MMSG,
+        bound: Bound::AtMost(1.10),
+    },
+    Claim {
+        load: "exchange",
+        title: "exchange, 64 peers × 1",
+        contender: DAEMON,
+        figure: Figure::Cpu,
+        against: MMSG,
+        bound: Bound::AtMost(1.25),
+    },
+    Claim {
+        load: "gso",
+        title: "GSO senders, 16 × 64",
+        contender: DAEMON,
+        figure: Figure::Cpu,
+        against: GRO,
+        bound: Bound::AtMost(1.25),
+    },
+    Claim {
+        load: "gso",
+        title: "GSO senders, 16 × 64",
+        contender: DAEMON,
+        figure: Figure::Rate,
+        against: MMSG,
+        bound: Bound::AtLeast(10.0),
+    },
+    Claim {
+        load: "one",
+        title: "one in flight",
+        contender: DAEMON,
+        figure: Figure::Median,
+        against: RECVFROM,
+        bound: Bound::AtMost(1.10),
+    },
+    Claim {
+        load: "one",
+        title: "one in flight, `--busy-poll 1ms`",
+        contender: BUSY_POLL,
+        figure: Figure::Median,
+        against: RECVFROM,
+        bound: Bound::AtMost(0.50),
+    },
+];
+
+/// All loads.
+pub fn loads() -> Vec<Load> {
+    let windows = |flows, window, bytes| Shape::Windows {
+        flows,
+        window,
+        bytes,
+    };
+    let exchanges = Shape::Exchanges {
+        peers: 64,
+        bytes: 64,
+    };
+    let bursts = Shape::Bursts {
+        flows: 16,
+        burst: 64,
+        bytes: 64,
+    };
+    vec![
+        Load::of_echoes(
+            "one",
+            "one in flight, 64 bytes",
+            windows(1, 1, 64),
+            vec![echo(DAEMON, &[]), echo(BUSY_POLL, &["--busy-poll=1ms"])],
+        ),
+        Load::of_echoes(
+            "echo",
+            "16 flows × 16 in flight, 64 bytes",
+            windows(16, 16, 64),
+            offloads(),
+        ),
+        Load::of_echoes(
+            "large",
+            "16 flows × 16 in flight, 1024 bytes",
+            windows(16, 16, 1024),
+            vec![echo(DAEMON, &[])],
+        ),
+        Load::of_echoes(
+            "gso",
+            "senders with GSO: 16 flows × 64 in flight, 64 bytes",
+            bursts,
+            offloads(),
+        ),
+        Load {
+            name: "exchange",
+            title: "exchanges: 64 peers × 1 in flight, 64 bytes, and a record for each".into(),
+            shape: exchanges,
+            datagrams_per_echo: 2,
+            contenders: vec![
+                plain(MMSG, Reference::MmsgExchange),
+                daemon(DAEMON, vec!["--mode=exchange"], 1),
+            ],
+            against: vec![MMSG.into()],
+        },
+        Load {
+            name: "growth",
+            title: "exchanges as above, while so many other peers owe a record".into(),
+            shape: exchanges,
+            datagrams_per_echo: 2,
+            contenders: [1, 100, 1000, 10_000, 100_000].map(owing).into(),
+            against: vec![owing(1).name],
+        },
+        Load {
+            name: "workers",
+            title: "workers: 16 flows × 16 in flight, 64 bytes".into(),
+            shape: windows(16, 16, 64),
+            datagrams_per_echo: 1,
+            contenders: (1..=cpus().max(2)).map(workers).collect(),
+            against: vec![workers(1).name],
+        },
+    ]
+}
+
+impl Load {
+    /// All plain loops, and these.
+    fn of_echoes(name: &'static str, title: &str, shape: Shape, daemons: Vec<Contender>) -> Self {
+        let mut contenders = vec![
+            plain(RECVFROM, Reference::Recvfrom),
+            plain(MMSG, Reference::Mmsg),
+            plain(GRO, Reference::Gro),
+            plain(TOKIO, Reference::Tokio),
+        ];
+        let against = contenders.iter().map(|plain| plain.name.clone()).collect();
+        contenders.extend(daemons);
+        Self {
+            name,
+            title: title.into(),
+            shape,
+            datagrams_per_echo: 1,
+            contenders,
+            against,
+        }
+    }
+}
+
+fn plain(name: &str, reference: Reference) -> Contender {
+    Contender {
+        name: name.into(),
+        start: Start::Loop(reference),
+        owing: None,
+    }
+}
+
+fn daemon(name: &str, args: Vec<&'static str>, workers: usize) -> Contender {
+    Contender {
+        name: name.into(),
+        start: Start::Daemon(args, workers),
+        owing: None,
+    }
+}
+
+fn echo(name: &str, args: &[&'static str]) -> Contender {
+    daemon(name, [&["--mode=echo"], args].concat(), 1)
+}
+
+/// The daemon as it is, and without offloads if it has any.
+fn offloads() -> Vec<Contender> {
+    let mut contenders = vec![echo(DAEMON, &[])];
+    if daemon_knows("--offload") {
+        contenders.push(echo(OFFLOAD_OFF, &["--offload=off"]));
+    }
+    contenders
+}
+
+fn owing(peers: usize) -> Contender {
+    let args = vec!["--mode=exchange", "--timeout=none", "--max-peers=131072"];
+    Contender {
+        owing: Some(peers),
+        ..daemon(&format!("{peers} peers owing"), args, 1)
+    }
+}
+
+fn workers(number: usize) -> Contender {
+    daemon(&format!("{number} workers"), vec!["--mode=echo"], number)
+}

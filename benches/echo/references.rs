@@ -1,0 +1,107 @@
+//! The plain loops that the daemon is measured against. Each runs as a process of its own: this
+//! program once more, with `--reference NAME`.
+
+use std::io::{self, Read, Write};
+use std::net::UdpSocket;
+use std::thread;
+
+use clap::ValueEnum;
+
+use crate::calls::{self, Extra, Messages};
+use crate::servers::LISTENING;
+use crate::wire;
+
+/// A plain loop. None checks, counts or logs anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reference {
+    /// Blocking recvfrom and sendto.
+    Recvfrom,
+    /// recvmmsg and sendmmsg, up to 64 datagrams a call.
+    Mmsg,
+    /// The same, replying only to what the exchange mode has to reply to, by a look at the first
+    /// byte: it keeps nothing for a peer.
+    MmsgExchange,
+    /// recvmmsg with `UDP_GRO` and sendmmsg with `UDP_SEGMENT`, up to 64 messages a call.
+    Gro,
+    /// The echo of tokio's own examples, on one thread.
+    Tokio,
+}
+
+/// More than the longest datagram.
+const LONGEST: usize = 65536;
+
+/// Runs a loop until standard input ends.
+pub fn run(reference: Reference) -> io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    calls::set_receive_buffer(&socket, wire::RECEIVE_BUFFER)?;
+    if reference == Reference::Gro {
+        calls::set_gro(&socket)?;
+    }
+    let mut out = io::stdout();
+    writeln!(out, "{LISTENING}{}", socket.local_addr()?)?;
+    out.flush()?;
+    thread::spawn(move || {
+        let end = match reference {
+            Reference::Recvfrom => recvfrom(&socket),
+            Reference::Mmsg => mmsg(&socket, |_| true),
+            Reference::MmsgExchange => mmsg(&socket, |first| first == wire::REQUEST),
+            Reference::Gro => gro(&socket),
+            Reference::Tokio => tokio(socket),
+        };
+        panic!("the loop {reference:?} ended: {end:?}");
+    });
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// The standard library calls recvfrom and sendto, and does nothing else worth a mention.
+fn recvfrom(socket: &UdpSocket) -> io::Result<()> {
+    let mut bytes = vec![0; LONGEST];
+    loop {
+        let (length, peer) = socket.recv_from(&mut bytes)?;
+        socket.send_to(&bytes[..length], peer)?;
+    }
+}
+
+fn mmsg(socket: &UdpSocket, replies_to: impl Fn(u8) -> bool) -> io::Result<()> {
+    let mut messages = Messages::new(2048);
+    loop {
+        let count = messages.receive(socket, libc::MSG_WAITFORONE)?;
+        for slot in 0..count {
+            let [first] = messages.bytes(slot, 0);
+            if replies_to(first) {
+                messages.queue(slot, messages.length(slot), false, Extra::Nothing);
+            }
+        }
+        messages.send(socket)?;
+    }
+}
+
+fn gro(socket: &UdpSocket) -> io::Result<()> {
+    let mut messages = Messages::new(LONGEST);
+    loop {
+        let count = messages.receive(socket, libc::MSG_WAITFORONE)?;
+        for slot in 0..count {
+            let extra = messages
+                .segment(slot)
+                .map_or(Extra::Nothing, Extra::Segments);
+            messages.queue(slot, messages.length(slot), false, extra);
+        }
+        messages.send(socket)?;
+    }
+}
+
+fn tokio(socket: UdpSocket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async {
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        let mut bytes = vec![0; LONGEST];
+        loop {
+            let (length, peer) = socket.recv_from(&mut bytes).await?;
+            socket.send_to(&bytes[..length], peer).await?;
+        }
+    })
+}

@@ -1,0 +1,252 @@
+//! The servers: each a process of its own, on CPUs of its own. Started, asked what they cost,
+//! killed.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::references::Reference;
+use crate::wire;
+
+/// How to start a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// One of the plain loops.
+    Loop(Reference),
+    /// The daemon with these options, and so many workers.
+    Daemon(Vec<&'static str>, usize),
+}
+
+/// A running server. Dropping it kills it.
+pub struct Server {
+    child: Child,
+    /// Where it receives.
+    pub address: SocketAddrV4,
+    /// What it said when it started.
+    log: Vec<String>,
+    /// A plain loop ends when this does, so that none outlives a benchmark that was killed.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Server {
+    /// Starts it, and waits until it receives.
+    pub fn start(start: &Start) -> io::Result<Self> {
+        let (mut command, workers, last) = match start {
+            Start::Loop(reference) => (reference_command(*reference)?, 1, LISTENING),
+            Start::Daemon(args, workers) => {
+                (daemon_command(args, *workers), *workers, "serving in ")
+            }
+        };
+        // A child has the CPUs of the thread that starts it.
+        pin(&server_cpus(workers))?;
+        let child = command.spawn();
+        pin(&[CPUS[0]])?;
+        let mut child = child?;
+        let log = match (child.stdout.take(), child.stderr.take()) {
+            (Some(stdout), _) => read_until(last, stdout),
+            (None, Some(stderr)) => read_until(last, stderr),
+            (None, None) => Vec::new(),
+        };
+        let address = log.iter().find_map(|line| address_after(line, LISTENING));
+        let stdin = child.stdin.take();
+        let mut server = Self {
+            child,
+            address: SocketAddrV4::new([127, 0, 0, 1].into(), 0),
+            log,
+            _stdin: stdin,
+        };
+        match address {
+            Some(SocketAddr::V4(address)) => server.address = address,
+            _ => {
+                return Err(other(format!(
+                    "no server: {start:?} says {:#?}",
+                    server.log
+                )));
+            }
+        }
+        Ok(server)
+    }
+
+    /// The CPU time that all its threads have used.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let task = task?.path();
+            // Not every kernel has it.
+            let precise = fs::read_to_string(task.join("schedstat"));
+            nanoseconds += if let Some(time) = precise.ok().and_then(|text| field(&text, 0)) {
+                time
+            } else {
+                let text = fs::read_to_string(task.join("stat"))?;
+                // What follows the name, which may have spaces: utime and stime.
+                let text = text.rsplit(") ").next().unwrap_or_default();
+                let ticks = field(text, 11).zip(field(text, 12));
+                let (user, system) = ticks.ok_or_else(|| other(format!("no time in {text}")))?;
+                (user + system) * NANOSECONDS_PER_TICK
+            };
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// Its resident memory in KiB.
+    pub fn resident(&self) -> io::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        value
+            .and_then(|value| field(value.trim(), 0))
+            .ok_or_else(|| other("no VmRSS in /proc/PID/status".into()))
+    }
+
+    /// Fails if it has ended.
+    pub fn check(&mut self) -> io::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(other(format!("a server ended: {status}: {:#?}", self.log))),
+        }
+    }
+
+    /// A daemon's receive buffer, in bytes as the kernel counts.
+    pub fn receive_buffer(&self) -> Option<usize> {
+        let size = self
+            .log
+            .iter()
+            .find_map(|line| after(line, "receive buffer "))?;
+        size.split(',').next()?.parse().ok()
+    }
+
+    /// A metric of a daemon.
+    pub fn metric(&self, name: &str) -> io::Result<f64> {
+        let http = self
+            .log
+            .iter()
+            .find_map(|line| address_after(line, "metrics on http://"));
+        let mut stream = TcpStream::connect(http.ok_or(io::ErrorKind::NotConnected)?)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.ok_or_else(|| other(format!("no {name} in {text}")))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What every server says before its address.
+pub const LISTENING: &str = "listening on ";
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_udp-echo");
+
+/// `USER_HZ`, the unit of /proc/PID/stat, is 100 a second.
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+
+/// The CPUs that this process may use, as it was started. The load generator has the first.
+static CPUS: LazyLock<Vec<usize>> = LazyLock::new(|| {
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    (0..CpuSet::count())
+        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
+        .collect()
+});
+
+/// How many CPUs there are.
+pub fn cpus() -> usize {
+    CPUS.len()
+}
+
+/// One for each worker beside the load generator's, or all if there are not as many.
+fn server_cpus(workers: usize) -> Vec<usize> {
+    CPUS.get(1..=workers).unwrap_or(&CPUS).to_vec()
+}
+
+/// Keeps this thread on some CPUs.
+fn pin(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+fn reference_command(reference: Reference) -> io::Result<Command> {
+    let name = reference.to_possible_value();
+    let name = name.ok_or_else(|| other(format!("{reference:?} has no name")))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--reference", name.get_name()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    Ok(command)
+}
+
+fn daemon_command(args: &[&str], workers: usize) -> Command {
+    let mut command = Command::new(DAEMON);
+    command
+        .args(["--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"])
+        .arg(format!("--recv-buffer={}", wire::RECEIVE_BUFFER))
+        .arg(format!("--workers={workers}"))
+        .args(args)
+        // Nothing that this program was told is for the daemon.
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Whether the daemon has an option. A row may be there before its feature.
+pub fn daemon_knows(option: &str) -> bool {
+    static HELP: LazyLock<String> = LazyLock::new(|| {
+        let output = Command::new(DAEMON).arg("--help").output();
+        output.map_or_else(|error| error.to_string(), |output| text(&output.stdout))
+    });
+    HELP.contains(option)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Lines up to one that contains a text. What comes after them is read and thrown away, as the
+/// child would have to wait if nobody did.
+fn read_until(last: &str, from: impl Read + Send + 'static) -> Vec<String> {
+    let mut lines = BufReader::new(from).lines().map_while(Result::ok);
+    let mut log = Vec::new();
+    for line in lines.by_ref() {
+        let done = line.contains(last);
+        log.push(line);
+        if done {
+            break;
+        }
+    }
+    thread::spawn(move || lines.for_each(drop));
+    log
+}
+
+fn address_after(line: &str, text: &str) -> Option<SocketAddr> {
+    after(line, text)?.split([' ', '/']).next()?.parse().ok()
+}
+
+fn after<'a>(line: &'a str, text: &str) -> Option<&'a str> {
+    Some(&line[line.find(text)? + text.len()..])
+}
+
+fn field(text: &str, index: usize) -> Option<u64> {
+    text.split_whitespace().nth(index)?.parse().ok()
+}
+
+fn other(message: String) -> io::Error {
+    io::Error::other(message)
+}

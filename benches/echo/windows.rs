@@ -1,0 +1,192 @@
+//! Datagrams in flight, each replaced when its reply comes.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Instant;
+
+use crate::calls::Extra;
+use crate::loads::{Client, Outgoing, Traffic, Watch, now, receive};
+use crate::wire;
+
+/// Sockets with so many places each for a datagram in flight.
+pub struct Windows {
+    flows: Vec<Flow>,
+    bytes: usize,
+    /// Whether each place is a peer of its own, which keeps the exchange.
+    peers: bool,
+    in_flight: usize,
+}
+
+struct Flow {
+    socket: UdpSocket,
+    places: Vec<Place>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    sequence: u64,
+    /// When the request was sent, while there is no reply.
+    sent: Option<Instant>,
+}
+
+impl Windows {
+    /// Each socket is a peer.
+    pub fn of_sockets(
+        server: SocketAddrV4,
+        flows: usize,
+        window: usize,
+        bytes: usize,
+    ) -> io::Result<Self> {
+        let flow = || {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            socket.connect(server)?;
+            Ok(Flow::new(socket, window))
+        };
+        Ok(Self {
+            flows: (0..flows).map(|_| flow()).collect::<io::Result<_>>()?,
+            bytes,
+            peers: false,
+            in_flight: 0,
+        })
+    }
+
+    /// One socket sends from as many source addresses as there are peers.
+    pub fn of_peers(peers: usize, bytes: usize) -> io::Result<Self> {
+        Ok(Self {
+            flows: vec![Flow::new(UdpSocket::bind("0.0.0.0:0")?, peers)],
+            bytes,
+            peers: true,
+            in_flight: 0,
+        })
+    }
+}
+
+impl Flow {
+    fn new(socket: UdpSocket, places: usize) -> Self {
+        let place = Place {
+            sequence: 0,
+            sent: None,
+        };
+        Self {
+            socket,
+            places: vec![place; places],
+        }
+    }
+
+    fn request(
+        &mut self,
+        outgoing: &mut Outgoing,
+        place: usize,
+        bytes: usize,
+        extra: Extra,
+        now: Instant,
+    ) -> io::Result<()> {
+        let number = place as u32;
+        let place = &mut self.places[place];
+        place.sequence += 1;
+        place.sent = Some(now);
+        let header = wire::request(number, place.sequence);
+        outgoing.push(&self.socket, &header, bytes, extra)
+    }
+}
+
+/// The source address of a peer: 127.1.0.0 and those after it, all of which are this host.
+pub fn peer(number: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + number as u32)
+}
+
+impl Traffic for Windows {
+    fn begin(&mut self, client: &mut Client, now: Instant) -> io::Result<()> {
+        for flow in &mut self.flows {
+            for place in 0..flow.places.len() {
+                let extra = extra(self.peers, place);
+                flow.request(&mut client.outgoing, place, self.bytes, extra, now)?;
+                self.in_flight += 1;
+            }
+            client.outgoing.send(&flow.socket)?;
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, client: &mut Client, watch: &mut Watch<'_>) -> io::Result<()> {
+        for flow in &mut self.flows {
+            let count = receive(&mut client.incoming, &flow.socket)?;
+            if count == 0 {
+                continue;
+            }
+            let now = now();
+            for slot in 0..count {
+                if client.incoming.length(slot) != self.bytes {
+                    continue;
+                }
+                let reply = wire::reply(client.incoming.bytes(slot, 0));
+                let Some((place, sequence)) = reply else {
+                    continue;
+                };
+                let Some(waits) = flow.places.get_mut(place) else {
+                    continue;
+                };
+                // What comes later than that is lost already.
+                if waits.sequence != sequence {
+                    continue;
+                }
+                let Some(sent) = waits.sent.take() else {
+                    continue;
+                };
+                self.in_flight -= 1;
+                watch.count(1);
+                watch.took(now - sent);
+                let extra = extra(self.peers, place);
+                let outgoing = &mut client.outgoing;
+                if self.peers {
+                    outgoing.push(&flow.socket, wire::RECORD, wire::RECORD.len(), extra)?;
+                }
+                if !watch.is_over() {
+                    flow.request(outgoing, place, self.bytes, extra, now)?;
+                    self.in_flight += 1;
+                }
+            }
+            client.outgoing.send(&flow.socket)?;
+        }
+        Ok(())
+    }
+
+    fn give_up(
+        &mut self,
+        client: &mut Client,
+        sent_before: Instant,
+        watch: &mut Watch<'_>,
+    ) -> io::Result<()> {
+        for flow in &mut self.flows {
+            for place in 0..flow.places.len() {
+                let sent = &mut flow.places[place].sent;
+                if sent.take_if(|sent| *sent < sent_before).is_none() {
+                    continue;
+                }
+                self.in_flight -= 1;
+                watch.lose(1);
+                if !watch.is_over() {
+                    // Without a record first: whether one is owed is not known, but if it is,
+                    // this is taken for it, and the next one after that is echoed.
+                    let extra = extra(self.peers, place);
+                    flow.request(&mut client.outgoing, place, self.bytes, extra, now())?;
+                    self.in_flight += 1;
+                }
+            }
+            client.outgoing.send(&flow.socket)?;
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+}
+
+fn extra(peers: bool, place: usize) -> Extra {
+    if peers {
+        Extra::From(peer(place))
+    } else {
+        Extra::Nothing
+    }
+}

@@ -1,0 +1,293 @@
+//! What the core costs: instructions for a datagram, counted by callgrind. The same on a busy
+//! machine as on an idle one, so that a change is seen that no clock could tell from noise.
+//!
+//! Compares with `benches/instructions.txt`, and fails where the difference is more than the
+//! scenario's bound, either way. `cargo bench --bench instructions -- --save` writes new figures.
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "this is a program for developers; what it cannot do ends it; numbers are small"
+)]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use udp_echo::exchange::{
+    Admission, Datagram, Destination, Exchange, ExitOn, Mode, Settings, Timeout,
+};
+
+/// What comes to the core, again and again.
+struct Scenario {
+    name: &'static str,
+    mode: Mode,
+    /// How many peers owe a record from the start, and send nothing more.
+    owing: u32,
+    /// How many peers send, in turn, from this port.
+    peers: u32,
+    port: u16,
+    /// How many of them send before the first sends again. In the exchange mode that is its record.
+    together: usize,
+    /// How many datagrams come before the replies to them are sent.
+    batch: usize,
+    datagram: &'static [u8],
+}
+
+/// What the scenarios are made from.
+const ORDINARY: Scenario = Scenario {
+    name: "",
+    mode: Mode::Exchange,
+    owing: 0,
+    peers: 1,
+    port: PORT,
+    together: 64,
+    batch: 64,
+    datagram: HELLO,
+};
+
+/// A new scenario is an entry here, and `-- --save`.
+const SCENARIOS: [Scenario; 8] = [
+    Scenario {
+        name: "echo, 1 peer",
+        mode: Mode::Echo,
+        ..ORDINARY
+    },
+    Scenario {
+        name: "exchange, 1 peer",
+        ..ORDINARY
+    },
+    Scenario {
+        name: "exchange, 64 peers",
+        peers: 64,
+        ..ORDINARY
+    },
+    Scenario {
+        name: "exchange, 64 peers while 100000 owe",
+        peers: 64,
+        owing: 100_000,
+        ..ORDINARY
+    },
+    Scenario {
+        name: "exchange, 100000 peers",
+        peers: 100_000,
+        together: 100_000,
+        ..ORDINARY
+    },
+    Scenario {
+        name: "lockstep, 64 peers",
+        mode: Mode::Lockstep,
+        peers: 64,
+        // Whether the next is a record depends on whether the reply can be sent.
+        batch: 1,
+        ..ORDINARY
+    },
+    Scenario {
+        name: "refused by source port",
+        port: 7,
+        ..ORDINARY
+    },
+    Scenario {
+        name: "empty",
+        datagram: b"",
+        ..ORDINARY
+    },
+];
+
+const HELLO: &[u8] = &[b'E'; 64];
+
+/// An ordinary peer's.
+const PORT: u16 = 40_000;
+
+/// How far a figure may be from the saved one.
+const BOUND: f64 = 0.05;
+
+/// How many datagrams a figure is of: some from every peer, and from each as many.
+const DATAGRAMS: u32 = 200_000;
+
+const SAVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
+
+/// Counts the instructions that the core takes for a datagram.
+#[derive(Parser)]
+struct Args {
+    /// Write the figures to benches/instructions.txt instead of comparing with it.
+    #[arg(long)]
+    save: bool,
+    /// Run one scenario: what this program starts itself with, under callgrind.
+    #[arg(long, hide = true, num_args = 2, value_names = ["SCENARIO", "DATAGRAMS"])]
+    run: Vec<usize>,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let [scenario, datagrams] = args.run[..] {
+        SCENARIOS[scenario].run(datagrams);
+        return ExitCode::SUCCESS;
+    }
+    match count_all(args.save) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Scenario {
+    /// Brings so many datagrams to a new core.
+    fn run(&self, datagrams: usize) {
+        #[expect(clippy::disallowed_methods, reason = "one instant to count from")]
+        let mut now = Instant::now();
+        let settings = Settings {
+            mode: self.mode,
+            timeout: Timeout::new(Duration::from_hours(1)),
+            max_datagram: 1024,
+            max_peers: NonZeroU32::new(131_072).expect("it is not 0"),
+            exit_on: ExitOn::default(),
+            admission: Admission::new(1024, [SocketAddr::from(([192, 0, 2, 1], 9999))]),
+        };
+        let mut core = Exchange::new(settings, now);
+        for number in 0..self.owing {
+            core.datagram(&datagram(peer(self.peers + number, PORT), HELLO), now);
+            core.replies_sent();
+        }
+        let senders: Vec<SocketAddr> = (0..self.peers)
+            .map(|number| peer(number, self.port))
+            .collect();
+        let mut came = 0;
+        while came < datagrams {
+            for together in senders.chunks(self.together) {
+                // A request of each, and what is in the exchange mode a record of each.
+                for senders in [together, together] {
+                    for batch in senders.chunks(self.batch) {
+                        for sender in batch {
+                            let datagram = datagram(*sender, self.datagram);
+                            black_box(core.datagram(black_box(&datagram), now));
+                        }
+                        core.replies_sent();
+                        now += Duration::from_micros(1);
+                    }
+                    came += senders.len();
+                }
+            }
+        }
+        let owing = self.owing as usize;
+        assert_eq!(
+            core.owing(),
+            owing,
+            "the exchanges of {} are complete",
+            self.name
+        );
+    }
+}
+
+/// A datagram as a socket of one address gives it.
+fn datagram(peer: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
+    Datagram {
+        peer,
+        destination: Destination::Here {
+            address: None,
+            looped: false,
+        },
+        length: bytes.len(),
+        bytes,
+    }
+}
+
+fn peer(number: u32, port: u16) -> SocketAddr {
+    let first = Ipv4Addr::new(10, 0, 0, 0).to_bits();
+    (Ipv4Addr::from_bits(first + number), port).into()
+}
+
+/// Counts all, shows the figures beside the saved ones, and says whether they are alike.
+fn count_all(save: bool) -> io::Result<bool> {
+    let saved = std::fs::read_to_string(SAVED).unwrap_or_default();
+    let mut file = format!(
+        "# Instructions of the core for a datagram: `cargo bench --bench instructions -- --save`\n\
+         # With rustc {} on {}. Figures that are more than {:.0} % off are an error.\n",
+        env!("UDP_ECHO_RUSTC"),
+        std::env::consts::ARCH,
+        BOUND * 100.0
+    );
+    let mut astray = Vec::new();
+    println!("| scenario                            | instructions a datagram | before | change |");
+    println!("|-------------------------------------|-------------------------|--------|--------|");
+    for (index, Scenario { name, .. }) in SCENARIOS.iter().enumerate() {
+        // What comes before the first datagram is in both, and goes.
+        let once = instructions(index, DATAGRAMS)?;
+        let twice = instructions(index, 2 * DATAGRAMS)?;
+        let figure = (twice as f64 - once as f64) / f64::from(DATAGRAMS);
+        let before = before(&saved, name);
+        let change = before.map(|before| figure / before - 1.0);
+        let (before, percent) = match before.zip(change) {
+            Some((before, change)) => (format!("{before:.1}"), format!("{:+.1} %", change * 100.0)),
+            None => Default::default(),
+        };
+        println!("| {name:35} | {figure:23.1} | {before:>6} | {percent:>6} |");
+        let _ = writeln!(file, "{name}: {figure:.1}");
+        match change {
+            Some(change) if change.abs() <= BOUND => {}
+            Some(_) => astray.push(format!("{name}: {percent}, bound {:.0} %", BOUND * 100.0)),
+            None => astray.push(format!("{name}: there is no figure from before")),
+        }
+    }
+    if save {
+        std::fs::write(SAVED, file)?;
+        println!("\nsaved in {SAVED}");
+        return Ok(true);
+    }
+    for line in &astray {
+        eprintln!("{line}");
+    }
+    if !astray.is_empty() {
+        eprintln!("If this is as it should be: cargo bench --bench instructions -- --save");
+    }
+    Ok(astray.is_empty())
+}
+
+fn before(saved: &str, name: &str) -> Option<f64> {
+    let figure = |line: &str| {
+        line.strip_prefix(name)?
+            .strip_prefix(':')?
+            .trim()
+            .parse()
+            .ok()
+    };
+    saved.lines().find_map(figure)
+}
+
+/// How many instructions this program takes for one scenario, from its start to its end.
+fn instructions(scenario: usize, datagrams: u32) -> io::Result<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args(["--run", &scenario.to_string(), &datagrams.to_string()])
+        .output()
+        .map_err(|error| {
+            let hint = "is it installed? On Debian: apt install valgrind";
+            io::Error::other(format!("cannot run valgrind: {error}; {hint}"))
+        })?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let collected = text
+        .lines()
+        .find_map(|line| line.split("Collected : ").nth(1));
+    match collected.and_then(|number| number.trim().parse().ok()) {
+        Some(number) if output.status.success() => Ok(number),
+        _ => Err(io::Error::other(format!(
+            "valgrind: {}: {text}",
+            output.status
+        ))),
+    }
+}
