@@ -35,7 +35,7 @@ struct Scenario {
     /// How many peers send, in turn, from this port.
     peers: u32,
     port: u16,
-    /// How many of them send before the first sends again. In the exchange mode that is its record.
+    /// How many datagrams are requests before as many are, in the exchange mode, records.
     together: usize,
     /// How many datagrams come before the replies to them are sent.
     batch: usize,
@@ -63,6 +63,7 @@ const SCENARIOS: [Scenario; 8] = [
     },
     Scenario {
         name: "exchange, 1 peer",
+        together: 1,
         ..ORDINARY
     },
     Scenario {
@@ -110,8 +111,8 @@ const PORT: u16 = 40_000;
 /// How far a figure may be from the saved one.
 const BOUND: f64 = 0.05;
 
-/// How many datagrams a figure is of: some from every peer, and from each as many.
-const DATAGRAMS: u32 = 200_000;
+/// How many datagrams a figure is of: in every scenario a whole number of rounds.
+const DATAGRAMS: u32 = 400_000;
 
 const SAVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 
@@ -131,8 +132,8 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let [scenario, datagrams] = args.run[..] {
-        SCENARIOS[scenario].run(datagrams);
+    if let [scenario, count] = args.run[..] {
+        SCENARIOS[scenario].run(count);
         return ExitCode::SUCCESS;
     }
     match count_all(args.save) {
@@ -147,7 +148,7 @@ fn main() -> ExitCode {
 
 impl Scenario {
     /// Brings so many datagrams to a new core.
-    fn run(&self, datagrams: usize) {
+    fn run(&self, count: usize) {
         #[expect(clippy::disallowed_methods, reason = "one instant to count from")]
         let mut now = Instant::now();
         let settings = Settings {
@@ -163,23 +164,24 @@ impl Scenario {
             core.datagram(&datagram(peer(self.peers + number, PORT), HELLO), now);
             core.replies_sent();
         }
-        let senders: Vec<SocketAddr> = (0..self.peers)
-            .map(|number| peer(number, self.port))
+        // As little as can be is done between two calls of the core.
+        let repeated = (0..self.peers).cycle();
+        let datagrams: Vec<_> = repeated
+            .take(self.together.max(self.peers as usize))
+            .map(|number| datagram(peer(number, self.port), self.datagram))
             .collect();
         let mut came = 0;
-        while came < datagrams {
-            for together in senders.chunks(self.together) {
-                // A request of each, and what is in the exchange mode a record of each.
-                for senders in [together, together] {
-                    for batch in senders.chunks(self.batch) {
-                        for sender in batch {
-                            let datagram = datagram(*sender, self.datagram);
-                            black_box(core.datagram(black_box(&datagram), now));
+        while came < count {
+            for together in datagrams.chunks(self.together) {
+                for datagrams in [together, together] {
+                    for batch in datagrams.chunks(self.batch) {
+                        for datagram in batch {
+                            black_box(core.datagram(black_box(datagram), now));
                         }
                         core.replies_sent();
                         now += Duration::from_micros(1);
                     }
-                    came += senders.len();
+                    came += datagrams.len();
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! From samples to tables.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::loads::Sample;
 use crate::plan::{Bound, CLAIMS, Load};
@@ -102,7 +103,8 @@ pub fn tables(load: &Load, seen: &Seen) -> String {
         "server",
         "echoes a second",
         &format!("{cpu}, µs"),
-        "server's CPUs, %",
+        "on CPU, %: server",
+        "load",
         "RTT p50, µs",
         "RTT p99, µs",
         "lost",
@@ -112,13 +114,16 @@ pub fn tables(load: &Load, seen: &Seen) -> String {
             Spread::of(samples.iter().map(value)).map_or(f64::NAN, |spread| spread.median)
         };
         let figure = |figure: Figure| median(&|sample| figure.of(sample, load));
-        let busy = median(&|sample| 100.0 * sample.cpu.as_secs_f64() / sample.time.as_secs_f64());
+        let on_cpu = |cpu: fn(&Sample) -> Duration| {
+            median(&|sample| 100.0 * cpu(sample).as_secs_f64() / sample.time.as_secs_f64())
+        };
         let lost: u64 = samples.iter().map(|sample| sample.lost).sum();
         table.row(vec![
             contender.name.clone(),
             format!("{:.0}", figure(Figure::Rate)),
             format!("{:.3}", figure(Figure::Cpu)),
-            format!("{busy:.0}"),
+            format!("{:.0}", on_cpu(|sample| sample.cpu)),
+            format!("{:.0}", on_cpu(|sample| sample.load_cpu)),
             format!("{:.1}", figure(Figure::Median)),
             format!("{:.1}", figure(Figure::Slow)),
             lost.to_string(),

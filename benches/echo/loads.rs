@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::bursts::Bursts;
 use crate::calls::{Extra, Messages, SLOTS};
-use crate::servers::Server;
+use crate::servers::{Server, own_cpu};
 use crate::windows::Windows;
 use crate::wire;
 
@@ -64,6 +64,8 @@ pub struct Sample {
     pub time: Duration,
     /// The server's CPU time in it.
     pub cpu: Duration,
+    /// The load's own. What is missing to all of the time, others took.
+    pub load_cpu: Duration,
     /// Round-trip times in nanoseconds: the median, and what 99 % are within. Of a burst, the time
     /// until all of it was back.
     pub rtt: [u32; 2],
@@ -219,7 +221,8 @@ pub struct Watch<'a> {
     /// When the measurement begins, or when it began.
     begin: Instant,
     end: Instant,
-    cpu: Duration,
+    /// The server's CPU time and the load's own: at the beginning, and then in the measurement.
+    cpu: [Duration; 2],
     time: Duration,
     echoes: u64,
     lost: u64,
@@ -241,7 +244,7 @@ impl<'a> Watch<'a> {
             phase: Phase::WarmUp,
             begin,
             end: begin + span.window,
-            cpu: Duration::ZERO,
+            cpu: [Duration::ZERO; 2],
             time: Duration::ZERO,
             echoes: 0,
             lost: 0,
@@ -252,11 +255,15 @@ impl<'a> Watch<'a> {
     fn advance(&mut self, at: Instant) -> io::Result<()> {
         if self.phase == Phase::WarmUp && at >= self.begin {
             self.phase = Phase::Measurement;
-            self.cpu = self.server.cpu()?;
+            self.cpu = [self.server.cpu()?, own_cpu()?];
             self.begin = now();
         } else if self.phase == Phase::Measurement && at >= self.end {
             self.phase = Phase::Over;
-            self.cpu = self.server.cpu()?.saturating_sub(self.cpu);
+            let [server, load] = self.cpu;
+            self.cpu = [
+                self.server.cpu()?.saturating_sub(server),
+                own_cpu()?.saturating_sub(load),
+            ];
             self.time = now() - self.begin;
         }
         Ok(())
@@ -297,7 +304,8 @@ impl<'a> Watch<'a> {
             echoes: self.echoes,
             lost: self.lost,
             time: self.time,
-            cpu: self.cpu,
+            cpu: self.cpu[0],
+            load_cpu: self.cpu[1],
             rtt: [quantile(50), quantile(99)],
         }
     }

@@ -239,10 +239,15 @@ fn owing(peers: usize) -> Contender {
     let args = vec!["--mode=exchange", "--timeout=none", "--max-peers=131072"];
     Contender {
         owing: Some(peers),
-        ..daemon(&format!("{peers} peers owing"), args, 1)
+        ..daemon(&format!("udp-echo, {peers} more owe"), args, 1)
     }
 }
 
 fn workers(number: usize) -> Contender {
-    daemon(&format!("{number} workers"), vec!["--mode=echo"], number)
+    let name = if number == 1 {
+        "1 worker".into()
+    } else {
+        format!("{number} workers")
+    };
+    daemon(&name, vec!["--mode=echo"], number)
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
 use std::thread;
@@ -77,23 +78,11 @@ impl Server {
 
     /// The CPU time that all its threads have used.
     pub fn cpu(&self) -> io::Result<Duration> {
-        let mut nanoseconds = 0;
+        let mut total = Duration::ZERO;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let task = task?.path();
-            // Not every kernel has it.
-            let precise = fs::read_to_string(task.join("schedstat"));
-            nanoseconds += if let Some(time) = precise.ok().and_then(|text| field(&text, 0)) {
-                time
-            } else {
-                let text = fs::read_to_string(task.join("stat"))?;
-                // What follows the name, which may have spaces: utime and stime.
-                let text = text.rsplit(") ").next().unwrap_or_default();
-                let ticks = field(text, 11).zip(field(text, 12));
-                let (user, system) = ticks.ok_or_else(|| other(format!("no time in {text}")))?;
-                (user + system) * NANOSECONDS_PER_TICK
-            };
+            total += task_cpu(&task?.path())?;
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(total)
     }
 
     /// Its resident memory in KiB.
@@ -180,6 +169,25 @@ fn pin(cpus: &[usize]) -> io::Result<()> {
         set.set(*cpu)?;
     }
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// The CPU time that this thread has used.
+pub fn own_cpu() -> io::Result<Duration> {
+    task_cpu(Path::new("/proc/thread-self"))
+}
+
+fn task_cpu(task: &Path) -> io::Result<Duration> {
+    // Not every kernel has it.
+    let precise = fs::read_to_string(task.join("schedstat"));
+    if let Some(nanoseconds) = precise.ok().and_then(|text| field(&text, 0)) {
+        return Ok(Duration::from_nanos(nanoseconds));
+    }
+    let text = fs::read_to_string(task.join("stat"))?;
+    // What follows the name, which may have spaces: utime and stime.
+    let text = text.rsplit(") ").next().unwrap_or_default();
+    let ticks = field(text, 11).zip(field(text, 12));
+    let (user, system) = ticks.ok_or_else(|| other(format!("no time in {text}")))?;
+    Ok(Duration::from_nanos((user + system) * NANOSECONDS_PER_TICK))
 }
 
 fn reference_command(reference: Reference) -> io::Result<Command> {
