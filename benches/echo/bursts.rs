@@ -21,6 +21,8 @@ struct Flow {
     sent: Instant,
     /// How many of the burst are still to come back.
     missing: usize,
+    /// The same of the burst before it, if that was given up.
+    given_up: usize,
 }
 
 impl Bursts {
@@ -34,6 +36,7 @@ impl Bursts {
                 sequence: 0,
                 sent: now(),
                 missing: 0,
+                given_up: 0,
             })
         };
         Ok(Self {
@@ -78,13 +81,20 @@ impl Traffic for Bursts {
             let now = now();
             for slot in 0..count {
                 let reply = wire::reply(client.large.bytes(slot, 0));
-                // What comes later than that is lost already.
-                if reply.is_none_or(|(_, sequence)| sequence != flow.sequence) {
+                let Some((_, sequence)) = reply else {
                     continue;
-                }
+                };
                 let length = client.large.length(slot);
                 let datagram = client.large.segment(slot).map_or(length, usize::from);
                 if datagram != self.bytes || !length.is_multiple_of(self.bytes) {
+                    continue;
+                }
+                if sequence + 1 == flow.sequence {
+                    let came = (length / self.bytes).min(flow.given_up);
+                    flow.given_up -= came;
+                    watch.come_late(came);
+                }
+                if sequence != flow.sequence {
                     continue;
                 }
                 let came = (length / self.bytes).min(flow.missing);
@@ -112,6 +122,7 @@ impl Traffic for Bursts {
                 continue;
             }
             watch.lose(flow.missing);
+            flow.given_up = flow.missing;
             flow.missing = 0;
             if !watch.is_over() {
                 flow.burst(&mut client.outgoing, self.burst, self.bytes, now())?;

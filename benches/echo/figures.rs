@@ -186,20 +186,19 @@ pub fn claims(loads: &[Load], seen: &[Seen]) -> String {
     format!("\n## All in all\n\n{}\n{missed}", table.show())
 }
 
-/// Requests of all rows of the daemon, and those of them that were lost.
-pub fn loss(loads: &[Load], seen: &[Seen]) -> (u64, u64) {
-    let mut total = (0, 0);
+/// What became of all requests of all rows of the daemon.
+pub fn loss(loads: &[Load], seen: &[Seen]) -> String {
+    let (mut requests, mut lost, mut late) = (0, 0, 0);
     for (load, seen) in loads.iter().zip(seen) {
         for (contender, samples) in load.contenders.iter().zip(seen) {
-            if contender.is_daemon() {
-                for sample in samples {
-                    total.0 += sample.echoes + sample.lost;
-                    total.1 += sample.lost;
-                }
+            for sample in samples.iter().filter(|_| contender.is_daemon()) {
+                requests += sample.echoes + sample.lost + sample.late;
+                lost += sample.lost;
+                late += sample.late;
             }
         }
     }
-    total
+    format!("Lost in all rows of the daemon: {lost} of {requests}; {late} came too late to count.")
 }
 
 /// A table in Markdown, its columns as wide as they need to be.

@@ -14,11 +14,13 @@ use crate::wire;
 /// What a load is made of.
 #[derive(Debug, Clone, Copy)]
 pub enum Shape {
-    /// So many sockets, each with so many datagrams in flight. Each reply is replaced by a request.
+    /// So many sockets, each with so many datagrams in flight. Each reply is replaced by a request
+    /// after a pause.
     Windows {
         flows: usize,
         window: usize,
         bytes: usize,
+        pause: Duration,
     },
     /// So many sockets, each of which sends so many datagrams as one (GSO), and the next when all
     /// are back.
@@ -50,8 +52,12 @@ impl Span {
     }
 }
 
-/// How long to wait for a reply before it is lost.
-pub const PATIENCE: Duration = Duration::from_millis(200);
+/// How long to wait for a reply before it is counted as lost and replaced. If it comes after all,
+/// it was late.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The same for the last ones, which nothing replaces.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was seen of one server under one load.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +66,8 @@ pub struct Sample {
     pub echoes: u64,
     /// Requests without a reply, in the measurement, before it and after it.
     pub lost: u64,
+    /// Those for whose reply the load did not wait.
+    pub late: u64,
     /// How long the measurement was.
     pub time: Duration,
     /// The server's CPU time in it.
@@ -184,7 +192,14 @@ pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io
             flows,
             window,
             bytes,
-        } => Box::new(Windows::of_sockets(server.address, flows, window, bytes)?),
+            pause,
+        } => Box::new(Windows::of_sockets(
+            server.address,
+            flows,
+            window,
+            bytes,
+            pause,
+        )?),
         Shape::Bursts {
             flows,
             burst,
@@ -205,7 +220,12 @@ pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io
         watch.advance(now)?;
         if now > look_for_lost {
             look_for_lost = now + PATIENCE / 10;
-            let sent_before = now.checked_sub(PATIENCE).unwrap_or(now);
+            let patience = if watch.is_over() {
+                LAST_PATIENCE
+            } else {
+                PATIENCE
+            };
+            let sent_before = now.checked_sub(patience).unwrap_or(now);
             traffic.give_up(client, sent_before, &mut watch)?;
         }
         if watch.is_over() && traffic.in_flight() == 0 {
@@ -226,6 +246,7 @@ pub struct Watch<'a> {
     time: Duration,
     echoes: u64,
     lost: u64,
+    late: u64,
     rtts: Vec<u32>,
 }
 
@@ -248,6 +269,7 @@ impl<'a> Watch<'a> {
             time: Duration::ZERO,
             echoes: 0,
             lost: 0,
+            late: 0,
             rtts: Vec::with_capacity(1 << 18),
         }
     }
@@ -294,6 +316,12 @@ impl<'a> Watch<'a> {
         self.lost += requests as u64;
     }
 
+    /// Some that were counted as lost were not.
+    pub fn come_late(&mut self, requests: usize) {
+        self.lost -= requests as u64;
+        self.late += requests as u64;
+    }
+
     fn sample(mut self) -> Sample {
         self.rtts.sort_unstable();
         let quantile = |percent| {
@@ -303,6 +331,7 @@ impl<'a> Watch<'a> {
         Sample {
             echoes: self.echoes,
             lost: self.lost,
+            late: self.late,
             time: self.time,
             cpu: self.cpu[0],
             load_cpu: self.cpu[1],

@@ -51,7 +51,7 @@ struct Args {
     /// How many rounds. Each drives every server once.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Only this load: one, echo, large, gso, exchange, growth or workers. Repeatable.
+    /// Only this load: one, paced, echo, large, gso, exchange, growth or workers. Repeatable.
     #[arg(long)]
     load: Vec<String>,
     /// Run a plain loop until standard input ends: what this program starts itself with.
@@ -123,8 +123,7 @@ fn measure(args: &Args) -> io::Result<()> {
         print!("{}", figures::tables(load, seen));
     }
     print!("{}", figures::claims(&loads, &seen));
-    let (requests, lost) = figures::loss(&loads, &seen);
-    println!("\nLost in all rows of the daemon: {lost} of {requests}.");
+    println!("\n{}", figures::loss(&loads, &seen));
     if args.load.is_empty() {
         eprintln!("idle");
         println!("{}", at_rest(idle)?);

@@ -1,5 +1,7 @@
 //! What is run against what, and what is claimed of it. A new row is an entry here.
 
+use std::time::Duration;
+
 use crate::figures::Figure;
 use crate::loads::Shape;
 use crate::references::Reference;
@@ -119,6 +121,7 @@ pub fn loads() -> Vec<Load> {
         flows,
         window,
         bytes,
+        pause: Duration::ZERO,
     };
     let exchanges = Shape::Exchanges {
         peers: 64,
@@ -134,6 +137,17 @@ pub fn loads() -> Vec<Load> {
             "one",
             "one in flight, 64 bytes",
             windows(1, 1, 64),
+            vec![echo(DAEMON, &[]), echo(BUSY_POLL, &["--busy-poll=1ms"])],
+        ),
+        Load::of_echoes(
+            "paced",
+            "one in flight, 64 bytes, 500 µs after each reply",
+            Shape::Windows {
+                flows: 1,
+                window: 1,
+                bytes: 64,
+                pause: Duration::from_micros(500),
+            },
             vec![echo(DAEMON, &[]), echo(BUSY_POLL, &["--busy-poll=1ms"])],
         ),
         Load::of_echoes(

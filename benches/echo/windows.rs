@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::calls::Extra;
 use crate::loads::{Client, Outgoing, Traffic, Watch, now, receive};
@@ -12,6 +12,8 @@ use crate::wire;
 pub struct Windows {
     flows: Vec<Flow>,
     bytes: usize,
+    /// How long a place is left alone after a reply.
+    pause: Duration,
     /// Whether each place is a peer of its own, which keeps the exchange.
     peers: bool,
     in_flight: usize,
@@ -27,6 +29,10 @@ struct Place {
     sequence: u64,
     /// When the request was sent, while there is no reply.
     sent: Option<Instant>,
+    /// The request before it, if it was given up.
+    given_up: Option<u64>,
+    /// When to send the next, if there was a pause to be made.
+    due: Option<Instant>,
 }
 
 impl Windows {
@@ -36,6 +42,7 @@ impl Windows {
         flows: usize,
         window: usize,
         bytes: usize,
+        pause: Duration,
     ) -> io::Result<Self> {
         let flow = || {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
@@ -45,6 +52,7 @@ impl Windows {
         Ok(Self {
             flows: (0..flows).map(|_| flow()).collect::<io::Result<_>>()?,
             bytes,
+            pause,
             peers: false,
             in_flight: 0,
         })
@@ -55,6 +63,7 @@ impl Windows {
         Ok(Self {
             flows: vec![Flow::new(UdpSocket::bind("0.0.0.0:0")?, peers)],
             bytes,
+            pause: Duration::ZERO,
             peers: true,
             in_flight: 0,
         })
@@ -66,6 +75,8 @@ impl Flow {
         let place = Place {
             sequence: 0,
             sent: None,
+            given_up: None,
+            due: None,
         };
         Self {
             socket,
@@ -85,6 +96,7 @@ impl Flow {
         let place = &mut self.places[place];
         place.sequence += 1;
         place.sent = Some(now);
+        place.due = None;
         let header = wire::request(number, place.sequence);
         outgoing.push(&self.socket, &header, bytes, extra)
     }
@@ -111,42 +123,58 @@ impl Traffic for Windows {
     fn go_on(&mut self, client: &mut Client, watch: &mut Watch<'_>) -> io::Result<()> {
         for flow in &mut self.flows {
             let count = receive(&mut client.incoming, &flow.socket)?;
-            if count == 0 {
+            if count == 0 && self.pause.is_zero() {
                 continue;
             }
             let now = now();
+            let outgoing = &mut client.outgoing;
             for slot in 0..count {
                 if client.incoming.length(slot) != self.bytes {
                     continue;
                 }
                 let reply = wire::reply(client.incoming.bytes(slot, 0));
-                let Some((place, sequence)) = reply else {
+                let Some((number, sequence)) = reply else {
                     continue;
                 };
-                let Some(waits) = flow.places.get_mut(place) else {
+                let Some(place) = flow.places.get_mut(number) else {
                     continue;
                 };
-                // What comes later than that is lost already.
-                if waits.sequence != sequence {
+                if place
+                    .given_up
+                    .take_if(|given_up| *given_up == sequence)
+                    .is_some()
+                {
+                    watch.come_late(1);
+                }
+                if place.sequence != sequence {
                     continue;
                 }
-                let Some(sent) = waits.sent.take() else {
+                let Some(sent) = place.sent.take() else {
                     continue;
                 };
                 self.in_flight -= 1;
                 watch.count(1);
                 watch.took(now - sent);
-                let extra = extra(self.peers, place);
-                let outgoing = &mut client.outgoing;
+                place.due = Some(now + self.pause);
+                let extra = extra(self.peers, number);
                 if self.peers {
                     outgoing.push(&flow.socket, wire::RECORD, wire::RECORD.len(), extra)?;
                 }
-                if !watch.is_over() {
-                    flow.request(outgoing, place, self.bytes, extra, now)?;
+                if self.pause.is_zero() && !watch.is_over() {
+                    flow.request(outgoing, number, self.bytes, extra, now)?;
                     self.in_flight += 1;
                 }
             }
-            client.outgoing.send(&flow.socket)?;
+            if !self.pause.is_zero() && !watch.is_over() {
+                for place in 0..flow.places.len() {
+                    if flow.places[place].due.is_some_and(|due| due <= now) {
+                        let extra = extra(self.peers, place);
+                        flow.request(outgoing, place, self.bytes, extra, now)?;
+                        self.in_flight += 1;
+                    }
+                }
+            }
+            outgoing.send(&flow.socket)?;
         }
         Ok(())
     }
@@ -159,10 +187,11 @@ impl Traffic for Windows {
     ) -> io::Result<()> {
         for flow in &mut self.flows {
             for place in 0..flow.places.len() {
-                let sent = &mut flow.places[place].sent;
-                if sent.take_if(|sent| *sent < sent_before).is_none() {
+                let waits = &mut flow.places[place];
+                if waits.sent.take_if(|sent| *sent < sent_before).is_none() {
                     continue;
                 }
+                waits.given_up = Some(waits.sequence);
                 self.in_flight -= 1;
                 watch.lose(1);
                 if !watch.is_over() {
