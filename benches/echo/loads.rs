@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::bursts::Bursts;
 use crate::calls::{Extra, Messages, SLOTS};
-use crate::servers::{Server, own_cpu};
+use crate::machine::own_cpu;
+use crate::servers::Server;
 use crate::windows::Windows;
 use crate::wire;
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::figures::Figure;
 use crate::loads::Shape;
+use crate::machine::cpus;
 use crate::references::Reference;
-use crate::servers::{Start, cpus, daemon_knows};
+use crate::servers::{Start, daemon_knows};
 
 /// A load, and the servers that stand it in turn.
 pub struct Load {

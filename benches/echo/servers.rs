@@ -4,16 +4,14 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
-use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
+use crate::machine;
 use crate::references::Reference;
 use crate::wire;
 
@@ -47,9 +45,9 @@ impl Server {
             }
         };
         // A child has the CPUs of the thread that starts it.
-        pin(&server_cpus(workers))?;
+        machine::pin(&machine::for_server(workers))?;
         let child = command.spawn();
-        pin(&[CPUS[0]])?;
+        machine::pin_load()?;
         let mut child = child?;
         let log = match (child.stdout.take(), child.stderr.take()) {
             (Some(stdout), _) => read_until(last, stdout),
@@ -80,7 +78,7 @@ impl Server {
     pub fn cpu(&self) -> io::Result<Duration> {
         let mut total = Duration::ZERO;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            total += task_cpu(&task?.path())?;
+            total += machine::task_cpu(&task?.path())?;
         }
         Ok(total)
     }
@@ -90,7 +88,7 @@ impl Server {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         value
-            .and_then(|value| field(value.trim(), 0))
+            .and_then(|value| value.split_whitespace().next()?.parse().ok())
             .ok_or_else(|| other("no VmRSS in /proc/PID/status".into()))
     }
 
@@ -140,55 +138,6 @@ impl Drop for Server {
 pub const LISTENING: &str = "listening on ";
 
 const DAEMON: &str = env!("CARGO_BIN_EXE_udp-echo");
-
-/// `USER_HZ`, the unit of /proc/PID/stat, is 100 a second.
-const NANOSECONDS_PER_TICK: u64 = 10_000_000;
-
-/// The CPUs that this process may use, as it was started. The load generator has the first.
-static CPUS: LazyLock<Vec<usize>> = LazyLock::new(|| {
-    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
-    (0..CpuSet::count())
-        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
-        .collect()
-});
-
-/// How many CPUs there are.
-pub fn cpus() -> usize {
-    CPUS.len()
-}
-
-/// One for each worker beside the load generator's, or all if there are not as many.
-fn server_cpus(workers: usize) -> Vec<usize> {
-    CPUS.get(1..=workers).unwrap_or(&CPUS).to_vec()
-}
-
-/// Keeps this thread on some CPUs.
-fn pin(cpus: &[usize]) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    for cpu in cpus {
-        set.set(*cpu)?;
-    }
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
-}
-
-/// The CPU time that this thread has used.
-pub fn own_cpu() -> io::Result<Duration> {
-    task_cpu(Path::new("/proc/thread-self"))
-}
-
-fn task_cpu(task: &Path) -> io::Result<Duration> {
-    // Not every kernel has it.
-    let precise = fs::read_to_string(task.join("schedstat"));
-    if let Some(nanoseconds) = precise.ok().and_then(|text| field(&text, 0)) {
-        return Ok(Duration::from_nanos(nanoseconds));
-    }
-    let text = fs::read_to_string(task.join("stat"))?;
-    // What follows the name, which may have spaces: utime and stime.
-    let text = text.rsplit(") ").next().unwrap_or_default();
-    let ticks = field(text, 11).zip(field(text, 12));
-    let (user, system) = ticks.ok_or_else(|| other(format!("no time in {text}")))?;
-    Ok(Duration::from_nanos((user + system) * NANOSECONDS_PER_TICK))
-}
 
 fn reference_command(reference: Reference) -> io::Result<Command> {
     let name = reference.to_possible_value();
@@ -249,10 +198,6 @@ fn address_after(line: &str, text: &str) -> Option<SocketAddr> {
 
 fn after<'a>(line: &'a str, text: &str) -> Option<&'a str> {
     Some(&line[line.find(text)? + text.len()..])
-}
-
-fn field(text: &str, index: usize) -> Option<u64> {
-    text.split_whitespace().nth(index)?.parse().ok()
 }
 
 fn other(message: String) -> io::Error {
