@@ -57,6 +57,7 @@ pub enum Bound {
 }
 
 const RECVFROM: &str = "blocking recvfrom/sendto";
+const SPIN: &str = "recvfrom/sendto in a spin";
 const MMSG: &str = "recvmmsg/sendmmsg loop";
 const GRO: &str = "GRO/GSO loop";
 const TOKIO: &str = "tokio";
@@ -134,12 +135,7 @@ pub fn loads() -> Vec<Load> {
         bytes: 64,
     };
     vec![
-        Load::of_echoes(
-            "one",
-            "one in flight, 64 bytes",
-            windows(1, 1, 64),
-            vec![echo(DAEMON, &[]), echo(BUSY_POLL, &["--busy-poll=1ms"])],
-        ),
+        Load::of_echoes("one", "one in flight, 64 bytes", windows(1, 1, 64), polls()),
         Load::of_echoes(
             "paced",
             "one in flight, 64 bytes, 500 µs after each reply",
@@ -149,7 +145,7 @@ pub fn loads() -> Vec<Load> {
                 bytes: 64,
                 pause: Duration::from_micros(500),
             },
-            vec![echo(DAEMON, &[]), echo(BUSY_POLL, &["--busy-poll=1ms"])],
+            polls(),
         ),
         Load::of_echoes(
             "echo",
@@ -201,15 +197,16 @@ pub fn loads() -> Vec<Load> {
 
 impl Load {
     /// All plain loops, and these.
-    fn of_echoes(name: &'static str, title: &str, shape: Shape, daemons: Vec<Contender>) -> Self {
+    fn of_echoes(name: &'static str, title: &str, shape: Shape, others: Vec<Contender>) -> Self {
         let mut contenders = vec![
             plain(RECVFROM, Reference::Recvfrom),
             plain(MMSG, Reference::Mmsg),
             plain(GRO, Reference::Gro),
             plain(TOKIO, Reference::Tokio),
         ];
-        let against = contenders.iter().map(|plain| plain.name.clone()).collect();
-        contenders.extend(daemons);
+        contenders.extend(others);
+        let plain = contenders.iter().filter(|contender| !contender.is_daemon());
+        let against = plain.map(|contender| contender.name.clone()).collect();
         Self {
             name,
             title: title.into(),
@@ -239,6 +236,15 @@ fn daemon(name: &str, args: Vec<&'static str>, workers: usize) -> Contender {
 
 fn echo(name: &str, args: &[&'static str]) -> Contender {
     daemon(name, [&["--mode=echo"], args].concat(), 1)
+}
+
+/// The daemon as it is, and polling; and a plain loop that polls.
+fn polls() -> Vec<Contender> {
+    vec![
+        plain(SPIN, Reference::Spin),
+        echo(DAEMON, &[]),
+        echo(BUSY_POLL, &["--busy-poll=1ms"]),
+    ]
 }
 
 /// The daemon as it is, and without offloads if it has any.

@@ -16,6 +16,8 @@ use crate::wire;
 pub enum Reference {
     /// Blocking recvfrom and sendto.
     Recvfrom,
+    /// recvfrom again and again, without waiting, and sendto: what polling can come to.
+    Spin,
     /// recvmmsg and sendmmsg, up to 64 datagrams a call.
     Mmsg,
     /// The same, replying only to what the exchange mode has to reply to, by a look at the first
@@ -43,6 +45,7 @@ pub fn run(reference: Reference) -> io::Result<()> {
     thread::spawn(move || {
         let end = match reference {
             Reference::Recvfrom => recvfrom(&socket),
+            Reference::Spin => spin(&socket),
             Reference::Mmsg => mmsg(&socket, |_| true),
             Reference::MmsgExchange => mmsg(&socket, |first| first == wire::REQUEST),
             Reference::Gro => gro(&socket),
@@ -60,6 +63,18 @@ fn recvfrom(socket: &UdpSocket) -> io::Result<()> {
     loop {
         let (length, peer) = socket.recv_from(&mut bytes)?;
         socket.send_to(&bytes[..length], peer)?;
+    }
+}
+
+fn spin(socket: &UdpSocket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let mut bytes = vec![0; LONGEST];
+    loop {
+        match socket.recv_from(&mut bytes) {
+            Ok((length, peer)) => _ = socket.send_to(&bytes[..length], peer)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) => return Err(error),
+        }
     }
 }
 
