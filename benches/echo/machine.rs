@@ -72,7 +72,9 @@ impl Precedence {
     pub fn take() -> io::Result<Self> {
         let before = fs::read_to_string(AUTOGROUP)?;
         let nice = before.trim().rsplit(' ').next().unwrap_or("0").to_owned();
-        fs::write(AUTOGROUP, "-20")?;
+        fs::write(AUTOGROUP, "-20").map_err(|error| {
+            io::Error::other(format!("cannot take precedence, {AUTOGROUP}: {error}"))
+        })?;
         Ok(Self(nice))
     }
 }
