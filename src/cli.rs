@@ -120,6 +120,22 @@ pub struct Args {
     )]
     pub busy_poll: Duration,
 
+    /// Whether the kernel may hand over and take bursts as one (UDP GRO and GSO).
+    #[arg(
+        long,
+        env = "UDP_ECHO_OFFLOAD",
+        hide_env_values = true,
+        value_enum,
+        default_value = "auto",
+        help = "Receive and send bursts as one, where the kernel can (UDP GRO and GSO): far less \
+                CPU a datagram",
+        long_help = "Receive and send bursts as one, where the kernel can (UDP GRO and GSO): far \
+                     less CPU a datagram. What comes of each datagram is the same, but for one \
+                     figure: a burst that the kernel drops for want of room counts as one in \
+                     socket_drops_total, however many datagrams it has"
+    )]
+    pub offload: Offload,
+
     /// How many peers may owe a record at once, per worker; then the longest-owing is forgotten
     #[arg(
         long,
@@ -228,6 +244,15 @@ pub enum Workers {
     Number(NonZeroU32),
 }
 
+/// Whether the kernel may hand over and take bursts as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Offload {
+    /// Where the kernel can, and where no datagram can end the daemon
+    Auto,
+    /// One datagram at a time
+    Off,
+}
+
 /// Where to serve HTTP, if at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsListen(pub Option<HostPort>);
@@ -304,6 +329,18 @@ impl Args {
             empty: self.exit_on.contains(&End::Empty),
             decode_error: self.exit_on.contains(&End::DecodeError),
         }
+    }
+
+    /// Whether bursts are received and sent as one: never where what one datagram does to the
+    /// whole socket matters to the next.
+    pub fn offload(&self) -> bool {
+        let ExitOn {
+            empty,
+            decode_error,
+            ..
+        } = self.exit_on();
+        let one_by_one = self.mode == Mode::Lockstep || empty || decode_error;
+        self.offload == Offload::Auto && !one_by_one
     }
 
     /// How the log is written; `None` is for the daemon to find out.

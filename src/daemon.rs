@@ -275,10 +275,16 @@ fn log_start(args: &Args, sockets: &[Arc<Socket>], site: &Daemon) {
             continue;
         };
         info!(
-            "listening on {} (UDP), receive buffer {}, send buffer {} bytes",
+            "listening on {} (UDP), receive buffer {}, send buffer {} bytes, {}",
             socket.address(),
             sizes[0],
-            sizes[1]
+            sizes[1],
+            match (socket.gets_bursts(), socket.sends_bursts()) {
+                (true, true) => "GRO and GSO",
+                (true, false) => "GRO",
+                (false, true) => "GSO",
+                (false, false) => "no offload",
+            }
         );
         // The same for every socket: once is enough.
         if index > 0 {

@@ -3,13 +3,14 @@
 //! It knows no socket and no clock. The loop that owns both tells it what came and when,
 //! does what the [`Verdict`] says, and reports which replies could not be sent:
 //!
-//! 1. [`Exchange::datagram`] for each datagram of a batch, in order. On
-//!    [`Action::SendFirst`], send the replies decided so far, then ask again.
+//! 1. [`Exchange::datagram`] for each datagram of a batch, in order, or [`Exchange::burst`] for
+//!    several at once. On [`Action::SendFirst`], send the replies decided so far, then ask again.
 //! 2. [`Exchange::reply_failed`] for each reply that could not be sent, and
 //!    [`Exchange::replies_sent`] when all that were decided have been tried.
 //! 3. [`Exchange::time`] when the socket had nothing to give.
 
 mod admission;
+mod burst;
 mod peers;
 
 use std::hash::RandomState;
@@ -18,6 +19,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 pub use admission::{Admission, Refusal};
+pub use burst::{Burst, Together};
 pub use peers::BYTES_PER_PEER;
 use peers::Peers;
 
@@ -139,6 +141,15 @@ pub enum Action {
     /// Nothing was decided, because what comes of this datagram depends on whether the
     /// replies decided so far can be sent.
     SendFirst,
+}
+
+impl Action {
+    fn echo(length: usize, most: usize) -> Self {
+        Self::Echo {
+            length: length.min(most),
+            truncated: length > most,
+        }
+    }
 }
 
 /// What to do with a datagram, and whether that is the end.
@@ -271,11 +282,7 @@ impl Exchange {
             };
         }
         self.owes_from_now_on(datagram.peer, now);
-        let length = datagram.length.min(self.settings.max_datagram);
-        go_on(Action::Echo {
-            length,
-            truncated: length < datagram.length,
-        })
+        go_on(Action::echo(datagram.length, self.settings.max_datagram))
     }
 
     /// A reply to `peer` could not be sent: it owes no record for it.

@@ -8,12 +8,15 @@ mod batch;
 mod control;
 mod inherit;
 mod limit;
+mod offload;
 mod option;
+mod replies;
 mod socket;
 
-pub use batch::{Batch, Received, Sent, Wait};
+pub use batch::{Batch, Received, Wait};
 pub use control::PacketInfo;
 pub use inherit::inherited;
 pub use limit::BufferLimits;
 pub use option::MemInfo;
+pub use replies::{Pieces, Sent};
 pub use socket::{AdoptError, Drops, Error, Options, Socket};

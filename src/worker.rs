@@ -1,5 +1,6 @@
 //! The loop: receive a batch, ask the core, send a batch, count.
 
+mod answering;
 mod attention;
 mod log;
 
@@ -7,15 +8,16 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tracing::{Level, enabled, warn};
 
-use crate::exchange::{Action, Datagram, Destination, End, Exchange, Refusal, Settings, Verdict};
+use crate::exchange::{End, Exchange, Settings};
 use crate::metrics::Counts;
 use crate::record::Record;
-use crate::udp::{Batch, Received, Socket, Wait};
+use crate::udp::{Batch, Socket, Wait};
 
+use answering::Part;
 use attention::Attention;
 
 /// How long a worker sleeps at most: within it the worker sees that it is to stop, gives up
@@ -78,8 +80,10 @@ pub struct Worker {
     /// The exchange's time; see [`Attention`].
     attention: Attention,
     options: Options,
-    /// When the kernel received the datagrams that were just answered, if it tells.
-    answered: Vec<Duration>,
+    /// When the kernel received what was just answered, if it tells, and how many replies it got.
+    answered: Vec<(Duration, usize)>,
+    /// Bursts that could not be answered as one.
+    unsent: Vec<Part>,
     /// The receive timeout that the socket has.
     receive_timeout: Duration,
     /// Whether to look into the socket once more before time passes for the exchange.
@@ -110,6 +114,7 @@ impl Worker {
             socket,
             options,
             answered: Vec::with_capacity(BATCH),
+            unsent: Vec::with_capacity(BATCH),
             counts,
             shared,
             receive_timeout: Duration::ZERO,
@@ -165,10 +170,8 @@ impl Worker {
         let mut end = None;
         if received > 0 {
             self.verbose = enabled!(Level::DEBUG);
-            self.counts.batches.0.count(received as u64);
             self.counts.last_datagram.set(self.shared.epoch, now);
             end = self.handle(received, time);
-            self.send();
         }
         let due = self.exchange.next_time().is_some_and(|at| at <= time);
         self.look_again = false;
@@ -188,115 +191,12 @@ impl Worker {
         }
     }
 
-    /// Asks the core about each datagram of a batch, up to one that ends the daemon.
-    fn handle(&mut self, received: usize, now: Instant) -> Option<End> {
-        let mut slot = 0;
-        while slot < received {
-            let received = self.batch.received(slot);
-            let datagram = datagram(&self.socket, &received);
-            let Verdict { action, end } = self.exchange.datagram(&datagram, now);
-            if action == Action::SendFirst {
-                // Then the core is asked again.
-                self.send();
-                continue;
-            }
-            if self.verbose {
-                log::received(&received, &action);
-            }
-            self.count(&received, &action);
-            if let Action::Echo { length, .. } = action {
-                let info = received.info;
-                self.batch.reply(slot, length, info);
-            }
-            if end.is_some() {
-                return end;
-            }
-            slot += 1;
-        }
-        None
-    }
-
-    fn count(&self, received: &Received<'_>, action: &Action) {
-        let counts = &self.counts;
-        counts.received.add(1);
-        counts.received_bytes.add(received.length as u64);
-        match action {
-            Action::Echo { truncated, .. } => counts.truncated.add((*truncated).into()),
-            Action::Decode(Ok(_)) => counts.decoded.add(1),
-            Action::Decode(Err(short)) => {
-                counts.decode_errors.add(1);
-                let warned = &self.shared.warned_of_decode_errors;
-                if !(warned.load(Relaxed) || warned.swap(true, Relaxed)) {
-                    warn!(
-                        "cannot decode a record from {}: {short}. In this mode the datagram \
-                         after each that was echoed is a record; --mode echo is the plain \
-                         reflector. Further decode errors are only counted",
-                        received.peer
-                    );
-                }
-            }
-            Action::Empty => counts.empty.add(1),
-            Action::Refuse(Refusal::SourcePort) => counts.refused_source_port.add(1),
-            Action::Refuse(Refusal::OwnAddress) => counts.refused_own_address.add(1),
-            Action::Refuse(Refusal::Destination) => counts.refused_destination.add(1),
-            Action::SendFirst => {}
-        }
-    }
-
-    /// Sends the replies that wait.
-    fn send(&mut self) {
-        if self.batch.has_replies() {
-            let Self {
-                batch,
-                exchange,
-                counts,
-                socket,
-                answered,
-                options,
-                verbose,
-                ..
-            } = self;
-            batch.send(socket, |batch, sent| match sent.result {
-                Ok(()) => {
-                    counts.echoed.add(1);
-                    counts.echoed_bytes.add(sent.length as u64);
-                    if options.timestamps {
-                        answered.extend(batch.received(sent.slot).received_at);
-                    }
-                    if *verbose {
-                        log::sent(&batch.received(sent.slot), sent.length);
-                    }
-                }
-                Err(error) => {
-                    let peer = batch.received(sent.slot).peer;
-                    exchange.reply_failed(peer);
-                    if counts.send_errors.count(&error) {
-                        warn!(
-                            "cannot send {} bytes to {peer}: {error}. Further errors of this \
-                             kind are only counted",
-                            sent.length
-                        );
-                    }
-                }
-            });
-        }
-        self.exchange.replies_sent();
-        if !self.answered.is_empty() {
-            let now = today();
-            for received_at in self.answered.drain(..) {
-                // The time of day may have been set back meanwhile.
-                let residence = now.saturating_sub(received_at).as_nanos();
-                let residence = u64::try_from(residence).unwrap_or(u64::MAX);
-                self.counts.residence.0.count(residence);
-            }
-        }
-    }
-
     /// An error of a receive call: only one that means that the socket is gone is the end.
     fn receive_error(&self, error: io::Error) -> Result<(), Stopped> {
         match error.raw_os_error() {
-            // Nothing came in time, or a signal did.
-            Some(libc::EAGAIN | libc::EINTR) => Ok(()),
+            // Nothing came in time.
+            Some(libc::EAGAIN) => self.socket.give_up_bursts().map_err(Stopped::SocketLost),
+            Some(libc::EINTR) => Ok(()),
             Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => {
                 Err(Stopped::SocketLost(error))
             }
@@ -354,31 +254,8 @@ impl Worker {
     }
 }
 
-/// A datagram as the core sees it.
-fn datagram<'a>(socket: &Socket, received: &Received<'a>) -> Datagram<'a> {
-    Datagram {
-        peer: received.peer,
-        destination: match received.info {
-            Some(info) if socket.is_group(&info) => Destination::Group,
-            info => Destination::Here {
-                address: info.map(|info| info.destination),
-                looped: info.is_some_and(|info| info.looped()),
-            },
-        },
-        length: received.length,
-        bytes: received.bytes,
-    }
-}
-
 /// The loop's clock.
 #[expect(clippy::disallowed_methods, reason = "this is the loop")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// The time of day, which the kernel's receipts have, since 1970.
-#[expect(clippy::disallowed_methods, reason = "this is the loop")]
-fn today() -> Duration {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default()
 }

@@ -16,13 +16,16 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use udp_echo::exchange::{
-    Action, Admission, Datagram, Destination, End, Exchange, ExitOn, Mode, Refusal, Settings,
-    Timeout, Totals, Verdict,
+    Action, Admission, Burst, Datagram, Destination, End, Exchange, ExitOn, Mode, Refusal,
+    Settings, Timeout, Together, Totals, Verdict,
 };
 use udp_echo::record::{Record, TooShort};
 
+use daemon::{Daemon, Expected};
 use model::Model;
 
+#[path = "core/daemon.rs"]
+mod daemon;
 #[path = "core/model.rs"]
 mod model;
 
@@ -117,7 +120,7 @@ fn a_reply_that_failed_leaves_no_record_owed() {
     for mode in [Mode::Exchange, Mode::Lockstep] {
         let mut daemon = Daemon::new(&defaults(mode));
         daemon.decides(&datagram(ALICE, HELLO), true);
-        daemon.sends();
+        daemon.sends_all();
         assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
     }
 }
@@ -153,7 +156,7 @@ fn lockstep_with_every_exit_ends_where_the_recipe_dies() {
         (RECORD, None),
     ] {
         assert_eq!(daemon.decides(&datagram(ALICE, heard), false).end, end);
-        daemon.sends();
+        daemon.sends_all();
     }
     assert_eq!(daemon.core.time(daemon.now + ALMOST), None);
     assert_eq!(daemon.core.time(daemon.now + TIMEOUT), Some(End::Timeout));
@@ -193,6 +196,30 @@ fn a_peer_is_not_decided_on_again_while_its_reply_may_fail() {
     assert_eq!(verdict.action, Action::SendFirst);
 }
 
+#[test]
+fn a_burst_goes_together_every_other_datagram_of_it_and_the_next_is_the_record_it_owes() {
+    let mut daemon = Daemon::new(&defaults(Mode::Exchange));
+    let alice = |bytes| Burst {
+        peer: address(ALICE),
+        destination: HERE,
+        segment: 22,
+        bytes,
+    };
+    let both = daemon.core.burst(&alice(&BYTES[..66]), daemon.now);
+    assert_eq!(both, Some(Together::Exchange { most: 1024 }));
+    let again = daemon.core.burst(&alice(&BYTES[..66]), daemon.now);
+    assert_eq!(again, None, "the first is not sent yet");
+    daemon.core.burst_sent(address(ALICE), 3);
+    daemon.core.replies_sent();
+    assert_eq!(daemon.core.burst(&alice(&BYTES[..66]), daemon.now), None);
+    assert_eq!(daemon.hears(ALICE, RECORD), record(RECORD));
+    let both = daemon.core.burst(&alice(&BYTES[..44]), daemon.now);
+    assert_eq!(both, Some(Together::Exchange { most: 1024 }));
+    daemon.core.burst_sent(address(ALICE), 2);
+    daemon.core.replies_sent();
+    assert_eq!(daemon.core.owing(), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -204,15 +231,12 @@ proptest! {
         let mut daemon = Daemon::new(&settings);
         let mut model = Model::new(&settings, daemon.now);
         for step in steps {
+            let mut expected = |sent: &Sent, now| model.decides(sent, now);
             if !matches!(step, Step::Hear(_)) {
-                daemon.sends();
+                daemon.sends(&mut expected);
             }
             match step {
-                Step::Hear(sent) => {
-                    let verdict = daemon.decides(&sent.datagram, sent.reply_fails);
-                    let (action, end) = model.decides(&sent, daemon.now);
-                    prop_assert_eq!(bits(verdict), bits(Verdict { action, end }));
-                }
+                Step::Hear(sent) => daemon.hears_any(&sent, &mut expected),
                 Step::Send => {}
                 Step::Wait(wait) => daemon.now += wait,
                 Step::WaitUntilDueBut(but) => {
@@ -229,7 +253,7 @@ proptest! {
                     model.quiet_since = model.quiet_since.max(at);
                 }
             }
-            if daemon.unsent.is_empty() {
+            if daemon.all_is_sent() {
                 prop_assert_eq!(daemon.core.totals(), model.totals);
                 prop_assert_eq!(daemon.core.next_time(), model.next_time());
                 prop_assert_eq!(daemon.core.quiet_since(), model.quiet_since);
@@ -244,7 +268,7 @@ proptest! {
         settings in settings(),
         steps in vec((wait(), sent()), 1..60),
     ) {
-        let max_peers = NonZeroU32::new(64).unwrap();
+        let max_peers = NonZeroU32::new(100).unwrap();
         let in_mode = |mode| Settings { mode, max_peers, ..settings.clone() };
         let mut shared = Daemon::new(&in_mode(Mode::Exchange));
         let mut alone: HashMap<_, _> = ADMITTED
@@ -252,83 +276,21 @@ proptest! {
             .into();
         for (wait, sent) in steps {
             if !wait.is_zero() {
-                shared.sends();
+                shared.sends(&mut |sent, _| decides_alone(&mut alone, sent));
                 shared.now += wait;
             }
-            let verdict = shared.decides(&sent.datagram, sent.reply_fails);
             for daemon in alone.values_mut() {
                 daemon.now += wait;
                 daemon.core.time(daemon.now);
             }
-            if let Some(own) = alone.get_mut(&sent.datagram.peer) {
-                let verdict_alone = own.decides(&sent.datagram, sent.reply_fails);
-                own.sends();
-                prop_assert_eq!(bits(verdict), bits(verdict_alone));
-            }
+            shared.hears_any(&sent, &mut |sent, _| decides_alone(&mut alone, sent));
         }
-        shared.sends();
+        shared.sends(&mut |sent, _| decides_alone(&mut alone, sent));
         shared.core.time(shared.now);
         let sum = |of: fn(&Daemon) -> u64| alone.values().map(of).sum::<u64>();
         prop_assert_eq!(shared.core.owing() as u64, sum(|own| own.core.owing() as u64));
         let given_up = |daemon: &Daemon| daemon.core.totals().records_given_up;
         prop_assert_eq!(given_up(&shared), sum(given_up));
-    }
-}
-
-/// The loop around the core, which sends as late as it may.
-struct Daemon {
-    core: Exchange,
-    now: Instant,
-    /// To whom, and whether it is going to fail.
-    unsent: Vec<(SocketAddr, bool)>,
-    received: u64,
-    /// Each a reply, sent or failed, or decided on without one.
-    accounted_for: u64,
-}
-
-impl Daemon {
-    fn new(settings: &Settings) -> Self {
-        let now = Instant::now();
-        Self {
-            core: Exchange::new(settings.clone(), now),
-            now,
-            unsent: Vec::new(),
-            received: 0,
-            accounted_for: 0,
-        }
-    }
-
-    fn hears(&mut self, peer: &str, bytes: &[u8]) -> Action {
-        let verdict = self.decides(&datagram(peer, bytes), false);
-        self.sends();
-        verdict.action
-    }
-
-    fn decides(&mut self, datagram: &Datagram<'_>, reply_fails: bool) -> Verdict {
-        let mut verdict = self.core.datagram(datagram, self.now);
-        if verdict.action == Action::SendFirst {
-            assert_eq!(verdict.end, None);
-            assert!(!self.unsent.is_empty(), "there is nothing to send first");
-            self.sends();
-            verdict = self.core.datagram(datagram, self.now);
-        }
-        self.received += 1;
-        match verdict.action {
-            Action::Echo { .. } => self.unsent.push((datagram.peer, reply_fails)),
-            Action::SendFirst => panic!("everything was sent"),
-            _ => self.accounted_for += 1,
-        }
-        verdict
-    }
-
-    fn sends(&mut self) {
-        for (peer, fails) in self.unsent.drain(..) {
-            self.accounted_for += 1;
-            if fails {
-                self.core.reply_failed(peer);
-            }
-        }
-        self.core.replies_sent();
     }
 }
 
@@ -342,13 +304,38 @@ enum Step {
     HearElsewhere(Duration),
 }
 
+/// One datagram or a burst.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
+    /// All bytes of a burst.
     datagram: Datagram<'static>,
+    /// Of how many bytes each datagram of a burst is but the last.
+    segment: usize,
     /// Why it is refused in every mode.
     refused: Option<Refusal>,
     /// If there is a reply.
     reply_fails: bool,
+    /// If there are replies that are sent as one.
+    burst_fails: bool,
+}
+
+impl Sent {
+    /// The datagrams of a burst, each alone. With replies that fail every other one's does.
+    fn each(&self) -> Vec<Self> {
+        let Datagram { length, bytes, .. } = self.datagram;
+        if self.segment >= length {
+            return vec![*self];
+        }
+        let mut each = Vec::new();
+        for bytes in bytes.chunks(self.segment) {
+            let mut alone = *self;
+            alone.datagram.bytes = bytes;
+            alone.datagram.length = bytes.len();
+            alone.reply_fails &= each.len() % 2 == 0;
+            each.push(alone);
+        }
+        each
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -383,19 +370,41 @@ fn sent() -> impl Strategy<Value = Sent> {
     let edges = [0, 1, 21, 22, 23, 99, 100, 101, 1023, 1024, 1025, 65507];
     let length = prop_oneof![3 => select(edges.to_vec()), 1 => 0..2000_usize];
     let bytes = (0..512_usize).prop_map(|at| &BYTES[at..][..1024]);
-    (from, length, bytes, prop::bool::weighted(0.25)).prop_map(
-        |(from, length, bytes, reply_fails)| {
-            let (peer, destination, refused) = from;
-            let mut datagram = datagram(peer, &bytes[..length.min(1024)]);
-            datagram.destination = destination;
-            datagram.length = length;
-            Sent {
-                datagram,
-                refused,
-                reply_fails,
-            }
-        },
-    )
+    let one =
+        (length, bytes).prop_map(|(length, bytes)| (&bytes[..length.min(1024)], length, length));
+    let segments = select(vec![1, 21, 22, 23, 99, 100, 101, 400]);
+    let burst = (segments, 2..9_usize, 0..400_usize).prop_map(|(segment, count, short)| {
+        let length = (segment * count).min(BYTES.len()) - short % segment;
+        (&BYTES[..length], length, segment)
+    });
+    let what = prop_oneof![2 => one, 1 => burst];
+    let fails = || prop::bool::weighted(0.25);
+    (from, what, fails(), fails()).prop_map(|(from, what, reply_fails, burst_fails)| {
+        let (peer, destination, refused) = from;
+        let (bytes, length, segment) = what;
+        let mut datagram = datagram(peer, bytes);
+        datagram.destination = destination;
+        datagram.length = length;
+        Sent {
+            datagram,
+            segment,
+            refused,
+            reply_fails,
+            burst_fails,
+        }
+    })
+}
+
+/// What the sender's own daemon does; one that it refuses, as everybody's does.
+fn decides_alone(alone: &mut HashMap<SocketAddr, Daemon>, sent: &Sent) -> Expected {
+    match alone.get_mut(&sent.datagram.peer) {
+        Some(own) => {
+            let Verdict { action, end } = own.decides(&sent.datagram, sent.reply_fails);
+            own.sends_all();
+            (action, end)
+        }
+        None => (sent.refused.map(Action::Refuse).unwrap(), None),
+    }
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
@@ -408,7 +417,9 @@ fn settings() -> impl Strategy<Value = Settings> {
         Duration::MAX,
     ]);
     let max_datagram = select(vec![1, 22, 100, 1024]);
-    let limits = (timeout, max_datagram, 1..5_u32);
+    // With less room than a batch needs, no burst is decided on as a whole.
+    let max_peers = prop_oneof![1..5_u32, 64..70_u32];
+    let limits = (timeout, max_datagram, max_peers);
     (select(modes), limits, any::<[bool; 3]>()).prop_map(|(mode, limits, exits)| {
         let (timeout, max_datagram, max_peers) = limits;
         let mut settings = defaults(mode);
@@ -427,7 +438,7 @@ fn defaults(mode: Mode) -> Settings {
         mode,
         timeout: Timeout::new(TIMEOUT),
         max_datagram: 1024,
-        max_peers: NonZeroU32::new(64).unwrap(),
+        max_peers: NonZeroU32::new(100).unwrap(),
         exit_on: ExitOn::default(),
         admission: Admission::new(1024, OWN.map(address)),
     }

@@ -14,8 +14,12 @@ mod harness;
 mod http;
 #[path = "daemon/log.rs"]
 mod log;
+#[path = "daemon/model.rs"]
+mod model;
 #[path = "daemon/modes.rs"]
 mod modes;
+#[path = "daemon/offload.rs"]
+mod offload;
 #[path = "daemon/recipe.rs"]
 mod recipe;
 #[path = "daemon/running.rs"]

@@ -24,6 +24,8 @@ mod machine;
 mod namespace;
 #[path = "system/network.rs"]
 mod network;
+#[path = "system/offload.rs"]
+mod offload;
 #[path = "system/package.rs"]
 mod package;
 #[path = "system/surviving.rs"]

@@ -22,6 +22,7 @@ fn options(args: &Args) -> Options {
         send_buffer: args.send_buffer,
         reuse_address: args.reuse_address,
         timestamps: args.timestamps,
+        offload: args.offload(),
         send_timeout: TICK,
     }
 }

@@ -69,6 +69,11 @@ impl<S: BuildHasher> Peers<S> {
         self.length > self.capacity
     }
 
+    /// Whether one batch more could have peers forgotten.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.length + SLACK > self.capacity
+    }
+
     /// Whether a peer can be added, if only until the replies decided on are sent.
     pub(super) fn has_room(&self) -> bool {
         self.length < self.capacity + SLACK

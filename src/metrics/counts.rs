@@ -125,11 +125,11 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
         }
     }
 
-    /// Counts a value.
-    pub fn count(&self, value: u64) {
+    /// Counts a value that came so many times.
+    pub fn count(&self, value: u64, times: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
-        self.buckets[bucket].add(1);
-        self.sum.add(value);
+        self.buckets[bucket].add(times);
+        self.sum.add(value.saturating_mul(times));
     }
 
     /// The upper bounds of the buckets but the last, which has none.
@@ -221,7 +221,7 @@ mod tests {
     fn a_value_is_counted_in_the_least_bucket_that_holds_it() {
         let Batches(batches) = Batches::default();
         for datagrams in [1, 2, 3, 4, 5, 63, 64, 65] {
-            batches.count(datagrams);
+            batches.count(datagrams, 1);
         }
         let buckets = [0, 1, 2, 3, 4, 5, 6, 7].map(|index| batches.bucket(index));
         assert_eq!(buckets, [1, 1, 2, 1, 0, 0, 2, 1]);

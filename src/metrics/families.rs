@@ -165,7 +165,8 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_socket_drops_total",
-        help: "Datagrams that the kernel dropped because the socket's receive buffer was full.",
+        help: "Datagrams that the kernel dropped because the socket's receive buffer was full; a \
+               burst that it dropped as a whole (--offload auto) counts once.",
         kind: COUNTER,
         read: |scrape, series| series.add_sockets(scrape, |_, socket| Some(socket?.drops)),
     },

@@ -20,6 +20,10 @@ impl<T: Copy> Array<T> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
     pub(super) fn at(&self, index: usize) -> *mut T {
         assert!(index < self.length, "index {index} of {}", self.length);
         // SAFETY: within the allocation, as just checked.

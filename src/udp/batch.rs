@@ -11,15 +11,17 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
 
-use libc::{c_int, c_uint, c_void, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
+use libc::{c_int, c_uint, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
 
 use super::Socket;
 use super::array::Array;
-use super::control::{CONTROL_BYTES, PacketInfo, REPLY_BYTES, Told};
+use super::control::{CONTROL_BYTES, PacketInfo, Told};
+use super::replies::{Pieces, Replies, Sent};
 
 /// Whether to wait for the first datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,30 +32,27 @@ pub enum Wait {
     Poll,
 }
 
-/// A datagram that was received.
+/// What a slot holds: a datagram that was received, or a burst of them from one peer to one
+/// destination, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub struct Received<'a> {
+pub struct Received {
     /// Its source. An IPv4 address is one also on an IPv6 socket.
     pub peer: SocketAddr,
     /// Where it was sent to, if the socket tells.
     pub info: Option<PacketInfo>,
     /// When the kernel received it, since 1970, if the socket tells.
     pub received_at: Option<Duration>,
-    /// Its own length in bytes.
+    /// Its own length in bytes, or that of the whole burst.
     pub length: usize,
-    /// As much of it as a slot holds.
-    pub bytes: &'a [u8],
+    /// The length of each datagram of a burst but the last, which may be shorter; else `length`.
+    pub segment: usize,
 }
 
-/// What became of one reply.
-#[derive(Debug)]
-pub struct Sent {
-    /// The slot it came from.
-    pub slot: usize,
-    /// Its length in bytes.
-    pub length: usize,
-    /// Sent, or why not.
-    pub result: io::Result<()>,
+impl Received {
+    /// How many datagrams it is.
+    pub fn datagrams(&self) -> usize {
+        self.length.div_ceil(self.segment.max(1)).max(1)
+    }
 }
 
 /// The slots of one batch.
@@ -61,40 +60,45 @@ pub struct Sent {
 pub struct Batch {
     slots: usize,
     slot_bytes: usize,
+    /// From the start of one slot to that of the next, in bytes.
+    stride: usize,
     payload: Array<u8>,
     names: Array<sockaddr_in6>,
     control: Array<Control<CONTROL_BYTES>>,
     incoming: Array<mmsghdr>,
-    reply_control: Array<Control<REPLY_BYTES>>,
-    reply_iovecs: Array<iovec>,
-    outgoing: Array<mmsghdr>,
-    /// The slot of each reply in `outgoing`.
-    reply_slots: Box<[usize]>,
-    ipv6: bool,
-    /// Whether a full send buffer is waited for.
-    patient: bool,
     received: usize,
-    queued: usize,
+    replies: Replies,
     /// What `recvmmsg` points into, never read here.
     _iovecs: Array<iovec>,
 }
 
+/// What a burst has at most, in bytes: what is above makes no IP packet.
+const BURST_BYTES: usize = 1 << 16;
+
+/// With slots a power of two apart the first bytes of all of them, which is all that most
+/// datagrams have, would share a few sets of the processor's caches: an odd number of cache lines
+/// more spreads them.
+const SPREAD_BYTES: usize = 17 * 64;
+
 impl Batch {
     /// Room for `slots` datagrams, each kept up to `slot_bytes` bytes, of sockets like `socket`.
+    /// For a socket that gets bursts, a slot has room for a whole one.
     pub fn new(slots: usize, slot_bytes: usize, socket: &Socket) -> Self {
-        let payload = Array::new(0, slots * slot_bytes);
+        let (slot_bytes, stride) = if socket.gets_bursts() {
+            (BURST_BYTES, BURST_BYTES + SPREAD_BYTES)
+        } else {
+            (slot_bytes, slot_bytes)
+        };
+        let payload = Array::new(0, slots * stride);
         let names = Array::new(NO_NAME, slots);
         let control = Array::new(Control([0; CONTROL_BYTES]), slots);
         let iovecs = Array::new(NO_BYTES, slots);
         let incoming = Array::new(NO_MESSAGE, slots);
-        let outgoing = Array::new(NO_MESSAGE, slots);
-        let reply_control = Array::new(Control([0; REPLY_BYTES]), slots);
-        let reply_iovecs = Array::new(NO_BYTES, slots);
         for slot in 0..slots {
             iovecs.set(
                 slot,
                 iovec {
-                    iov_base: payload.at(slot * slot_bytes).cast(),
+                    iov_base: payload.at(slot * stride).cast(),
                     iov_len: slot_bytes,
                 },
             );
@@ -106,36 +110,28 @@ impl Batch {
             message.msg_hdr.msg_namelen = NAME_BYTES;
             message.msg_hdr.msg_controllen = CONTROL_BYTES;
             incoming.set(slot, message);
-            let mut message = NO_MESSAGE;
-            message.msg_hdr.msg_iov = reply_iovecs.at(slot);
-            message.msg_hdr.msg_iovlen = 1;
-            outgoing.set(slot, message);
         }
         Self {
             slots,
             slot_bytes,
+            stride,
             payload,
             names,
             control,
             incoming,
-            reply_control,
-            reply_iovecs,
-            outgoing,
-            reply_slots: vec![0; slots].into_boxed_slice(),
-            ipv6: socket.address().is_ipv6(),
-            patient: true,
             received: 0,
-            queued: 0,
+            replies: Replies::new(slots, socket),
             _iovecs: iovecs,
         }
     }
 
-    /// How many datagrams a batch can have.
+    /// How many datagrams or bursts a batch can have.
     pub fn slots(&self) -> usize {
         self.slots
     }
 
-    /// Receives up to a batch of datagrams, in place of those before. Returns how many.
+    /// Receives up to a batch of datagrams, in place of those before. Returns how many slots
+    /// they take.
     ///
     /// # Errors
     /// What `recvmmsg` gives: `WouldBlock` when none came in time, `Interrupted` on a signal.
@@ -149,7 +145,7 @@ impl Batch {
             self.incoming.set(slot, message);
         }
         self.received = 0;
-        self.queued = 0;
+        self.replies.clear();
         let wait = match wait {
             Wait::Block => libc::MSG_WAITFORONE,
             Wait::Poll => libc::MSG_DONTWAIT,
@@ -170,15 +166,13 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// The datagram in a slot, of those last received.
+    /// What is in a slot, of those last received.
     ///
     /// # Panics
-    /// When there is none.
-    pub fn received(&self, slot: usize) -> Received<'_> {
-        assert!(slot < self.received, "no datagram in slot {slot}");
-        let message = self.incoming.get(slot);
+    /// When there is nothing.
+    pub fn received(&self, slot: usize) -> Received {
+        let message = self.message(slot);
         let length = message.msg_len as usize;
-        let kept = length.min(self.slot_bytes);
         let told = match message.msg_hdr.msg_controllen {
             0 => Told::default(),
             length => {
@@ -191,46 +185,49 @@ impl Batch {
             info: told.info,
             received_at: told.received_at,
             length,
-            bytes: self.payload.slice(slot * self.slot_bytes, kept),
+            segment: told.segment.map_or(length, |segment| segment.min(length)),
         }
     }
 
-    /// Queues the first `length` bytes of the datagram in a slot as a reply to its source, from
-    /// the address it was sent to as `info` says. At most one reply a slot.
+    /// Of some bytes of what is in a slot, those that were kept.
     ///
     /// # Panics
-    /// When there is no such datagram, or a slot does not hold as many bytes.
-    pub fn reply(&mut self, slot: usize, length: usize, info: Option<PacketInfo>) {
-        assert!(slot < self.received, "no datagram in slot {slot}");
-        assert!(length <= self.slot_bytes, "more than a slot holds");
-        let reply = self.queued;
-        let mut message = self.outgoing.get(reply);
-        message.msg_hdr.msg_name = self.names.at(slot).cast();
-        message.msg_hdr.msg_namelen = self.incoming.get(slot).msg_hdr.msg_namelen;
-        (message.msg_hdr.msg_control, message.msg_hdr.msg_controllen) = match info {
-            None => (ptr::null_mut(), 0),
-            Some(info) => {
-                let mut control = [0; REPLY_BYTES];
-                let length = info.write_reply(self.ipv6, &mut control);
-                self.reply_control.set(reply, Control(control));
-                (self.reply_control.at(reply).cast::<c_void>(), length)
-            }
-        };
-        self.outgoing.set(reply, message);
-        self.reply_iovecs.set(
-            reply,
-            iovec {
-                iov_base: self.payload.at(slot * self.slot_bytes).cast(),
-                iov_len: length,
-            },
-        );
-        self.reply_slots[reply] = slot;
-        self.queued += 1;
+    /// When there is nothing in the slot.
+    pub fn bytes(&self, slot: usize, Range { start, end }: Range<usize>) -> &[u8] {
+        let kept = self.slot_bytes.min(self.message(slot).msg_len as usize);
+        let (start, end) = (start.min(kept), end.min(kept));
+        let length = end.saturating_sub(start);
+        self.payload.slice(slot * self.stride + start, length)
+    }
+
+    /// Whether replies have to be sent before one can be queued.
+    pub fn is_full(&self) -> bool {
+        self.replies.is_full()
+    }
+
+    /// Whether a burst can be sent as one. The kernel may show that it cannot at any send.
+    pub fn sends_bursts(&self) -> bool {
+        self.replies.sends_bursts()
+    }
+
+    /// Queues bytes of what is in a slot as replies to its source, from the address it was sent
+    /// to as `info` says. More than one of them are sent as a burst, all or none.
+    ///
+    /// # Panics
+    /// When the slot does not hold them all, and when the batch is full.
+    pub fn reply(&mut self, slot: usize, pieces: Pieces, info: Option<PacketInfo>) {
+        let message = self.message(slot);
+        let kept = self.slot_bytes.min(message.msg_len as usize);
+        assert!(pieces.end <= kept, "more than a slot holds");
+        let name = (self.names.at(slot), message.msg_hdr.msg_namelen);
+        let start = slot * self.stride;
+        let at = |offset| self.payload.at(start + offset);
+        self.replies.queue(slot, pieces, name, info, at);
     }
 
     /// Whether replies wait to be sent.
     pub fn has_replies(&self) -> bool {
-        self.queued > 0
+        self.replies.has_any()
     }
 
     /// Sends the queued replies, in order, and tells what became of each. One that fails does
@@ -238,57 +235,70 @@ impl Batch {
     /// timeout says, once: after that, replies that would have to wait fail, until all of a call
     /// can be sent again.
     pub fn send(&mut self, socket: &Socket, mut each: impl FnMut(&Self, Sent)) {
-        let mut congested = false;
         let mut next = 0;
-        while next < self.queued {
-            let wait = if self.patient { 0 } else { libc::MSG_DONTWAIT };
-            // SAFETY: the messages up to `queued` point to a name, an iovec and control memory
-            // of the sizes they say, in arrays that live as long as `self`.
-            let count = unsafe {
-                libc::sendmmsg(
-                    socket.as_fd().as_raw_fd(),
-                    self.outgoing.at(next),
-                    (self.queued - next) as c_uint,
-                    wait,
-                )
-            };
-            if let Ok(count) = usize::try_from(count) {
-                for reply in next..next + count {
-                    each(self, self.outcome(reply, Ok(())));
+        while next < self.replies.count() {
+            match self.send_some(socket, next..self.replies.count()) {
+                Ok(count) => {
+                    for reply in next..next + count {
+                        each(self, self.replies.outcome(reply, Ok(())));
+                    }
+                    next += count;
                 }
-                next += count;
-                continue;
-            }
-            let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::Interrupted => continue,
-                io::ErrorKind::WouldBlock => {
-                    congested = true;
-                    self.patient = false;
+                Err(error) => {
+                    let Sent { slot, pieces, .. } = self.replies.outcome(next, Ok(()));
+                    if pieces.count() > 1 && !pieces.all_or_none {
+                        self.send_one_by_one(socket, next, slot, pieces, &mut each);
+                    } else {
+                        each(self, self.replies.outcome(next, Err(error)));
+                    }
+                    next += 1;
                 }
-                _ => {}
             }
-            // An error is about the first message; what follows it has not been tried.
-            each(self, self.outcome(next, Err(error)));
-            next += 1;
         }
-        self.patient = !congested;
-        self.queued = 0;
+        self.replies.finish();
     }
 
-    fn outcome(&self, reply: usize, result: io::Result<()>) -> Sent {
-        Sent {
-            slot: self.reply_slots[reply],
-            length: self.reply_iovecs.get(reply).iov_len,
-            result,
+    /// Sends the datagrams of a reply that are not sent as a burst.
+    fn send_one_by_one(
+        &mut self,
+        socket: &Socket,
+        reply: usize,
+        slot: usize,
+        pieces: Pieces,
+        each: &mut impl FnMut(&Self, Sent),
+    ) {
+        for index in 0..pieces.count() {
+            let piece = pieces.piece(index);
+            let one = Pieces::one(piece.start, piece.len());
+            let start = slot * self.stride;
+            let at = |offset| self.payload.at(start + offset);
+            self.replies.narrow(reply, one, at);
+            let result = loop {
+                match self.send_some(socket, reply..reply + 1) {
+                    Ok(0) => {}
+                    done => break done.map(drop),
+                }
+            };
+            each(self, self.replies.outcome(reply, result));
         }
+    }
+
+    fn send_some(&mut self, socket: &Socket, replies: Range<usize>) -> io::Result<usize> {
+        // SAFETY: replies point into names and payload, which live as long as `self` and are not
+        // received into before the replies are cleared.
+        unsafe { self.replies.send(socket, replies) }
+    }
+
+    fn message(&self, slot: usize) -> mmsghdr {
+        assert!(slot < self.received, "nothing in slot {slot}");
+        self.incoming.get(slot)
     }
 }
 
 /// Control memory, aligned as its headers must be.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
-struct Control<const BYTES: usize>([u8; BYTES]);
+pub(super) struct Control<const BYTES: usize>(pub(super) [u8; BYTES]);
 
 const NAME_BYTES: socklen_t = size_of::<sockaddr_in6>() as socklen_t;
 const NO_NAME: sockaddr_in6 = sockaddr_in6 {
@@ -298,12 +308,12 @@ const NO_NAME: sockaddr_in6 = sockaddr_in6 {
     sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
     sin6_scope_id: 0,
 };
-const NO_BYTES: iovec = iovec {
+pub(super) const NO_BYTES: iovec = iovec {
     iov_base: ptr::null_mut(),
     iov_len: 0,
 };
 // SAFETY: null pointers and zeros are a valid message header.
-const NO_MESSAGE: mmsghdr = unsafe { std::mem::zeroed() };
+pub(super) const NO_MESSAGE: mmsghdr = unsafe { std::mem::zeroed() };
 
 // Both kinds of socket address begin with the family and the port, and where the one has the
 // IPv4 address the other has the flow label: so the larger can hold and show either.

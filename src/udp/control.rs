@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use libc::c_int;
 
-/// Room for the control messages of one datagram: `IP_PKTINFO`, `IPV6_PKTINFO` and
-/// `SO_TIMESTAMPNS`.
-pub(super) const CONTROL_BYTES: usize = space(12) + space(20) + space(16);
-/// The control message of a reply: the larger of the two.
-pub(super) const REPLY_BYTES: usize = space(20);
+/// Room for the control messages of one datagram: `IP_PKTINFO`, `IPV6_PKTINFO`,
+/// `SO_TIMESTAMPNS` and `UDP_GRO`.
+pub(super) const CONTROL_BYTES: usize = space(12) + space(20) + space(16) + space(4);
+/// The control messages of a reply: the larger of the two packet infos, and `UDP_SEGMENT`.
+pub(super) const REPLY_BYTES: usize = space(20) + SEGMENT_BYTES;
+/// The latter alone.
+pub(super) const SEGMENT_BYTES: usize = space(2);
 
 const HEADER: usize = size_of::<usize>() + 2 * size_of::<c_int>();
 /// `LOOPBACK_IFINDEX`, include/net/flow.h: the loopback interface is the first of every network
@@ -37,6 +39,8 @@ pub(super) struct Told {
     pub(super) info: Option<PacketInfo>,
     /// When the kernel received it, since 1970.
     pub(super) received_at: Option<Duration>,
+    /// The size in bytes of each datagram of a burst but the last.
+    pub(super) segment: Option<usize>,
 }
 
 impl Told {
@@ -48,6 +52,7 @@ impl Told {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => v4 = PacketInfo::v4(data),
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => told.info = PacketInfo::v6(data),
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => told.received_at = time(data),
+                (libc::SOL_UDP, libc::UDP_GRO) => told.segment = segment(data),
                 _ => {}
             }
         }
@@ -64,6 +69,27 @@ fn time(data: &[u8]) -> Option<Duration> {
     let seconds = u64::try_from(i64::from_ne_bytes(*seconds)).ok()?;
     let nanoseconds = u32::try_from(i64::from_ne_bytes(*nanoseconds)).ok()?;
     Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds.into()))
+}
+
+/// An `int` (`udp_cmsg_recv`, include/linux/udp.h).
+fn segment(data: &[u8]) -> Option<usize> {
+    let (size, _) = data.split_first_chunk()?;
+    let size = usize::try_from(c_int::from_ne_bytes(*size)).ok()?;
+    (size > 0).then_some(size)
+}
+
+/// Writes the control message that has the kernel cut a payload into datagrams of `segment`
+/// bytes, the last of which may have fewer (`UDP_SEGMENT`, udp(7)), after the `length` bytes that
+/// are there. Returns how many bytes there are then.
+pub(super) fn write_segment(segment: u16, length: usize, out: &mut [u8; REPLY_BYTES]) -> usize {
+    let out = &mut out[length..];
+    length
+        + write(
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &segment.to_ne_bytes(),
+            out,
+        )
 }
 
 impl PacketInfo {
@@ -147,7 +173,7 @@ fn messages(mut control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
 }
 
 /// Writes one message; returns how many bytes it takes.
-fn write(level: c_int, kind: c_int, data: &[u8], out: &mut [u8; REPLY_BYTES]) -> usize {
+fn write(level: c_int, kind: c_int, data: &[u8], out: &mut [u8]) -> usize {
     let length = HEADER + data.len();
     let (header, rest) = out.split_at_mut(HEADER);
     let (size, numbers) = header.split_at_mut(size_of::<usize>());
@@ -181,7 +207,7 @@ mod tests {
     fn the_sizes_are_those_of_the_c_macros() {
         assert_eq!(HEADER, size_of::<libc::cmsghdr>());
         assert_eq!(space(12), 32);
-        assert_eq!(REPLY_BYTES, 40);
+        assert_eq!(REPLY_BYTES, 40 + 24);
     }
 
     #[test]

@@ -34,6 +34,28 @@ pub(super) fn set(socket: impl AsFd, level: c_int, name: c_int, value: c_int) ->
     }
 }
 
+/// Reads an option whose value is an `int`.
+pub(super) fn get(socket: impl AsFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let mut value: c_int = 0;
+    let mut size = size_of::<c_int>() as socklen_t;
+    // SAFETY: the descriptor is borrowed, so open; the kernel writes at most `size` bytes, which
+    // is the size of `value`.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast::<c_void>(),
+            &raw mut size,
+        )
+    };
+    if status == 0 {
+        Ok(value)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// What the kernel holds for a socket (`SO_MEMINFO`, `include/uapi/linux/sock_diag.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemInfo {

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
-use super::{BufferLimits, MemInfo, PacketInfo, option};
+use super::{BufferLimits, MemInfo, PacketInfo, offload, option};
 
 /// What a socket is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,8 @@ pub struct Options {
     pub reuse_address: bool,
     /// Whether datagrams are to come with the time of their receipt.
     pub timestamps: bool,
+    /// Whether bursts are to be received and sent as one, where the kernel can.
+    pub offload: bool,
     /// How long a full send buffer may hold up a send.
     pub send_timeout: Duration,
 }
@@ -64,6 +67,15 @@ pub struct Socket {
     inner: socket2::Socket,
     address: SocketAddr,
     drops: Drops,
+    /// Whether it gets bursts as one, whether that is not wanted, and whether it sends such.
+    bursts: Bursts,
+}
+
+#[derive(Debug, Default)]
+struct Bursts {
+    received: bool,
+    unwanted: AtomicBool,
+    sent: bool,
 }
 
 impl Socket {
@@ -124,10 +136,11 @@ impl Socket {
                 bound.as_socket().ok_or_else(unusable)
             })
             .map_err(failed("read the address of"))?;
-        let socket = Self {
+        let mut socket = Self {
             drops: Drops::from_baseline(0),
             inner,
             address,
+            bursts: Bursts::default(),
         };
         socket
             .prepare(options)
@@ -160,10 +173,11 @@ impl Socket {
             .set_reuse_address(options.reuse_address)
             .map_err(unusable("set SO_REUSEADDR"))?;
         let drops = option::meminfo(&inner).map_err(unusable("read SO_MEMINFO"))?;
-        let socket = Self {
+        let mut socket = Self {
             drops: Drops::from_baseline(drops.drops),
             inner,
             address,
+            bursts: Bursts::default(),
         };
         socket
             .prepare(options)
@@ -172,19 +186,19 @@ impl Socket {
     }
 
     /// What bound and adopted sockets need alike.
-    fn prepare(&self, options: &Options) -> Result<(), (&'static str, io::Error)> {
+    fn prepare(&mut self, options: &Options) -> Result<(), (&'static str, io::Error)> {
         let failed = |action| move |cause| (action, cause);
         // ICMP errors about earlier replies are not to fail later ones (ip(7), ipv6(7)).
-        option::set(self, libc::IPPROTO_IP, libc::IP_RECVERR, 0)
+        option::set(&*self, libc::IPPROTO_IP, libc::IP_RECVERR, 0)
             .map_err(failed("set IP_RECVERR for"))?;
         if self.address.is_ipv6() {
-            option::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)
+            option::set(&*self, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)
                 .map_err(failed("set IPV6_RECVERR for"))?;
         }
         self.tell_destinations()
             .map_err(failed("set packet info for"))?;
         option::set(
-            self,
+            &*self,
             libc::SOL_SOCKET,
             libc::SO_TIMESTAMPNS,
             options.timestamps.into(),
@@ -192,6 +206,8 @@ impl Socket {
         .map_err(failed("set SO_TIMESTAMPNS for"))?;
         self.size_buffers(options)
             .map_err(failed("size the buffers of"))?;
+        self.offload(options.offload)
+            .map_err(failed("set UDP_GRO for"))?;
         self.inner
             .set_write_timeout(Some(options.send_timeout))
             .map_err(failed("set SO_SNDTIMEO for"))
@@ -200,6 +216,30 @@ impl Socket {
     /// The address it is bound to, with the port that the kernel chose if it was asked to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether what it receives can be a burst.
+    pub fn gets_bursts(&self) -> bool {
+        self.bursts.received
+    }
+
+    /// Whether it can send a burst, as far as the kernel tells beforehand.
+    pub fn sends_bursts(&self) -> bool {
+        self.bursts.sent
+    }
+
+    /// Has it get no more bursts, if it was handed over with them and they are not wanted. To be
+    /// called when nothing waits in it: for those that wait already, nothing would tell any more
+    /// where one datagram ends.
+    ///
+    /// # Errors
+    /// What `setsockopt` gives.
+    pub fn give_up_bursts(&self) -> io::Result<()> {
+        if self.bursts.unwanted.load(Relaxed) {
+            offload::set_gets_bursts(self, false)?;
+            self.bursts.unwanted.store(false, Relaxed);
+        }
+        Ok(())
     }
 
     /// Sets how long a receive waits for the first datagram (`SO_RCVTIMEO`, socket(7)).
@@ -256,6 +296,20 @@ impl Socket {
         }
         // On an IPv6 socket, for the IPv4 datagrams that it gets.
         option::set(self, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+    }
+
+    fn offload(&mut self, wanted: bool) -> io::Result<()> {
+        let found = offload::gets_bursts(&*self);
+        self.bursts = Bursts {
+            received: if wanted {
+                offload::set_gets_bursts(&*self, true)?
+            } else {
+                found
+            },
+            unwanted: AtomicBool::new(found && !wanted),
+            sent: wanted && offload::can_send_bursts(&*self),
+        };
+        Ok(())
     }
 
     fn size_buffers(&self, options: &Options) -> io::Result<()> {

@@ -1,17 +1,18 @@
 //! Datagrams in the words of the original recipe's log.
 
+use std::net::SocketAddr;
+
 use tracing::debug;
 
-use crate::exchange::Action;
+use crate::exchange::{Action, Datagram};
 use crate::record::Record;
-use crate::udp::Received;
 
 /// How much of a datagram the log shows, in bytes.
 const LOGGED_BYTES: usize = 1024;
 
 /// Logs a datagram that was received and what is done with it.
-pub(super) fn received(received: &Received<'_>, action: &Action) {
-    let Received { peer, bytes, .. } = received;
+pub(super) fn received(datagram: &Datagram<'_>, action: &Action) {
+    let Datagram { peer, bytes, .. } = datagram;
     match action {
         Action::Echo { length, truncated } => {
             let cut = if *truncated { " (cut)" } else { "" };
@@ -46,7 +47,6 @@ impl std::fmt::Display for Shown<'_> {
 }
 
 /// Logs a reply that was sent.
-pub(super) fn sent(received: &Received<'_>, length: usize) {
-    let Received { peer, bytes, .. } = received;
-    debug!("sent: {}, to: {peer}", Shown(&bytes[..length]));
+pub(super) fn sent(peer: SocketAddr, bytes: &[u8]) {
+    debug!("sent: {}, to: {peer}", Shown(bytes));
 }

@@ -11,21 +11,21 @@ use crate::harness::{DEADLINE, Daemon, Random, client, has_nothing, receive, wai
 
 const RECORD: [u8; 22] = [7; 22];
 
-const RECEIVED: &str = "datagrams_received_total";
-const RECEIVED_BYTES: &str = "received_bytes_total";
-const ECHOED: &str = "datagrams_echoed_total";
-const ECHOED_BYTES: &str = "echoed_bytes_total";
-const DECODED: &str = "records_decoded_total";
-const WRONG: &str = "decode_errors_total";
-const EMPTY: &str = "datagrams_empty_total";
-const TRUNCATED: &str = "datagrams_truncated_total";
-const REFUSED: &str = "datagrams_refused_total";
-const TIMEOUTS: &str = "timeouts_total";
-const PEERS: &str = "peers";
-const EVICTED: &str = "peers_evicted_total";
-const SEND_ERRORS: &str = "send_errors_total";
-const RECEIVE_ERRORS: &str = "receive_errors_total";
-const DROPS: &str = "socket_drops_total";
+pub(crate) const RECEIVED: &str = "datagrams_received_total";
+pub(crate) const RECEIVED_BYTES: &str = "received_bytes_total";
+pub(crate) const ECHOED: &str = "datagrams_echoed_total";
+pub(crate) const ECHOED_BYTES: &str = "echoed_bytes_total";
+pub(crate) const DECODED: &str = "records_decoded_total";
+pub(crate) const WRONG: &str = "decode_errors_total";
+pub(crate) const EMPTY: &str = "datagrams_empty_total";
+pub(crate) const TRUNCATED: &str = "datagrams_truncated_total";
+pub(crate) const REFUSED: &str = "datagrams_refused_total";
+pub(crate) const TIMEOUTS: &str = "timeouts_total";
+pub(crate) const PEERS: &str = "peers";
+pub(crate) const EVICTED: &str = "peers_evicted_total";
+pub(crate) const SEND_ERRORS: &str = "send_errors_total";
+pub(crate) const RECEIVE_ERRORS: &str = "receive_errors_total";
+pub(crate) const DROPS: &str = "socket_drops_total";
 
 #[test]
 fn in_exchange_mode_a_datagram_is_echoed_and_the_next_is_a_record() {
@@ -37,26 +37,6 @@ fn in_exchange_mode_a_datagram_is_echoed_and_the_next_is_a_record() {
         assert_counts(&daemon, &[(DECODED, round), (ECHOED, round)]);
     }
     assert!(has_nothing(&peer));
-}
-
-#[test]
-fn every_reply_and_every_count_is_as_the_model_has_it() {
-    assert_like_the_model(1024, 65536, &[]);
-}
-
-#[test]
-fn two_workers_are_like_the_model_too() {
-    assert_like_the_model(1024, 65536, &["--workers=2"]);
-}
-
-#[test]
-fn datagrams_cut_shorter_than_a_record_are_like_the_model_too() {
-    assert_like_the_model(10, 65536, &["--max-datagram=10"]);
-}
-
-#[test]
-fn peers_forgotten_amid_a_batch_are_like_the_model_too() {
-    assert_like_the_model(1024, 5, &["--max-peers=5"]);
 }
 
 #[test]
@@ -332,95 +312,6 @@ fn what_the_kernel_drops_is_counted_to_the_last_datagram() {
     assert_counts(&daemon, &[(SEND_ERRORS, 0)]);
 }
 
-/// Sends 3000 datagrams, many at once, and compares all that can be seen with a [`Model`].
-fn assert_like_the_model(max_datagram: usize, max_peers: usize, args: &[&str]) {
-    let daemon = patient(args);
-    let peers: Vec<_> = (0..60).map(|_| client(daemon.address())).collect();
-    let mut random = Random::new(60);
-    let mut model = Model {
-        max_datagram,
-        max_peers,
-        ..Model::default()
-    };
-    let mut sent = 0;
-    while sent < 3000 {
-        let at_once = random.below(2) == 0;
-        if at_once {
-            daemon.pause();
-        }
-        let mut due = Vec::new();
-        let mut peer = 0;
-        for _ in 0..16 + random.below(17) {
-            if random.below(3) > 0 {
-                peer = random.below(peers.len());
-            }
-            let any = random.below(2001);
-            let size = [0, random.below(22), 22, any, any, any][random.below(6)];
-            let bytes = random.bytes(size);
-            peers[peer].send(&bytes).unwrap();
-            sent += 1;
-            let length = model.datagram(peer, size);
-            due.extend(length.map(|length| (peer, bytes[..length].to_vec())));
-        }
-        if at_once {
-            daemon.resume();
-        }
-        for (peer, reply) in due {
-            assert!(receive(&peers[peer]) == reply, "within the first {sent}");
-        }
-        // So that the next window finds the receive buffer empty.
-        assert_counts(&daemon, &[(RECEIVED, sent)]);
-    }
-    let errors = [SEND_ERRORS, RECEIVE_ERRORS, DROPS];
-    let none = [REFUSED, TIMEOUTS].into_iter().chain(errors);
-    let none = none.map(|name| (name, 0));
-    let counts: Vec<_> = model.counts.into_iter().chain(none).collect();
-    assert_counts(&daemon, &counts);
-    assert!(peers.iter().all(has_nothing));
-    // There were batches.
-    let calls = total(&daemon.metrics(), "batch_datagrams_count");
-    assert!(calls < 0.7 * f64::from(sent), "{calls} for {sent}");
-}
-
-/// The exchange with each peer, in few words.
-#[derive(Default)]
-struct Model {
-    max_datagram: usize,
-    max_peers: usize,
-    /// The longest-owing first.
-    owing: Vec<usize>,
-    counts: BTreeMap<&'static str, u32>,
-}
-
-impl Model {
-    /// How much of a datagram comes back.
-    fn datagram(&mut self, peer: usize, length: usize) -> Option<usize> {
-        let mut count = |name, number: usize| {
-            *self.counts.entry(name).or_default() += u32::try_from(number).unwrap();
-        };
-        count(RECEIVED, 1);
-        count(RECEIVED_BYTES, length);
-        let before = self.owing.len();
-        self.owing.retain(|owing| *owing != peer);
-        let owed = self.owing.len() < before;
-        let echo = !owed && length > 0;
-        count(EMPTY, usize::from(length == 0));
-        count(WRONG, usize::from(owed && (1..22).contains(&length)));
-        count(DECODED, usize::from(owed && length >= 22));
-        count(ECHOED, usize::from(echo));
-        count(TRUNCATED, usize::from(echo && length > self.max_datagram));
-        let reply = echo.then_some(length.min(self.max_datagram));
-        count(ECHOED_BYTES, reply.unwrap_or(0));
-        self.owing.extend(echo.then_some(peer));
-        let evicted = self.owing.len().saturating_sub(self.max_peers);
-        self.owing.drain(..evicted);
-        count(EVICTED, evicted);
-        let owing = u32::try_from(self.owing.len()).unwrap();
-        self.counts.insert(PEERS, owing);
-        reply
-    }
-}
-
 /// Sends a datagram and returns what comes next.
 pub(crate) fn ask(peer: &UdpSocket, bytes: &[u8]) -> Vec<u8> {
     peer.send(bytes).unwrap();
@@ -458,7 +349,7 @@ pub(crate) fn assert_counts(daemon: &Daemon, expected: &[(&str, u32)]) {
 }
 
 /// A metric, summed up over the labels left out.
-fn total(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
+pub(crate) fn total(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
     let series = format!("udp_echo_{name}");
     let with_labels = format!("{series}{{");
     let belongs = |key: &str| key == series || key.starts_with(&with_labels);
@@ -468,6 +359,6 @@ fn total(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
 }
 
 /// A daemon that gives nothing up, however long the machine takes.
-fn patient(args: &[&str]) -> Daemon {
+pub(crate) fn patient(args: &[&str]) -> Daemon {
     Daemon::start(&[&["--timeout=none"], args].concat())
 }

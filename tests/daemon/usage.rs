@@ -136,6 +136,7 @@ const EFFECTS: &str = "
     RECV_BUFFER | 64KiB | 32768 | receive buffer 131072 | receive buffer 65536
     SEND_BUFFER | 64KiB | 32768 | send buffer 131072 | send buffer 65536
     WORKERS | 2 | 1 | worker=\"1\" | worker=\"0\"
+    OFFLOAD | auto | off | bytes, GRO | bytes, no offload
     MAX_PEERS | 1 | 2 | evicted_total 1 | evicted_total 0
     MIN_SOURCE_PORT | 65535 | 0 | source_port\"} 2 | source_port\"} 0
     METRICS_LISTEN | 127.0.0.2:0 | 127.0.0.3:0 | http://127.0.0.2: | http://127.0.0.3:
@@ -223,6 +224,7 @@ fn a_variable_that_is_wrong_is_wrong_usage() {
         ("RECV_BUFFER", "lots", "--recv-buffer 'lots'"),
         ("SEND_BUFFER", "-1", "--send-buffer '-1'"),
         ("WORKERS", "1x", "--workers '1x'"),
+        ("OFFLOAD", "maybe", "--offload 'maybe'"),
         ("MAX_PEERS", "0", "--max-peers '0'"),
         ("EXIT_ON", "never", "--exit-on 'never'"),
         ("REUSE_ADDRESS", "maybe", "--reuse-address 'maybe'"),
@@ -258,7 +260,7 @@ fn an_empty_variable_counts_as_unset() {
 #[test]
 fn help_shows_every_option_with_its_variable_and_its_default() {
     let defaults = "listen=localhost:9999 mode=exchange timeout=5s max-datagram=1024 \
-                    recv-buffer=the_kernel's send-buffer=the_kernel's workers=1 max-peers=65536 \
+                    recv-buffer=the_kernel's send-buffer=the_kernel's workers=1 offload=auto max-peers=65536 \
                     exit-on=nothing reuse-address=off min-source-port=1024 \
                     metrics-listen=127.0.0.1:9862 log=info log-format=auto";
     for flag in ["--help", "-h"] {

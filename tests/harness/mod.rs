@@ -17,6 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGsoSegment;
 use nix::unistd::Pid;
 
 /// How long anything may take. Reached only when something is broken.
@@ -52,14 +54,13 @@ impl Daemon {
         if !given("--metrics-listen") {
             command.arg("--metrics-listen=127.0.0.1:0");
         }
-        command.args(args);
+        command.args(args).stdin(Stdio::null());
         Self::start_exactly(command)
     }
 
     /// Starts it by a command as it is.
     pub fn start_exactly(mut command: Command) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -286,6 +287,15 @@ pub fn receive(client: &UdpSocket) -> Vec<u8> {
     let length = client.recv(&mut bytes).expect("a reply");
     bytes.truncate(length);
     bytes
+}
+
+/// Sends datagrams of `segment` bytes, the last maybe shorter, by one call: the kernel cuts them
+/// only where it has to.
+pub fn send_burst(client: &UdpSocket, bytes: &[u8], segment: usize) {
+    let set = |size| setsockopt(client, UdpGsoSegment, &size).unwrap();
+    set(i32::try_from(segment).unwrap());
+    assert_eq!(client.send(bytes).unwrap(), bytes.len());
+    set(0);
 }
 
 /// Whether nothing waits for a client.

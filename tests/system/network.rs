@@ -1,6 +1,7 @@
 //! What networks do to a daemon.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
@@ -220,7 +221,8 @@ fn a_reply_leaves_from_the_address_that_was_asked_on_a_host_of_many() {
 #[ignore = "needs root, for namespaces; .ci/run runs it"]
 fn without_options_it_echoes_on_port_9999_and_serves_metrics_on_port_9862() {
     let host = Namespace::new();
-    let command = host.command(program().get_program().to_str().unwrap());
+    let mut command = host.command(program().get_program().to_str().unwrap());
+    command.stdin(Stdio::null());
     let daemon = host.inside(|| Daemon::start_exactly(command));
     assert_eq!(daemon.listen, ["127.0.0.1:9999".parse().unwrap()]);
     assert_eq!(daemon.http, Some("127.0.0.1:9862".parse().unwrap()));

@@ -1,0 +1,105 @@
+//! Bursts: what the kernel can receive (`UDP_GRO`) and send (`UDP_SEGMENT`) as one, see udp(7).
+#![expect(unsafe_code, reason = "uname takes a pointer")]
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+
+use super::option;
+
+/// Whether the kernel can cut a payload into datagrams, and does it well.
+pub(super) fn can_send_bursts(socket: impl AsFd) -> bool {
+    option::get(socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok()
+        && kernel_release().is_ok_and(|release| !mangles_bursts(&release))
+}
+
+/// Whether the socket gets bursts as one.
+pub(super) fn gets_bursts(socket: impl AsFd) -> bool {
+    option::get(socket, libc::SOL_UDP, libc::UDP_GRO).is_ok_and(|value| value != 0)
+}
+
+/// Has the socket get bursts as one, or not. Returns whether it does.
+pub(super) fn set_gets_bursts(socket: impl AsFd, wanted: bool) -> io::Result<bool> {
+    match option::set(socket, libc::SOL_UDP, libc::UDP_GRO, wanted.into()) {
+        // Linux before 5.0.
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        done => done.map(|()| wanted),
+    }
+}
+
+/// Linux 7.0-rc1 to 7.1-rc4 spoil the checksums of datagrams sent in bursts, and nothing tells
+/// (<https://github.com/tailscale/tailscale/issues/19918>).
+fn mangles_bursts(release: &str) -> bool {
+    let Some((version, rest)) = parse_version(release) else {
+        return false;
+    };
+    let candidate = rest.split_once("-rc").map(|(_, rest)| leading_number(rest));
+    match version {
+        (7, 0) => true,
+        (7, 1) => candidate.is_some_and(|candidate| candidate.is_none_or(|(rc, _)| rc <= 4)),
+        _ => false,
+    }
+}
+
+/// The first two numbers, and what follows.
+fn parse_version(release: &str) -> Option<((u32, u32), &str)> {
+    let (major, rest) = leading_number(release)?;
+    let (minor, rest) = leading_number(rest.strip_prefix('.')?)?;
+    Some(((major, minor), rest))
+}
+
+fn leading_number(text: &str) -> Option<(u32, &str)> {
+    let rest = text.trim_start_matches(|character: char| character.is_ascii_digit());
+    let number = text[..text.len() - rest.len()].parse().ok()?;
+    Some((number, rest))
+}
+
+/// As `uname -r` has it. Not from /proc, which a service may not see.
+fn kernel_release() -> io::Result<String> {
+    let mut name = MaybeUninit::<libc::utsname>::zeroed();
+    // SAFETY: the kernel writes no more than the structure.
+    if unsafe { libc::uname(name.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed above, and any bytes are characters.
+    let name = unsafe { name.assume_init() };
+    let release = name.release.map(i8::cast_unsigned);
+    let release = CStr::from_bytes_until_nul(&release).map_err(io::Error::other)?;
+    Ok(release.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_mangle_bursts_are_told_by_their_release() {
+        for mangling in [
+            "7.0.0-rc1",
+            "7.0.0",
+            "7.0.12-amd64",
+            "7.0-rc3",
+            "7.1.0-rc4",
+            "7.1.0-rc1-custom",
+        ] {
+            assert!(mangles_bursts(mangling), "{mangling}");
+        }
+        for good in [
+            "7.1.0-rc5",
+            "7.1.0-rc10",
+            "7.1.0",
+            "7.1.3-amd64",
+            "6.18.44-fc-v595",
+            "6.1.0-32-amd64",
+            "17.0.1",
+            "70.1",
+            "7.10.0",
+            "unknown",
+            "",
+        ] {
+            assert!(!mangles_bursts(good), "{good}");
+        }
+        assert!(parse_version(&kernel_release().unwrap()).is_some());
+    }
+}

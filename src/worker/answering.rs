@@ -1,0 +1,302 @@
+//! From what was received to what is sent: the core is asked, and everything is counted.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{info, warn};
+
+use super::{Shared, Worker, log};
+use crate::exchange::{Action, Burst, Datagram, Destination, End, Refusal, Together, Verdict};
+use crate::metrics::Counts;
+use crate::udp::{Pieces, Received, Sent, Socket};
+
+/// Datagrams of one slot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    slot: usize,
+    /// Where the first begins and the last ends, in bytes.
+    start: usize,
+    end: usize,
+}
+
+impl Worker {
+    /// Answers what a batch has, up to a datagram that ends the daemon.
+    pub(super) fn handle(&mut self, slots: usize, now: Instant) -> Option<End> {
+        let mut datagrams = 0;
+        let mut end = None;
+        for slot in 0..slots {
+            let received = self.batch.received(slot);
+            datagrams += received.datagrams();
+            let whole = Part {
+                slot,
+                start: 0,
+                end: received.length,
+            };
+            end = self.answer(whole, &received, true, now);
+            if end.is_some() {
+                break;
+            }
+        }
+        self.counts.batches.0.count(datagrams as u64, 1);
+        self.send(now);
+        end
+    }
+
+    /// Answers datagrams of a slot: `together` where that comes to the same, or one by one.
+    fn answer(
+        &mut self,
+        part: Part,
+        received: &Received,
+        together: bool,
+        now: Instant,
+    ) -> Option<End> {
+        let Part { slot, end, .. } = part;
+        let mut start = part.start;
+        loop {
+            if self.batch.is_full() {
+                self.send(now);
+            }
+            if together && end - start > received.segment && self.may_go_together() {
+                let most = start + Pieces::MOST * received.segment;
+                let end = end.min(most);
+                if self.answer_burst(Part { slot, start, end }, received, now) {
+                    start = end;
+                    if start == part.end {
+                        return None;
+                    }
+                    continue;
+                }
+            }
+            let next = end.min(start + received.segment);
+            let bytes = self.batch.bytes(slot, start..next);
+            let datagram = datagram(&self.socket, received, next - start, bytes);
+            let Verdict { action, end: ends } = self.exchange.datagram(&datagram, now);
+            if action == Action::SendFirst {
+                // Then the core is asked again.
+                self.send(now);
+                continue;
+            }
+            if self.verbose {
+                log::received(&datagram, &action);
+            }
+            count(&self.counts, &self.shared, &datagram, &action);
+            if let Action::Echo { length, .. } = action {
+                let pieces = Pieces::one(start, length);
+                self.batch.reply(slot, pieces, received.info);
+            }
+            start = next;
+            if ends.is_some() || start == end {
+                return ends;
+            }
+        }
+    }
+
+    /// Whether the log does not show each datagram and the kernel sends bursts.
+    fn may_go_together(&self) -> bool {
+        !self.verbose && self.batch.sends_bursts()
+    }
+
+    /// Answers a burst as a whole, if the core can decide on it.
+    fn answer_burst(&mut self, part: Part, received: &Received, now: Instant) -> bool {
+        let Part { slot, start, end } = part;
+        let burst = burst(&self.socket, received, self.batch.bytes(slot, start..end));
+        let Some(together) = self.exchange.burst(&burst, now) else {
+            return false;
+        };
+        let all_or_none = matches!(together, Together::Exchange { .. });
+        if !all_or_none {
+            count_burst(&self.counts, &self.shared, &burst, together);
+        }
+        let (step, most) = match together {
+            Together::Refuse(_) => return true,
+            Together::Echo { most } => (received.segment, most),
+            Together::Exchange { most } => (2 * received.segment, most),
+        };
+        let pieces = Pieces {
+            start,
+            end,
+            step,
+            length: received.segment.min(most),
+            all_or_none,
+        };
+        self.batch.reply(slot, pieces, received.info);
+        true
+    }
+
+    /// Sends the replies that wait.
+    fn send(&mut self, now: Instant) {
+        if self.batch.has_replies() {
+            self.send_batch();
+        }
+        self.exchange.replies_sent();
+        self.count_residence();
+        if !self.unsent.is_empty() {
+            let mut unsent = std::mem::take(&mut self.unsent);
+            for part in unsent.drain(..) {
+                let received = self.batch.received(part.slot);
+                let end = self.answer(part, &received, false, now);
+                debug_assert_eq!(end, None, "where one can end the daemon nothing is a burst");
+            }
+            self.send(now);
+            self.unsent = unsent;
+        }
+    }
+
+    fn send_batch(&mut self) {
+        let sent_bursts = self.batch.sends_bursts();
+        let Self {
+            batch,
+            exchange,
+            counts,
+            shared,
+            socket,
+            answered,
+            unsent,
+            options,
+            verbose,
+            ..
+        } = self;
+        batch.send(socket, |batch, sent| {
+            let Sent {
+                slot,
+                pieces,
+                result,
+            } = sent;
+            let received = batch.received(slot);
+            let peer = received.peer;
+            let bytes = batch.bytes(slot, pieces.start..pieces.end);
+            match result {
+                Ok(()) => {
+                    counts.echoed.add(pieces.count() as u64);
+                    counts.echoed_bytes.add(pieces.bytes() as u64);
+                    if options.timestamps {
+                        answered.extend(received.received_at.map(|at| (at, pieces.count())));
+                    }
+                    if pieces.all_or_none {
+                        let burst = burst(socket, &received, bytes);
+                        let most = pieces.length;
+                        let together = Together::Exchange { most };
+                        let datagrams = count_burst(counts, shared, &burst, together);
+                        exchange.burst_sent(peer, datagrams);
+                    }
+                    if *verbose {
+                        log::sent(peer, bytes);
+                    }
+                }
+                Err(_) if pieces.all_or_none => {
+                    exchange.reply_failed(peer);
+                    unsent.push(Part {
+                        slot,
+                        start: pieces.start,
+                        end: pieces.end,
+                    });
+                }
+                Err(error) => {
+                    exchange.reply_failed(peer);
+                    if counts.send_errors.count(&error) {
+                        warn!(
+                            "cannot send {} bytes to {peer}: {error}. Further errors of this \
+                             kind are only counted",
+                            bytes.len()
+                        );
+                    }
+                }
+            }
+        });
+        if sent_bursts && !batch.sends_bursts() {
+            info!("the kernel cannot send bursts on the way to a peer: from now on none are sent");
+        }
+    }
+
+    fn count_residence(&mut self) {
+        if self.answered.is_empty() {
+            return;
+        }
+        let now = today();
+        for (received_at, replies) in self.answered.drain(..) {
+            // The time of day may have been set back meanwhile.
+            let residence = now.saturating_sub(received_at).as_nanos();
+            let residence = u64::try_from(residence).unwrap_or(u64::MAX);
+            self.counts.residence.0.count(residence, replies as u64);
+        }
+    }
+}
+
+/// Counts a datagram that was received and what was done with it.
+fn count(counts: &Counts, shared: &Shared, datagram: &Datagram<'_>, action: &Action) {
+    counts.received.add(1);
+    counts.received_bytes.add(datagram.length as u64);
+    match action {
+        Action::Echo { truncated, .. } => counts.truncated.add((*truncated).into()),
+        Action::Decode(Ok(_)) => counts.decoded.add(1),
+        Action::Decode(Err(short)) => {
+            counts.decode_errors.add(1);
+            let warned = &shared.warned_of_decode_errors;
+            if !(warned.load(Relaxed) || warned.swap(true, Relaxed)) {
+                warn!(
+                    "cannot decode a record from {}: {short}. In this mode the datagram after \
+                     each that was echoed is a record; --mode echo is the plain reflector. \
+                     Further decode errors are only counted",
+                    datagram.peer
+                );
+            }
+        }
+        Action::Empty => counts.empty.add(1),
+        Action::Refuse(Refusal::SourcePort) => counts.refused_source_port.add(1),
+        Action::Refuse(Refusal::OwnAddress) => counts.refused_own_address.add(1),
+        Action::Refuse(Refusal::Destination) => counts.refused_destination.add(1),
+        Action::SendFirst => {}
+    }
+}
+
+/// Counts the datagrams of a burst. Returns how many there are.
+fn count_burst(counts: &Counts, shared: &Shared, burst: &Burst<'_>, together: Together) -> usize {
+    let mut datagrams = 0;
+    for (datagram, action) in together.actions(burst) {
+        count(counts, shared, &datagram, &action);
+        datagrams += 1;
+    }
+    datagrams
+}
+
+/// A datagram as the core sees it.
+fn datagram<'a>(
+    socket: &Socket,
+    received: &Received,
+    length: usize,
+    bytes: &'a [u8],
+) -> Datagram<'a> {
+    Datagram {
+        peer: received.peer,
+        destination: destination(socket, received),
+        length,
+        bytes,
+    }
+}
+
+/// A burst as the core sees it.
+fn burst<'a>(socket: &Socket, received: &Received, bytes: &'a [u8]) -> Burst<'a> {
+    Burst {
+        peer: received.peer,
+        destination: destination(socket, received),
+        segment: received.segment,
+        bytes,
+    }
+}
+
+fn destination(socket: &Socket, received: &Received) -> Destination {
+    match received.info {
+        Some(info) if socket.is_group(&info) => Destination::Group,
+        info => Destination::Here {
+            address: info.map(|info| info.destination),
+            looped: info.is_some_and(|info| info.looped()),
+        },
+    }
+}
+
+/// The time of day, which the kernel's receipts have, since 1970.
+#[expect(clippy::disallowed_methods, reason = "this is the loop")]
+fn today() -> Duration {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default()
+}

@@ -1,0 +1,195 @@
+//! Bursts: received as one, sent as one, and counted as the datagrams that they are.
+
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGroSegment;
+
+use crate::harness::service::assert_has;
+use crate::harness::{Daemon, client, has_nothing, program, receive, send_burst, wait_until};
+use crate::model::assert_plays_like_the_model;
+use crate::modes::{DECODED, DROPS, ECHOED, RECEIVED, assert_counts, patient, total};
+
+const NOTHING_LARGER: &str = r#"batch_datagrams_bucket{le="64"}"#;
+
+#[test]
+fn bursts_are_received_as_one_and_without_offload_as_datagrams() {
+    for (offload, calls) in [("--offload=auto", 1.0), ("--offload=off", 3.0)] {
+        let daemon = Daemon::start(&["--mode=echo", offload]);
+        let peer = client(daemon.address());
+        daemon.pause();
+        for burst in 0..3 {
+            send_burst(&peer, &numbered(burst * 64, 64), 8);
+        }
+        daemon.resume();
+        for number in 0..192_u64 {
+            assert_eq!(receive(&peer), number.to_be_bytes(), "{offload}");
+        }
+        assert_counts(&daemon, &[(RECEIVED, 192), (ECHOED, 192)]);
+        let metric = |name| daemon.metric(name);
+        assert!((metric("batch_datagrams_sum") - 192.0).abs() < 0.5);
+        assert!((metric("batch_datagrams_count") - calls).abs() < 0.5);
+        let small = if calls < 2.0 { 0.0 } else { calls };
+        assert!((metric(NOTHING_LARGER) - small).abs() < 0.5);
+    }
+}
+
+#[test]
+fn what_goes_back_of_a_burst_goes_back_as_one_in_order() {
+    for (args, sent, back) in [
+        (&["--mode=echo"][..], 8, vec![0, 1, 2, 3, 4, 5, 6, 7]),
+        (&["--mode=exchange"], 8, vec![0, 2, 4, 6]),
+        (&["--mode=exchange"], 7, vec![0, 2, 4, 6]),
+        (&["--mode=exchange"], 2, vec![0]),
+    ] {
+        let daemon = patient(args);
+        let peer = client(daemon.address());
+        setsockopt(&peer, UdpGroSegment, &true).unwrap();
+        send_burst(&peer, &numbered(0, sent), 8);
+        let expected: Vec<_> = back
+            .iter()
+            .flat_map(|number: &u64| number.to_be_bytes())
+            .collect();
+        assert_eq!(receive(&peer), expected, "{args:?}");
+        let echoed = u32::try_from(back.len()).unwrap();
+        let sent = u32::try_from(sent).unwrap();
+        assert_counts(&daemon, &[(RECEIVED, sent), (ECHOED, echoed)]);
+        assert!(has_nothing(&peer));
+    }
+}
+
+#[test]
+fn a_burst_begins_with_the_record_that_its_peer_owes() {
+    let daemon = patient(&[]);
+    let peer = client(daemon.address());
+    peer.send(b"a").unwrap();
+    assert_eq!(receive(&peer), b"a");
+    let records: Vec<u8> = (0..5_u8).flat_map(|number| [number; 22]).collect();
+    send_burst(&peer, &records, 22);
+    assert_eq!(receive(&peer), [1; 22]);
+    assert_eq!(receive(&peer), [3; 22]);
+    assert_counts(&daemon, &[(ECHOED, 3), (DECODED, 3), ("peers", 0)]);
+    assert!(has_nothing(&peer));
+}
+
+#[test]
+fn datagrams_of_a_burst_are_received_one_by_one_where_one_of_them_can_be_the_end() {
+    for args in [
+        &["--mode=lockstep"][..],
+        &["--exit-on=empty"],
+        &["--mode=lockstep", "--exit-on=decode-error"],
+    ] {
+        let daemon = patient(args);
+        assert_eq!(offload(&daemon), "no offload", "{args:?}");
+        let peer = client(daemon.address());
+        send_burst(&peer, &numbered(0, 4), 8);
+        assert_eq!(receive(&peer), 0_u64.to_be_bytes());
+    }
+    let idle = Daemon::start(&["--exit-on=timeout"]);
+    assert_ne!(offload(&idle), "no offload");
+}
+
+#[test]
+fn a_burst_that_the_kernel_does_not_send_as_one_goes_back_one_by_one() {
+    for args in [
+        &["--timeout=none"][..],
+        &["--timeout=none", "--max-peers=5"],
+        &["--mode=echo"],
+    ] {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        forbid_bursts(&socket);
+        let daemon = Daemon::start_exactly(handing_over(socket, args));
+        assert_has(offload(&daemon), "GRO");
+        assert_plays_like_the_model(&daemon, args);
+        let peer = client(daemon.address());
+        setsockopt(&peer, UdpGroSegment, &true).unwrap();
+        send_burst(&peer, &numbered(0, 2), 8);
+        assert_eq!(receive(&peer), 0_u64.to_be_bytes(), "not in a burst");
+    }
+}
+
+#[test]
+fn bursts_that_wait_in_a_socket_handed_over_are_datagrams_also_without_offload() {
+    for args in [&["--mode=echo"][..], &["--mode=lockstep", "--timeout=none"]] {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        setsockopt(&socket, UdpGroSegment, &true).unwrap();
+        let peer = client(socket.local_addr().unwrap());
+        send_burst(&peer, &numbered(0, 5), 8);
+        let args = [args, &["--offload=off"]].concat();
+        let kept = socket.try_clone().unwrap();
+        let daemon = Daemon::start_exactly(handing_over(socket, &args));
+        let step = if args[0] == "--mode=echo" { 1 } else { 2 };
+        for number in (0..5_u64).step_by(step) {
+            assert_eq!(receive(&peer), number.to_be_bytes(), "{args:?}");
+        }
+        assert_counts(&daemon, &[(RECEIVED, 5)]);
+        // Once nothing waits, no more bursts come.
+        let gets_bursts = || nix::sys::socket::getsockopt(&kept, UdpGroSegment).unwrap();
+        wait_until("it gets no more bursts", || !gets_bursts());
+        assert!(has_nothing(&peer));
+    }
+}
+
+/// Sets `SO_NO_CHECK` (socket(7)), with which the kernel refuses to send bursts.
+#[allow(unsafe_code, reason = "no crate has the option")]
+fn forbid_bursts(socket: &UdpSocket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the option is an int.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            4,
+        )
+    };
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn what_the_kernel_drops_is_counted_in_bursts_and_without_offload_in_datagrams() {
+    for (offload, drop) in [("--offload=auto", 64.0), ("--offload=off", 1.0)] {
+        let daemon = Daemon::start(&["--mode=echo", "--recv-buffer=64KiB", offload]);
+        let peer = client(daemon.address());
+        daemon.pause();
+        for burst in 0..100 {
+            send_burst(&peer, &numbered(burst * 64, 64), 8);
+        }
+        daemon.resume();
+        let count = |name| total(&daemon.metrics(), name);
+        let both = || count(RECEIVED) + drop * count(DROPS);
+        wait_until("all are counted", || both() > 6399.5);
+        assert!(both() < 6400.5 && count(DROPS) > 0.5, "{offload}");
+    }
+}
+
+/// What the log says of the first socket.
+fn offload(daemon: &Daemon) -> &'static str {
+    let log = daemon.log();
+    let line = log.iter().find(|line| line.contains("listening on"));
+    let line = line.expect("it says what it listens on");
+    let known = ["GRO and GSO", "GRO", "no offload"];
+    let said = known.into_iter().find(|known| line.ends_with(known));
+    said.unwrap_or_else(|| panic!("{line}"))
+}
+
+/// So many numbers of 8 bytes each.
+fn numbered(first: u64, count: u64) -> Vec<u8> {
+    (first..first + count).flat_map(u64::to_be_bytes).collect()
+}
+
+/// The program with a socket handed over as a service manager does.
+fn handing_over(socket: UdpSocket, args: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=echo exec \"$0\" \"$@\"",
+    ]);
+    command.arg(program().get_program()).args(args);
+    command.arg("--metrics-listen=127.0.0.1:0");
+    command.stdin(Stdio::from(OwnedFd::from(socket)));
+    command
+}

@@ -1,0 +1,95 @@
+//! Bursts that the kernel does not send as one.
+
+use std::net::UdpSocket;
+use std::process::Command;
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGroSegment;
+
+use super::namespace::Namespace;
+use crate::harness::service::count;
+use crate::harness::{Daemon, client, has_nothing, program, receive, send_burst};
+
+const NO_MORE: &str = "the kernel cannot send bursts on the way to a peer: from now on none are";
+
+#[test]
+#[ignore = "needs strace; .ci/run runs it"]
+fn no_reply_is_lost_or_counted_otherwise_when_the_kernel_cannot_send_a_burst() {
+    for (error, for_good) in [
+        ("EIO", true),
+        ("EINVAL", false),
+        ("EMSGSIZE", false),
+        ("ENOBUFS", false),
+    ] {
+        for mode in ["--mode=echo", "--mode=exchange"] {
+            let daemon = Daemon::start_as(failing_first_send(error), &[mode, "--timeout=none"]);
+            let peer = client(daemon.address());
+            setsockopt(&peer, UdpGroSegment, &true).unwrap();
+            let step = if mode == "--mode=echo" { 1 } else { 2 };
+            let one_by_one: Vec<_> = (0..6).step_by(step).map(|number| vec![number; 8]).collect();
+            assert_eq!(
+                replies(&peer, one_by_one.len()),
+                one_by_one,
+                "{error} {mode}"
+            );
+            daemon.wait_for_metric("datagrams_received_total", 6.0);
+            daemon.assert_accounted_for();
+            if for_good {
+                assert_eq!(
+                    replies(&peer, one_by_one.len()),
+                    one_by_one,
+                    "{error} {mode}"
+                );
+            } else {
+                assert_eq!(replies(&peer, 1), [one_by_one.concat()], "{error} {mode}");
+            }
+            daemon.wait_for_metric("datagrams_received_total", 12.0);
+            let echoed = if step == 1 { 12.0 } else { 6.0 };
+            daemon.wait_for_metric("datagrams_echoed_total", echoed);
+            daemon.assert_accounted_for();
+            let said = count(&daemon.log(), NO_MORE);
+            assert_eq!(said, usize::from(for_good), "{error} {mode}");
+            assert!(has_nothing(&peer));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root, for namespaces; .ci/run runs it"]
+fn a_burst_whose_datagrams_do_not_fit_the_way_back_goes_back_one_by_one() {
+    let (host, clients) = Namespace::pair();
+    host.shell("ip route replace 10.77.0.0/24 dev eth0 src 10.77.0.1 mtu 900");
+    for (mode, step) in [("--mode=echo", 1), ("--mode=exchange", 2)] {
+        let listen = "--listen=10.77.0.1:0";
+        let daemon = host.daemon(&[mode, listen, "--timeout=none"]);
+        let peer = clients.client("10.77.0.2:0", daemon.address());
+        let bytes: Vec<u8> = (0..40_u8).flat_map(|number| [number; 1000]).collect();
+        send_burst(&peer, &bytes, 1000);
+        for number in (0..40_u8).step_by(step) {
+            assert_eq!(receive(&peer), [number; 1000], "{mode}");
+        }
+        host.inside(|| {
+            daemon.wait_for_metric("datagrams_received_total", 40.0);
+            daemon.wait_for_metric("batch_datagrams_count", 1.0);
+            daemon.assert_accounted_for();
+        });
+        assert!(has_nothing(&peer));
+    }
+}
+
+/// Sends a burst of 6 and receives so many times.
+fn replies(peer: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+    let bytes: Vec<u8> = (0..6_u8).flat_map(|number| [number; 8]).collect();
+    send_burst(peer, &bytes, 8);
+    (0..count).map(|_| receive(peer)).collect()
+}
+
+/// The program, whose first `sendmmsg` fails.
+fn failing_first_send(error: &str) -> Command {
+    let mut command = Command::new("strace");
+    // As its grandchild, so that the program is the child.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendmmsg"]);
+    command.arg(format!("-einject=sendmmsg:error={error}:when=1"));
+    command.arg(program().get_program());
+    command
+}
