@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub use admission::{Admission, Refusal};
 pub use burst::{Burst, Together};
 pub use peers::BYTES_PER_PEER;
-use peers::Peers;
+use peers::{Peers, Place};
 
 use crate::record::{Record, TooShort};
 
@@ -144,6 +144,7 @@ pub enum Action {
 }
 
 impl Action {
+    #[inline]
     fn echo(length: usize, most: usize) -> Self {
         Self::Echo {
             length: length.min(most),
@@ -245,9 +246,10 @@ impl Exchange {
             return go_on(Action::Refuse(refusal));
         }
         self.give_up(now);
+        let place = self.place(&datagram.peer);
         let owes = match &self.owing {
             Owing::Each(peers) => {
-                let since = peers.since(&datagram.peer);
+                let since = peers.since(place);
                 let depends = match since {
                     Some(since) => peers.is_over_full() || self.may_be_unsent(since),
                     None => datagram.length > 0 && !peers.has_room(),
@@ -265,7 +267,7 @@ impl Exchange {
         };
         self.quiet_since = now;
         if owes {
-            self.owes_no_more(datagram.peer);
+            self.owes_no_more(place);
             if datagram.length == 0 {
                 return go_on(Action::Empty);
             }
@@ -281,13 +283,13 @@ impl Exchange {
                 end: exit_on.empty.then_some(End::Empty),
             };
         }
-        self.owes_from_now_on(datagram.peer, now);
+        self.owes_from_now_on(place, datagram.peer, now);
         go_on(Action::echo(datagram.length, self.settings.max_datagram))
     }
 
     /// A reply to `peer` could not be sent: it owes no record for it.
     pub fn reply_failed(&mut self, peer: SocketAddr) {
-        self.owes_no_more(peer);
+        self.owes_no_more(self.place(&peer));
     }
 
     /// Every reply decided so far was sent, or reported by [`Self::reply_failed`].
@@ -341,6 +343,7 @@ impl Exchange {
     /// Gives up the records that peers have owed for too long. Returns since when the last
     /// of them had. In lockstep the wait is the socket's and ends in [`Self::time`] alone, as
     /// the recipe's does: a datagram that is there is in time.
+    #[inline]
     fn give_up(&mut self, now: Instant) -> Option<Instant> {
         let timeout = self.settings.timeout?;
         let Owing::Each(peers) = &mut self.owing else {
@@ -359,19 +362,28 @@ impl Exchange {
         self.unsent_since.is_some_and(|unsent| since >= unsent)
     }
 
-    fn owes_no_more(&mut self, peer: SocketAddr) {
+    /// Where a peer is in the table. Nowhere if there is none.
+    #[inline]
+    fn place(&self, peer: &SocketAddr) -> Place {
+        match &self.owing {
+            Owing::Each(peers) => peers.place(peer),
+            Owing::Whoever(_) | Owing::Nobody => Place::default(),
+        }
+    }
+
+    #[inline]
+    fn owes_no_more(&mut self, place: Place) {
         match &mut self.owing {
-            Owing::Each(peers) => {
-                peers.remove(&peer);
-            }
+            Owing::Each(peers) => peers.remove(place),
             Owing::Whoever(owes) => *owes = false,
             Owing::Nobody => {}
         }
     }
 
-    fn owes_from_now_on(&mut self, peer: SocketAddr, now: Instant) {
+    #[inline]
+    fn owes_from_now_on(&mut self, place: Place, peer: SocketAddr, now: Instant) {
         match &mut self.owing {
-            Owing::Each(peers) => peers.insert(peer, now),
+            Owing::Each(peers) => peers.insert(place, peer, now),
             Owing::Whoever(owes) => *owes = true,
             Owing::Nobody => return,
         }
@@ -379,6 +391,7 @@ impl Exchange {
     }
 }
 
+#[inline]
 fn go_on(action: Action) -> Verdict {
     Verdict { action, end: None }
 }

@@ -85,11 +85,12 @@ impl Exchange {
             return Some(Together::Refuse(refusal));
         }
         self.give_up(now);
+        let place = self.place(&burst.peer);
         let together = match &self.owing {
             Owing::Nobody => Together::Echo { most },
             // With room to spare nobody is forgotten, and it does not matter that this peer is in
             // the table for longer than it owes, or that its burst comes after others.
-            Owing::Each(peers) if peers.is_nearly_full() || peers.since(&burst.peer).is_some() => {
+            Owing::Each(peers) if peers.is_nearly_full() || peers.since(place).is_some() => {
                 return None;
             }
             // Any of its records may be the end.
@@ -98,7 +99,7 @@ impl Exchange {
             Owing::Whoever(_) => return None,
         };
         self.quiet_since = now;
-        self.owes_from_now_on(burst.peer, now);
+        self.owes_from_now_on(place, burst.peer, now);
         Some(together)
     }
 
@@ -106,7 +107,7 @@ impl Exchange {
     /// record, it owes none.
     pub fn burst_sent(&mut self, peer: SocketAddr, datagrams: usize) {
         if datagrams.is_multiple_of(2) {
-            self.owes_no_more(peer);
+            self.owes_no_more(self.place(&peer));
         }
     }
 }

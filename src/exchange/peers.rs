@@ -6,7 +6,7 @@
 //! (the kernel backs it with memory only as it is touched), and, unlike an open-addressed
 //! table, chains need no clean-up after many removals.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -22,6 +22,13 @@ struct Entry {
     chain: Link,
     older: Link,
     newer: Link,
+}
+
+/// Where in the table a peer is, if it is there, or would be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    bucket: usize,
+    link: Link,
 }
 
 /// How much memory a peer that owes a record takes at most, in bytes.
@@ -79,10 +86,23 @@ impl<S: BuildHasher> Peers<S> {
         self.length < self.capacity + SLACK
     }
 
-    /// Since when the peer has owed a record.
-    pub(super) fn since(&self, peer: &SocketAddr) -> Option<Instant> {
-        let link = self.find(self.bucket(peer), peer)?;
-        Some(self.entry(link).since)
+    /// Where the peer is, or where it would be. Holds until the table changes.
+    pub(super) fn place(&self, peer: &SocketAddr) -> Place {
+        let bucket = self.bucket(peer);
+        let mut link = self.buckets[bucket];
+        while let Some(at) = link {
+            let entry = self.entry(at);
+            if entry.peer == *peer {
+                break;
+            }
+            link = entry.chain;
+        }
+        Place { bucket, link }
+    }
+
+    /// Since when the peer there has owed a record.
+    pub(super) fn since(&self, place: Place) -> Option<Instant> {
+        Some(self.entry(place.link?).since)
     }
 
     /// Since when the longest-owing peer has owed its record.
@@ -90,14 +110,14 @@ impl<S: BuildHasher> Peers<S> {
         Some(self.entry(self.oldest?).since)
     }
 
-    /// Adds a peer that is not in the table, which must have room. Times must not go back from
-    /// one call to the next.
+    /// Adds a peer that is not in the table, at its place. There must be room. Times must not go
+    /// back from one call to the next.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "at most `capacity` entries, which was a u32"
     )]
-    pub(super) fn insert(&mut self, peer: SocketAddr, since: Instant) {
-        let bucket = self.bucket(&peer);
+    pub(super) fn insert(&mut self, place: Place, peer: SocketAddr, since: Instant) {
+        let Place { bucket, .. } = place;
         let entry = Entry {
             peer,
             since,
@@ -127,15 +147,10 @@ impl<S: BuildHasher> Peers<S> {
         self.length += 1;
     }
 
-    /// Removes a peer; whether it was there.
-    pub(super) fn remove(&mut self, peer: &SocketAddr) -> bool {
-        let bucket = self.bucket(peer);
-        match self.find(bucket, peer) {
-            Some(link) => {
-                self.unlink(bucket, link);
-                true
-            }
-            None => false,
+    /// Removes the peer there, if one is.
+    pub(super) fn remove(&mut self, Place { bucket, link }: Place) {
+        if let Some(link) = link {
+            self.unlink(bucket, link);
         }
     }
 
@@ -183,24 +198,30 @@ impl<S: BuildHasher> Peers<S> {
         self.length -= 1;
     }
 
-    fn find(&self, bucket: usize, peer: &SocketAddr) -> Link {
-        let mut at = self.buckets[bucket];
-        while let Some(link) = at {
-            let entry = self.entry(link);
-            if entry.peer == *peer {
-                break;
-            }
-            at = entry.chain;
-        }
-        at
-    }
-
     #[expect(
         clippy::cast_possible_truncation,
         reason = "masked to the number of buckets"
     )]
     fn bucket(&self, peer: &SocketAddr) -> usize {
-        self.hasher.hash_one(peer) as usize & (self.buckets.len() - 1)
+        let mut hasher = self.hasher.build_hasher();
+        // In one piece: an address hashes itself in many.
+        let port = peer.port().to_ne_bytes();
+        match peer {
+            SocketAddr::V4(v4) => {
+                let mut bytes = [0; 8];
+                bytes[..4].copy_from_slice(&v4.ip().octets());
+                bytes[4..6].copy_from_slice(&port);
+                hasher.write(&bytes);
+            }
+            SocketAddr::V6(v6) => {
+                let mut bytes = [0; 24];
+                bytes[..16].copy_from_slice(&v6.ip().octets());
+                bytes[16..20].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                bytes[20..22].copy_from_slice(&port);
+                hasher.write(&bytes);
+            }
+        }
+        hasher.finish() as usize & (self.buckets.len() - 1)
     }
 
     fn entry(&self, link: NonZeroU32) -> &Entry {
