@@ -20,11 +20,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use udp_echo::exchange::{
-    Admission, Burst, Datagram, Destination, Exchange, ExitOn, Mode, Settings, Timeout,
+    Admission, Burst, Datagram, Destination, Exchange, ExitOn, LEAK, Limits, Mode, Rate, Settings,
+    Timeout,
 };
 
 /// What comes to the core, again and again.
@@ -42,6 +44,8 @@ struct Scenario {
     batch: usize,
     /// How many datagrams come as one burst; 1 is none.
     burst: usize,
+    /// Whether sources and all are limited, to more than they send.
+    limited: bool,
     datagram: &'static [u8],
 }
 
@@ -55,14 +59,21 @@ const ORDINARY: Scenario = Scenario {
     together: 64,
     batch: 64,
     burst: 1,
+    limited: false,
     datagram: HELLO,
 };
 
 /// A new scenario is an entry here, and `-- --save`.
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "echo, 1 peer",
         mode: Mode::Echo,
+        ..ORDINARY
+    },
+    Scenario {
+        name: "echo, 1 peer, rate limits",
+        mode: Mode::Echo,
+        limited: true,
         ..ORDINARY
     },
     Scenario {
@@ -175,17 +186,21 @@ impl Scenario {
             max_peers: NonZeroU32::new(131_072).expect("it is not 0"),
             exit_on: ExitOn::default(),
             admission: Admission::new(1024, [SocketAddr::from(([192, 0, 2, 1], 9999))]),
+            limits: self.limited.then(|| {
+                let rate = NonZeroU32::new(Rate::MOST).and_then(Rate::new);
+                Arc::new(Limits::new(now, LEAK, rate, rate))
+            }),
         };
         let mut core = Exchange::new(settings, now);
         for number in 0..self.owing {
-            core.datagram(&datagram(peer(self.peers + number, PORT), HELLO), now);
+            core.datagram(&datagram(now, peer(self.peers + number, PORT), HELLO), now);
             core.replies_sent();
         }
         // As little as can be is done between two calls of the core.
         let repeated = (0..self.peers).cycle();
         let datagrams: Vec<_> = repeated
             .take(self.together.max(self.peers as usize))
-            .map(|number| datagram(peer(number, self.port), self.datagram))
+            .map(|number| datagram(now, peer(number, self.port), self.datagram))
             .collect();
         if self.burst > 1 {
             self.run_bursts(&mut core, now, count);
@@ -224,10 +239,11 @@ impl Scenario {
             for number in 0..self.peers {
                 let Datagram {
                     peer, destination, ..
-                } = datagram(peer(number, self.port), b"");
+                } = datagram(now, peer(number, self.port), b"");
                 let burst = Burst {
                     peer,
                     destination,
+                    at: now,
                     segment: self.datagram.len(),
                     bytes: &bytes,
                 };
@@ -251,13 +267,14 @@ impl Scenario {
 }
 
 /// A datagram as a socket of one address gives it.
-fn datagram(peer: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
+fn datagram(at: Instant, peer: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
     Datagram {
         peer,
         destination: Destination::Here {
             address: None,
             looped: false,
         },
+        at,
         length: bytes.len(),
         bytes,
     }

@@ -12,7 +12,7 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::address::HostPort;
-use crate::exchange::{BYTES_PER_PEER, End, ExitOn, Mode, Timeout};
+use crate::exchange::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate, Timeout};
 use crate::telemetry;
 
 /// A UDP reflector: sends datagrams back, decodes records, counts everything.
@@ -195,6 +195,34 @@ pub struct Args {
         default_value = "1024"
     )]
     pub min_source_port: u16,
+
+    /// Refuse datagrams above so many a second from one source address, or IPv6 network of 64
+    /// bits [default: off]
+    #[arg(
+        long,
+        env = "UDP_ECHO_RATE_LIMIT",
+        hide_env_values = true,
+        value_name = "N",
+        value_parser = rate,
+        long_help = format!(
+            "Refuse datagrams above so many a second from one source address, or IPv6 network of \
+             64 bits; 1 to {}. A second's worth may come at once. Sources share {BUCKETS} budgets, \
+             and one datagram in {LEAK} above the limit is let through at random, so that nobody \
+             who forges a source can silence it altogether [default: off]",
+            Rate::MOST
+        )
+    )]
+    pub rate_limit: Option<Rate>,
+
+    /// Refuse datagrams above so many a second from all sources [default: off]
+    #[arg(
+        long,
+        env = "UDP_ECHO_RATE_LIMIT_TOTAL",
+        hide_env_values = true,
+        value_name = "N",
+        value_parser = rate
+    )]
+    pub rate_limit_total: Option<Rate>,
 
     /// Where to serve metrics, health and the status page over HTTP, or none
     #[arg(
@@ -452,6 +480,13 @@ fn timeout(text: &str) -> Result<MaybeTimeout, &'static str> {
 
 fn busy_poll(text: &str) -> Result<Duration, &'static str> {
     duration(text).ok_or("expected seconds (0, 0.001) or a time with a unit (50us, 1ms)")
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    text.parse()
+        .ok()
+        .and_then(Rate::new)
+        .ok_or_else(|| format!("expected 1 to {} datagrams a second", Rate::MOST))
 }
 
 /// `setsockopt` takes an `int`, of which the kernel makes twice as much.

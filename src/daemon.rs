@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::address::ResolveError;
 use crate::cli::Args;
-use crate::exchange::{Admission, End, Settings};
+use crate::exchange::{Admission, End, LEAK, Limits, Settings};
 use crate::http::{self, Site};
 use crate::metrics::{Counts, Metrics, Sources};
 use crate::systemd::{self, HandedOverError, Manager, Role};
@@ -135,9 +135,17 @@ async fn serve(
     log_start(args, &sockets, &site);
 
     let (ended, mut endings) = mpsc::unbounded_channel();
+    let settings = settings(args, &sockets, epoch);
     for index in 0..sockets.len() {
-        spawn(args, index, &sockets, &shared, ended.clone())
-            .map_err(starting("a worker thread"))?;
+        spawn(
+            args,
+            settings.clone(),
+            index,
+            &sockets,
+            &shared,
+            ended.clone(),
+        )
+        .map_err(starting("a worker thread"))?;
     }
     drop(ended);
     let (stop_http, stopping) = watch::channel(false);
@@ -230,23 +238,32 @@ fn ending(site: &Daemon, ended: Option<(usize, Stopped)>) -> Result<(), Error> {
     }
 }
 
-/// Starts the thread of a worker, which says when it ends.
-fn spawn(
-    args: &Args,
-    index: usize,
-    sockets: &[Arc<Socket>],
-    shared: &Arc<Shared>,
-    ended: mpsc::UnboundedSender<(usize, Stopped)>,
-) -> io::Result<()> {
+/// What all workers go by.
+fn settings(args: &Args, sockets: &[Arc<Socket>], epoch: Instant) -> Settings {
     let own = sockets.iter().map(|socket| socket.address());
-    let settings = Settings {
+    let limits = [args.rate_limit, args.rate_limit_total];
+    let is_limited = limits.iter().any(Option::is_some);
+    let limits = is_limited.then(|| Limits::new(epoch, LEAK, limits[0], limits[1]));
+    Settings {
         mode: args.mode,
         timeout: args.timeout.0,
         max_datagram: args.max_datagram.into(),
         max_peers: NonZeroU32::new(args.max_peers).unwrap_or(NonZeroU32::MIN),
         exit_on: args.exit_on(),
         admission: Admission::new(args.min_source_port, own),
-    };
+        limits: limits.map(Arc::new),
+    }
+}
+
+/// Starts the thread of a worker, which says when it ends.
+fn spawn(
+    args: &Args,
+    settings: Settings,
+    index: usize,
+    sockets: &[Arc<Socket>],
+    shared: &Arc<Shared>,
+    ended: mpsc::UnboundedSender<(usize, Stopped)>,
+) -> io::Result<()> {
     let options = worker::Options {
         busy_poll: args.busy_poll,
         timestamps: args.timestamps,

@@ -11,15 +11,18 @@
 
 mod admission;
 mod burst;
+mod limit;
 mod peers;
 
-use std::hash::RandomState;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use admission::{Admission, Refusal};
 pub use burst::{Burst, Together};
+pub use limit::{BUCKETS, LEAK, Limits, Rate};
 pub use peers::BYTES_PER_PEER;
 use peers::{Peers, Place};
 
@@ -93,6 +96,8 @@ pub struct Settings {
     pub exit_on: ExitOn,
     /// Who is answered at all.
     pub admission: Admission,
+    /// How many are answered a second, if that is limited. Workers share it.
+    pub limits: Option<Arc<Limits>>,
 }
 
 /// Where a datagram was sent to.
@@ -116,6 +121,8 @@ pub struct Datagram<'a> {
     pub peer: SocketAddr,
     /// Where it was sent to.
     pub destination: Destination,
+    /// When it was received, by a clock that is the same for all that share limits.
+    pub at: Instant,
     /// Its own length in bytes, which may be more than was kept of it.
     pub length: usize,
     /// What was kept: all of it, or at least what is echoed and decoded at most.
@@ -194,6 +201,8 @@ pub struct Exchange {
     /// When the first of the replies was decided that may still fail.
     unsent_since: Option<Instant>,
     totals: Totals,
+    /// The last random number, never 0.
+    random: u64,
 }
 
 impl Exchange {
@@ -210,6 +219,7 @@ impl Exchange {
             quiet_since: now,
             unsent_since: None,
             totals: Totals::default(),
+            random: RandomState::new().build_hasher().finish() | 1,
         }
     }
 
@@ -265,6 +275,9 @@ impl Exchange {
             Owing::Whoever(owes) => *owes,
             Owing::Nobody => false,
         };
+        if !self.is_within_limits(datagram) {
+            return go_on(Action::Refuse(Refusal::RateLimit));
+        }
         self.quiet_since = now;
         if owes {
             self.owes_no_more(place);
@@ -356,6 +369,19 @@ impl Exchange {
             newest = Some(since);
         }
         newest
+    }
+
+    fn is_within_limits(&mut self, datagram: &Datagram<'_>) -> bool {
+        let random = &mut self.random;
+        // Xorshift, George Marsaglia, 2003.
+        let next = || {
+            *random ^= *random << 13;
+            *random ^= *random >> 7;
+            *random ^= *random << 17;
+            *random
+        };
+        let limits = self.settings.limits.as_ref();
+        limits.is_none_or(|limits| limits.allow(datagram.peer.ip(), datagram.at, next))
     }
 
     fn may_be_unsent(&self, since: Instant) -> bool {

@@ -31,6 +31,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// takes no CPU.
 const ERROR_PAUSE: Duration = Duration::from_millis(1);
 
+/// How often a worker that polls does so for each look at the clock.
+const POLLS: u32 = 16;
+
 /// Datagrams a receive call.
 const BATCH: usize = 64;
 
@@ -84,6 +87,8 @@ pub struct Worker {
     answered: Vec<(Duration, usize)>,
     /// Bursts that could not be answered as one.
     unsent: Vec<Part>,
+    /// When the last batch was received.
+    received_at: Instant,
     /// The receive timeout that the socket has.
     receive_timeout: Duration,
     /// Whether to look into the socket once more before time passes for the exchange.
@@ -117,6 +122,7 @@ impl Worker {
             unsent: Vec::with_capacity(BATCH),
             counts,
             shared,
+            received_at: now,
             receive_timeout: Duration::ZERO,
             look_again: false,
             verbose: false,
@@ -129,16 +135,17 @@ impl Worker {
         let mut poll_until = now;
         while !self.shared.stop.load(Relaxed) {
             self.counts.progress.set(self.shared.epoch, now);
-            let wait = if self.look_again || now < poll_until {
-                std::hint::spin_loop();
+            let polling = now < poll_until;
+            let wait = if polling || self.look_again {
                 Wait::Poll
             } else if let Err(error) = self.set_receive_timeout() {
                 return Stopped::SocketLost(error);
             } else {
                 Wait::Block
             };
+            let polls = if polling { POLLS } else { 1 };
             let came;
-            (now, came) = match self.round(wait) {
+            (now, came) = match self.round(wait, polls) {
                 Ok(round) => round,
                 Err(stopped) => return stopped,
             };
@@ -148,7 +155,7 @@ impl Worker {
         }
         let deadline = now + DRAIN;
         loop {
-            match self.round(Wait::Poll) {
+            match self.round(Wait::Poll, 1) {
                 Ok((after, true)) if after < deadline => {}
                 Ok(_) => return Stopped::Asked,
                 Err(stopped) => return stopped,
@@ -156,9 +163,10 @@ impl Worker {
         }
     }
 
-    /// Receives once and handles what came. Returns the time, and whether anything came.
-    fn round(&mut self, wait: Wait) -> Result<(Instant, bool), Stopped> {
-        let received = match self.batch.receive(&self.socket, wait) {
+    /// Receives, after so many tries, and handles what came. Returns the time, and whether
+    /// anything came.
+    fn round(&mut self, wait: Wait, tries: u32) -> Result<(Instant, bool), Stopped> {
+        let received = match self.receive(wait, tries) {
             Ok(received) => received,
             Err(error) => {
                 self.receive_error(error)?;
@@ -171,6 +179,7 @@ impl Worker {
         if received > 0 {
             self.verbose = enabled!(Level::DEBUG);
             self.counts.last_datagram.set(self.shared.epoch, now);
+            self.received_at = now;
             end = self.handle(received, time);
         }
         let due = self.exchange.next_time().is_some_and(|at| at <= time);
@@ -189,6 +198,16 @@ impl Worker {
             Some(end) => Err(Stopped::End(end)),
             None => Ok((now, received > 0)),
         }
+    }
+
+    fn receive(&mut self, wait: Wait, tries: u32) -> io::Result<usize> {
+        for _ in 1..tries {
+            match self.batch.receive(&self.socket, wait) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+                done => return done,
+            }
+        }
+        self.batch.receive(&self.socket, wait)
     }
 
     /// An error of a receive call: only one that means that the socket is gone is the end.

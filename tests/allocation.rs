@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use udp_echo::exchange::{Admission, ExitOn, Mode, Settings, Timeout};
+use udp_echo::exchange::{Admission, ExitOn, LEAK, Limits, Mode, Rate, Settings, Timeout};
 use udp_echo::metrics::Counts;
 use udp_echo::udp::{Options, Socket};
 use udp_echo::worker::{self, Shared, Worker};
@@ -86,6 +86,8 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
     let socket = Arc::new(Socket::bind(listen, &options).unwrap());
     let address = SocketAddr::from(([127, 0, 0, 1], socket.address().port()));
     let refused = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    // More than is sent.
+    let rate = NonZeroU32::new(1_000_000).and_then(Rate::new);
     let own = [socket.address(), refused.local_addr().unwrap()];
     let counts = Arc::new(Counts::default());
     let shared = Arc::new(Shared {
@@ -101,6 +103,8 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
         max_peers: NonZeroU32::new(100).unwrap(),
         exit_on: ExitOn::default(),
         admission: Admission::new(1024, own),
+        limits: rate
+            .map(|rate| Arc::new(Limits::new(Instant::now(), LEAK, Some(rate), Some(rate)))),
     };
     let worker = thread::spawn({
         let (counts, shared) = (Arc::clone(&counts), Arc::clone(&shared));

@@ -7,17 +7,19 @@
 )]
 
 use std::collections::HashMap;
+use std::iter;
 use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use udp_echo::exchange::{
-    Action, Admission, Burst, Datagram, Destination, End, Exchange, ExitOn, Mode, Refusal,
-    Settings, Timeout, Together, Totals, Verdict,
+    Action, Admission, Burst, Datagram, Destination, End, Exchange, ExitOn, Limits, Mode, Rate,
+    Refusal, Settings, Timeout, Together, Totals, Verdict,
 };
 use udp_echo::record::{Record, TooShort};
 
@@ -46,6 +48,9 @@ const HERE: Destination = Destination::Here {
     address: None,
     looped: false,
 };
+
+/// When the first datagram comes, at the earliest.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// 64 bytes that are not a number, then some of all kinds.
 static BYTES: [u8; 2048] = {
@@ -202,6 +207,7 @@ fn a_burst_goes_together_every_other_datagram_of_it_and_the_next_is_the_record_i
     let alice = |bytes| Burst {
         peer: address(ALICE),
         destination: HERE,
+        at: *START,
         segment: 22,
         bytes,
     };
@@ -225,18 +231,28 @@ proptest! {
 
     #[test]
     fn batches_come_out_as_one_datagram_at_a_time_would(
-        settings in settings(),
+        mut settings in settings(),
+        rates in rates(),
         steps in vec(step(), 1..60),
     ) {
+        let [each, total] = rates.map(|rate| rate.and_then(Rate::new));
+        let sources = [ALICE, CAROL, DAVE].map(|peer| address(peer).ip());
+        let mut any = iter::repeat_with(|| Limits::new(*START, 0, each, total));
+        let limits = any.find(|limits| limits.tells_apart(&sources)).unwrap();
+        settings.limits = (rates != [None, None]).then(|| Arc::new(limits));
         let mut daemon = Daemon::new(&settings);
-        let mut model = Model::new(&settings, daemon.now);
+        let mut model = Model::new(&settings, rates, daemon.now);
         for step in steps {
             let mut expected = |sent: &Sent, now| model.decides(sent, now);
             if !matches!(step, Step::Hear(_)) {
                 daemon.sends(&mut expected);
             }
             match step {
-                Step::Hear(sent) => daemon.hears_any(&sent, &mut expected),
+                Step::Hear(mut sent) => {
+                    // It holds what it is allowed until it fails.
+                    sent.burst_fails &= rates == [None, None];
+                    daemon.hears_any(&sent, &mut expected);
+                }
                 Step::Send => {}
                 Step::Wait(wait) => daemon.now += wait,
                 Step::WaitUntilDueBut(but) => {
@@ -433,6 +449,13 @@ fn settings() -> impl Strategy<Value = Settings> {
     })
 }
 
+/// Datagrams a second, of each source and of all.
+fn rates() -> impl Strategy<Value = [Option<NonZeroU32>; 2]> {
+    let some = (1..20_u32).prop_map(NonZeroU32::new);
+    let rate = || prop_oneof![2 => Just(None), 1 => some.clone()];
+    [rate(), rate()]
+}
+
 fn defaults(mode: Mode) -> Settings {
     Settings {
         mode,
@@ -441,6 +464,7 @@ fn defaults(mode: Mode) -> Settings {
         max_peers: NonZeroU32::new(100).unwrap(),
         exit_on: ExitOn::default(),
         admission: Admission::new(1024, OWN.map(address)),
+        limits: None,
     }
 }
 
@@ -453,6 +477,7 @@ fn datagram<'a>(peer: &str, bytes: &'a [u8]) -> Datagram<'a> {
     Datagram {
         peer,
         destination: HERE,
+        at: *START,
         length: bytes.len(),
         bytes,
     }

@@ -12,6 +12,8 @@ mod harness;
 
 #[path = "daemon/http.rs"]
 mod http;
+#[path = "daemon/limits.rs"]
+mod limits;
 #[path = "daemon/log.rs"]
 mod log;
 #[path = "daemon/model.rs"]

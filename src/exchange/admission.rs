@@ -19,6 +19,8 @@ pub enum Refusal {
     OwnAddress,
     /// It was sent to a broadcast or multicast address.
     Destination,
+    /// It was above a limit: its source's or that of all.
+    RateLimit,
 }
 
 /// The rules, fixed when the daemon has bound its sockets.
@@ -79,6 +81,8 @@ fn is_local(source: IpAddr, datagram: &Datagram<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     const BOUND: Destination = Destination::Here {
@@ -105,10 +109,16 @@ mod tests {
             &Datagram {
                 peer: peer.parse().unwrap(),
                 destination,
+                at: now(),
                 length: 1,
                 bytes: b"x",
             },
         )
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn now() -> Instant {
+        Instant::now()
     }
 
     #[test]
@@ -118,6 +128,7 @@ mod tests {
             let datagram = Datagram {
                 peer: SocketAddr::from(([192, 0, 2, 1], port)),
                 destination: BOUND,
+                at: now(),
                 length: 0,
                 bytes: b"",
             };

@@ -14,6 +14,8 @@ pub struct Burst<'a> {
     pub peer: SocketAddr,
     /// Where they were sent to.
     pub destination: Destination,
+    /// When they were received, by a clock that is the same for all that share limits.
+    pub at: Instant,
     /// How many bytes each has but the last, which may have fewer.
     pub segment: usize,
     /// The bytes of all.
@@ -56,14 +58,23 @@ impl Together {
 }
 
 impl<'a> Burst<'a> {
+    /// How many datagrams.
+    pub fn count(&self) -> usize {
+        self.bytes.len().div_ceil(self.segment)
+    }
+
     /// The datagrams, in order.
     fn datagrams(&self) -> impl Iterator<Item = Datagram<'a>> {
         let Self {
-            peer, destination, ..
+            peer,
+            destination,
+            at,
+            ..
         } = *self;
         self.bytes.chunks(self.segment).map(move |bytes| Datagram {
             peer,
             destination,
+            at,
             length: bytes.len(),
             bytes,
         })
@@ -75,7 +86,7 @@ impl Exchange {
     /// its first, and about the rest in either way.
     ///
     /// [`Together::Exchange`] holds if all its replies can be sent, and at once: then tell
-    /// [`Self::burst_sent`]. If none is, tell [`Self::reply_failed`], and after
+    /// [`Self::burst_sent`]. If none is, tell [`Self::burst_failed`], and after
     /// [`Self::replies_sent`] ask about each of its datagrams anew, in the order they came.
     pub fn burst(&mut self, burst: &Burst<'_>, now: Instant) -> Option<Together> {
         let first = burst.datagrams().next()?;
@@ -98,9 +109,22 @@ impl Exchange {
             Owing::Each(_) => Together::Exchange { most },
             Owing::Whoever(_) => return None,
         };
+        if let Some(limits) = &self.settings.limits
+            && !limits.allow_all(burst.peer.ip(), burst.count() as u64, burst.at)
+        {
+            return None;
+        }
         self.quiet_since = now;
         self.owes_from_now_on(place, burst.peer, now);
         Some(together)
+    }
+
+    /// No reply to a burst of `datagrams` from `peer` was sent: it is as if it had not come.
+    pub fn burst_failed(&mut self, peer: SocketAddr, datagrams: usize) {
+        self.reply_failed(peer);
+        if let Some(limits) = &self.settings.limits {
+            limits.give_back(peer.ip(), datagrams as u64);
+        }
     }
 
     /// All replies to a burst of `datagrams` from `peer` were sent: if the last of them was a

@@ -41,6 +41,7 @@ pub struct Counts {
     pub refused_source_port: Count,
     pub refused_own_address: Count,
     pub refused_destination: Count,
+    pub refused_rate_limit: Count,
     pub quiet_timeouts: Count,
     pub record_timeouts: Count,
     pub receive_errors: Errors,

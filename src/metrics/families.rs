@@ -64,6 +64,7 @@ pub(super) const FAMILIES: &[Family] = &[
             add("source_port", scrape.sum(|c| c.refused_source_port.get()));
             add("own_address", scrape.sum(|c| c.refused_own_address.get()));
             add("destination", scrape.sum(|c| c.refused_destination.get()));
+            add("rate_limit", scrape.sum(|c| c.refused_rate_limit.get()));
         },
     },
     Family {

@@ -69,7 +69,13 @@ impl Worker {
             }
             let next = end.min(start + received.segment);
             let bytes = self.batch.bytes(slot, start..next);
-            let datagram = datagram(&self.socket, received, next - start, bytes);
+            let datagram = Datagram {
+                peer: received.peer,
+                destination: destination(&self.socket, received),
+                at: self.received_at,
+                length: next - start,
+                bytes,
+            };
             let Verdict { action, end: ends } = self.exchange.datagram(&datagram, now);
             if action == Action::SendFirst {
                 // Then the core is asked again.
@@ -99,7 +105,8 @@ impl Worker {
     /// Answers a burst as a whole, if the core can decide on it.
     fn answer_burst(&mut self, part: Part, received: &Received, now: Instant) -> bool {
         let Part { slot, start, end } = part;
-        let burst = burst(&self.socket, received, self.batch.bytes(slot, start..end));
+        let bytes = self.batch.bytes(slot, start..end);
+        let burst = burst(&self.socket, received, self.received_at, bytes);
         let Some(together) = self.exchange.burst(&burst, now) else {
             return false;
         };
@@ -154,6 +161,7 @@ impl Worker {
             unsent,
             options,
             verbose,
+            received_at,
             ..
         } = self;
         batch.send(socket, |batch, sent| {
@@ -173,7 +181,7 @@ impl Worker {
                         answered.extend(received.received_at.map(|at| (at, pieces.count())));
                     }
                     if pieces.all_or_none {
-                        let burst = burst(socket, &received, bytes);
+                        let burst = burst(socket, &received, *received_at, bytes);
                         let most = pieces.length;
                         let together = Together::Exchange { most };
                         let datagrams = count_burst(counts, shared, &burst, together);
@@ -184,7 +192,7 @@ impl Worker {
                     }
                 }
                 Err(_) if pieces.all_or_none => {
-                    exchange.reply_failed(peer);
+                    exchange.burst_failed(peer, bytes.len().div_ceil(received.segment));
                     unsent.push(Part {
                         slot,
                         start: pieces.start,
@@ -245,6 +253,7 @@ fn count(counts: &Counts, shared: &Shared, datagram: &Datagram<'_>, action: &Act
         Action::Refuse(Refusal::SourcePort) => counts.refused_source_port.add(1),
         Action::Refuse(Refusal::OwnAddress) => counts.refused_own_address.add(1),
         Action::Refuse(Refusal::Destination) => counts.refused_destination.add(1),
+        Action::Refuse(Refusal::RateLimit) => counts.refused_rate_limit.add(1),
         Action::SendFirst => {}
     }
 }
@@ -259,26 +268,12 @@ fn count_burst(counts: &Counts, shared: &Shared, burst: &Burst<'_>, together: To
     datagrams
 }
 
-/// A datagram as the core sees it.
-fn datagram<'a>(
-    socket: &Socket,
-    received: &Received,
-    length: usize,
-    bytes: &'a [u8],
-) -> Datagram<'a> {
-    Datagram {
-        peer: received.peer,
-        destination: destination(socket, received),
-        length,
-        bytes,
-    }
-}
-
 /// A burst as the core sees it.
-fn burst<'a>(socket: &Socket, received: &Received, bytes: &'a [u8]) -> Burst<'a> {
+fn burst<'a>(socket: &Socket, received: &Received, at: Instant, bytes: &'a [u8]) -> Burst<'a> {
     Burst {
         peer: received.peer,
         destination: destination(socket, received),
+        at,
         segment: received.segment,
         bytes,
     }

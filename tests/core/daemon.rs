@@ -64,11 +64,13 @@ impl Daemon {
     }
 
     fn hears_one(&mut self, sent: &Sent, expected: &mut impl FnMut(&Sent, Instant) -> Expected) {
-        let mut verdict = self.core.datagram(&sent.datagram, self.now);
+        let mut datagram = sent.datagram;
+        datagram.at = self.now;
+        let mut verdict = self.core.datagram(&datagram, self.now);
         if verdict.action == Action::SendFirst {
             assert!(!self.all_is_sent(), "there is nothing to send first");
             self.sends(expected);
-            verdict = self.core.datagram(&sent.datagram, self.now);
+            verdict = self.core.datagram(&datagram, self.now);
         }
         let (action, end) = expected(sent, self.now);
         assert_eq!(bits(verdict), bits(Verdict { action, end }));
@@ -89,6 +91,7 @@ impl Daemon {
         let burst = Burst {
             peer,
             destination,
+            at: self.now,
             segment: each[0].datagram.length,
             bytes: &bytes,
         };

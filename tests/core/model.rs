@@ -1,5 +1,7 @@
 //! The contract, written again: naive, and independent of the core.
 
+use std::net::IpAddr;
+
 use super::*;
 
 /// One datagram at a time, whose reply fails or does not at once.
@@ -9,16 +11,46 @@ pub(super) struct Model {
     pub(super) owing: Vec<(SocketAddr, Instant)>,
     pub(super) quiet_since: Instant,
     pub(super) totals: Totals,
+    /// Datagrams a second, of each source and of all.
+    rates: [Option<NonZeroU32>; 2],
+    /// What is left of a second's worth, of each source and (of no source) of all, and since when.
+    left: HashMap<Option<IpAddr>, (Duration, Instant)>,
 }
 
 impl Model {
-    pub(super) fn new(settings: &Settings, now: Instant) -> Self {
+    pub(super) fn new(settings: &Settings, rates: [Option<NonZeroU32>; 2], now: Instant) -> Self {
         Self {
             settings: settings.clone(),
             owing: Vec::new(),
             quiet_since: now,
             totals: Totals::default(),
+            rates,
+            left: HashMap::new(),
         }
+    }
+
+    /// What a limit, of a source or of all, has left after one more datagram, if it has.
+    fn rest(&self, limit: usize, source: Option<IpAddr>, now: Instant) -> Option<Duration> {
+        let Some(rate) = self.rates[limit] else {
+            return Some(Duration::ZERO);
+        };
+        // What one costs, no less, and a second's worth.
+        let one = Duration::from_nanos(1_000_000_000_u64.div_ceil(rate.get().into()));
+        let all = one * rate.get();
+        let (left, since) = self.left.get(&source).unwrap_or(&(all, now)).to_owned();
+        let left = (left + now.duration_since(since)).min(all);
+        left.checked_sub(one)
+    }
+
+    fn limits_allow(&mut self, source: IpAddr, now: Instant) -> bool {
+        let own = self.rest(0, Some(source), now);
+        let all = self.rest(1, None, now);
+        let Some((own, all)) = own.zip(all) else {
+            return false;
+        };
+        self.left.insert(Some(source), (own, now));
+        self.left.insert(None, (all, now));
+        true
     }
 
     pub(super) fn decides(&mut self, sent: &Sent, now: Instant) -> (Action, Option<End>) {
@@ -33,6 +65,9 @@ impl Model {
             peer = address(ALICE);
         }
         self.gives_up(now);
+        if !self.limits_allow(sent.datagram.peer.ip(), now) {
+            return (Action::Refuse(Refusal::RateLimit), None);
+        }
         self.quiet_since = now;
         if let Some(at) = self.owing.iter().position(|(owing, _)| *owing == peer) {
             self.owing.remove(at);

@@ -20,7 +20,7 @@ const METRICS: &str = "
     decode_errors_total counter
     datagrams_empty_total counter
     datagrams_truncated_total counter
-    datagrams_refused_total counter reason source_port own_address destination
+    datagrams_refused_total counter reason source_port own_address destination rate_limit
     timeouts_total counter waiting_for echo record
     receive_errors_total counter error ERRNO
     send_errors_total counter error ERRNO

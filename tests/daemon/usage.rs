@@ -139,6 +139,8 @@ const EFFECTS: &str = "
     OFFLOAD | auto | off | bytes, GRO | bytes, no offload
     MAX_PEERS | 1 | 2 | evicted_total 1 | evicted_total 0
     MIN_SOURCE_PORT | 65535 | 0 | source_port\"} 2 | source_port\"} 0
+    RATE_LIMIT | 1 | 2 | rate_limit\"} 1 | rate_limit\"} 0
+    RATE_LIMIT_TOTAL | 1 | 2 | rate_limit\"} 1 | rate_limit\"} 0
     METRICS_LISTEN | 127.0.0.2:0 | 127.0.0.3:0 | http://127.0.0.2: | http://127.0.0.3:
     LOG | debug | udp_echo=info | DEBUG recv: b'xyz' | INFO serving
     LOG_FORMAT | json | text | \"level\":\"INFO\" | INFO serving";
@@ -229,6 +231,12 @@ fn a_variable_that_is_wrong_is_wrong_usage() {
         ("EXIT_ON", "never", "--exit-on 'never'"),
         ("REUSE_ADDRESS", "maybe", "--reuse-address 'maybe'"),
         ("MIN_SOURCE_PORT", "-1", "--min-source-port '-1'"),
+        ("RATE_LIMIT", "0", "--rate-limit '0' 10000000"),
+        (
+            "RATE_LIMIT_TOTAL",
+            "10000001",
+            "--rate-limit-total '10000001'",
+        ),
         ("METRICS_LISTEN", "nowhere", "--metrics-listen 'nowhere'"),
         ("LOG", "inof", "--log 'inof'"),
         ("LOG_FORMAT", "xml", "--log-format 'xml'"),
@@ -262,6 +270,7 @@ fn help_shows_every_option_with_its_variable_and_its_default() {
     let defaults = "listen=localhost:9999 mode=exchange timeout=5s max-datagram=1024 \
                     recv-buffer=the_kernel's send-buffer=the_kernel's workers=1 offload=auto max-peers=65536 \
                     exit-on=nothing reuse-address=off min-source-port=1024 \
+                    rate-limit=off rate-limit-total=off \
                     metrics-listen=127.0.0.1:9862 log=info log-format=auto";
     for flag in ["--help", "-h"] {
         let (status, help, stderr) = ended(program().arg(flag));

@@ -1,0 +1,86 @@
+//! Rate limits, from outside.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use crate::harness::{DEADLINE, Daemon, receive, wait_until};
+use crate::modes::{DROPS, ECHOED, RECEIVED, assert_counts, total};
+
+const REFUSED: &str = r#"datagrams_refused_total{reason="rate_limit"}"#;
+
+#[test]
+fn a_source_above_its_limit_is_refused_whatever_its_ports_and_no_other_is() {
+    let daemon = Daemon::start(&["--mode=echo", "--rate-limit=10", "--workers=2"]);
+    let start = Instant::now();
+    let peers: Vec<_> = (0..8).map(|_| at(1, &daemon)).collect();
+    for turn in 0..400 {
+        peers[turn % 8].send(b"many").unwrap();
+    }
+    let other = at(2, &daemon);
+    for _ in 0..10 {
+        other.send(b"few").unwrap();
+        assert_eq!(receive(&other), b"few");
+    }
+    daemon.wait_for_metric(RECEIVED, 410.0);
+    let filled = start.elapsed().as_secs_f64() * 10.0;
+    let echoed = daemon.metric(ECHOED);
+    // Of 390 above the limit 6 pass on average, by chance.
+    assert!(echoed > 19.5 && echoed < 20.5 + filled + 50.0, "{echoed}");
+    assert!((daemon.metric(REFUSED) - (410.0 - echoed)).abs() < 0.5);
+    daemon.assert_accounted_for();
+}
+
+#[test]
+fn all_sources_together_are_held_to_the_total() {
+    let daemon = Daemon::start(&["--rate-limit-total=10", "--workers=2"]);
+    let start = Instant::now();
+    for turn in 0..200 {
+        at(1 + turn, &daemon).send(b"one of many").unwrap();
+    }
+    daemon.wait_for_metric(RECEIVED, 200.0);
+    let filled = start.elapsed().as_secs_f64() * 10.0;
+    let echoed = daemon.metric(ECHOED);
+    assert!(echoed > 9.5 && echoed < 10.5 + filled, "{echoed}");
+    assert!((daemon.metric(REFUSED) - (200.0 - echoed)).abs() < 0.5);
+    daemon.assert_accounted_for();
+}
+
+/// One in 64 of those above the limit passes, so that whoever is spoofed is heard at times.
+#[test]
+fn a_flood_from_a_source_does_not_silence_it_altogether() {
+    let daemon = Daemon::start(&["--mode=echo", "--rate-limit=1", "--timeout=none"]);
+    let start = Instant::now();
+    let flood = at(1, &daemon);
+    let count = |name| total(&daemon.metrics(), name);
+    for window in 1..=100 {
+        for _ in 0..200 {
+            flood.send(b"flood").unwrap();
+        }
+        wait_until("they came", || {
+            count(RECEIVED) + count(DROPS) > f64::from(window) * 200.0 - 0.5
+        });
+    }
+    let echoed = count(ECHOED) - start.elapsed().as_secs_f64();
+    // 312 on average.
+    assert!((200.0..450.0).contains(&echoed), "{echoed}");
+    assert_counts(&daemon, &[("peers", 0)]);
+}
+
+#[test]
+fn without_a_limit_none_is_refused() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let peer = at(1, &daemon);
+    for _ in 0..500 {
+        peer.send(b"many").unwrap();
+        assert_eq!(receive(&peer), b"many");
+    }
+    assert_counts(&daemon, &[(ECHOED, 500), (REFUSED, 0)]);
+}
+
+/// A client on 127.0.0.`host`.
+fn at(host: u8, daemon: &Daemon) -> UdpSocket {
+    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+    socket.connect(daemon.address()).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
