@@ -201,13 +201,16 @@ impl Worker {
     }
 
     fn receive(&mut self, wait: Wait, tries: u32) -> io::Result<usize> {
+        let mut most = self.batch.slots();
         for _ in 1..tries {
-            match self.batch.receive(&self.socket, wait) {
+            match self.batch.receive(&self.socket, wait, most) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
                 done => return done,
             }
+            // What comes next has only just come.
+            most = 1;
         }
-        self.batch.receive(&self.socket, wait)
+        self.batch.receive(&self.socket, wait, most)
     }
 
     /// An error of a receive call: only one that means that the socket is gone is the end.
