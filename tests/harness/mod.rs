@@ -9,7 +9,7 @@
 pub mod service;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -284,7 +284,14 @@ pub fn client(to: SocketAddr) -> UdpSocket {
 /// The next datagram that a client gets.
 pub fn receive(client: &UdpSocket) -> Vec<u8> {
     let mut bytes = vec![0; 65536];
-    let length = client.recv(&mut bytes).expect("a reply");
+    // With a timeout, a machine that was paused ends it (signal(7)).
+    let received = loop {
+        match client.recv(&mut bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => break received,
+        }
+    };
+    let length = received.expect("a reply");
     bytes.truncate(length);
     bytes
 }
