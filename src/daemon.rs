@@ -25,8 +25,9 @@ use crate::exchange::{Admission, End, LEAK, Limits, Settings};
 use crate::http::{self, Site};
 use crate::metrics::{Counts, Metrics, Sources};
 use crate::systemd::{self, HandedOverError, Manager, Role};
+use crate::throttle::Throttle;
 use crate::udp::{self, Socket};
-use crate::worker::{self, Shared, Stopped, Worker};
+use crate::worker::{self, Shared, Stopped, Warnings, Worker};
 
 use site::{Daemon, mode_name};
 pub use sockets::Inherited;
@@ -120,6 +121,7 @@ async fn serve(
         epoch,
         counts,
         warned_of_decode_errors: AtomicBool::new(false),
+        warnings: Warnings::default(),
     });
     let site = Arc::new(Daemon {
         mode: args.mode,
@@ -188,6 +190,7 @@ async fn supervise(
     let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
     let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
     let mut starting = interval(Duration::from_millis(1));
+    let sick = Throttle::default();
     let Signals {
         terminate,
         interrupt,
@@ -211,7 +214,12 @@ async fn supervise(
             }
             () = tick(&mut alive), if site.ready() => match site.healthy() {
                 Ok(()) => manager.alive(),
-                Err(problem) => error!("{problem}: the watchdog gets no sign of life"),
+                Err(problem) => {
+                    let now = now().saturating_duration_since(site.shared.epoch);
+                    if let Some(more) = sick.pass(now) {
+                        error!("{problem}: the watchdog gets no sign of life{more}");
+                    }
+                }
             },
             _ = status.tick(), if site.ready() => manager.status(site.status()),
         }

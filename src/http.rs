@@ -28,6 +28,8 @@ use tokio::task::AbortHandle;
 use tokio::time;
 use tracing::{debug, warn};
 
+use crate::throttle::Throttle;
+
 /// Connections at once. When there is one more, the oldest is cut off.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take to send the head of a request, also that of a further one.
@@ -40,8 +42,6 @@ const GRACE: Duration = Duration::from_millis(300);
 const MAX_HEAD: usize = 16 * 1024;
 /// How long to wait when the system has no descriptor or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How long between two warnings of that.
-const WARNING_PAUSE: Duration = Duration::from_mins(1);
 
 /// What the port shows.
 pub trait Site: Send + Sync + 'static {
@@ -140,7 +140,7 @@ async fn check(request: Request, next: Next) -> Response {
 pub async fn serve(listener: TcpListener, site: Arc<dyn Site>, mut stop: watch::Receiver<bool>) {
     let router = router(site);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
-    let mut last_warning = None;
+    let (started, warnings) = (time::Instant::now(), Throttle::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -159,10 +159,8 @@ pub async fn serve(listener: TcpListener, site: Arc<dyn Site>, mut stop: watch::
             }
             Err(error) => {
                 // One client's connection may be the cause, or the want of descriptors.
-                let now = time::Instant::now();
-                if last_warning.is_none_or(|at| now - at > WARNING_PAUSE) {
-                    warn!("cannot accept an HTTP connection: {error}");
-                    last_warning = Some(now);
+                if let Some(more) = warnings.pass(started.elapsed()) {
+                    warn!("cannot accept an HTTP connection: {error}{more}");
                 }
                 time::sleep(ACCEPT_PAUSE).await;
             }

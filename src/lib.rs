@@ -4,6 +4,7 @@
 //! - [`udp`]: sockets, and datagrams in batches. The one room with `unsafe`.
 //! - [`worker`]: the loop between the two, a thread for each socket.
 //! - [`metrics`]: every metric, declared once.
+//! - [`throttle`]: warnings that repeat.
 //! - [`address`], [`cli`], [`http`], [`systemd`], [`telemetry`]: one thing each.
 //! - [`daemon`]: all of them put together.
 
@@ -16,5 +17,6 @@ pub mod metrics;
 pub mod record;
 pub mod systemd;
 pub mod telemetry;
+pub mod throttle;
 pub mod udp;
 pub mod worker;

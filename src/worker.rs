@@ -3,6 +3,7 @@
 mod answering;
 mod attention;
 mod log;
+mod warnings;
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::udp::{Batch, Socket, Wait};
 
 use answering::Part;
 use attention::Attention;
+pub use warnings::Warnings;
 
 /// How long a worker sleeps at most: within it the worker sees that it is to stop, gives up
 /// what did not come in time, and shows that it lives.
@@ -48,6 +50,8 @@ pub struct Shared {
     pub counts: Box<[Arc<Counts>]>,
     /// Whether the first decode error was logged.
     pub warned_of_decode_errors: AtomicBool,
+    /// What was warned of lately.
+    pub warnings: Warnings,
 }
 
 /// How a worker goes about it.
@@ -223,12 +227,10 @@ impl Worker {
                 Err(Stopped::SocketLost(error))
             }
             _ => {
-                if self.counts.receive_errors.count(&error) {
-                    warn!(
-                        "cannot receive on {}: {error}. Further errors of this kind are only \
-                         counted",
-                        self.socket.address()
-                    );
+                let kind = self.counts.receive_errors.count(&error);
+                let now = self.attention.since(self.shared.epoch);
+                if let Some(more) = self.shared.warnings.receive[kind].pass(now) {
+                    warn!("cannot receive on {}: {error}{more}", self.socket.address());
                 }
                 thread::sleep(ERROR_PAUSE);
                 Ok(())

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use udp_echo::exchange::{Admission, ExitOn, LEAK, Limits, Mode, Rate, Settings, Timeout};
 use udp_echo::metrics::Counts;
 use udp_echo::udp::{Options, Socket};
-use udp_echo::worker::{self, Shared, Worker};
+use udp_echo::worker::{self, Shared, Warnings, Worker};
 
 use harness::{client, send_burst, wait_until};
 
@@ -95,6 +95,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
         epoch: Instant::now(),
         counts: Box::new([Arc::clone(&counts)]),
         warned_of_decode_errors: AtomicBool::new(false),
+        warnings: Warnings::default(),
     });
     let settings = Settings {
         mode,

@@ -24,6 +24,8 @@ mod modes;
 mod offload;
 #[path = "daemon/recipe.rs"]
 mod recipe;
+#[path = "daemon/repeats.rs"]
+mod repeats;
 #[path = "daemon/running.rs"]
 mod running;
 #[path = "daemon/usage.rs"]

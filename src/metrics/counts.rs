@@ -61,7 +61,7 @@ pub struct Counts {
 
 /// Errors by name.
 #[derive(Debug, Default)]
-pub struct Errors([Count; ERRNOS.len() + 1]);
+pub struct Errors([Count; Errors::NAMES]);
 
 /// The errors that receiving and sending UDP datagrams can meet (recv(2), send(2), udp(7)), and
 /// their names. All others are counted as `other`.
@@ -85,14 +85,17 @@ const ERRNOS: [(i32, &str); 16] = [
 ];
 
 impl Errors {
-    /// Counts an error. Returns whether it is the first of its name.
-    pub fn count(&self, error: &io::Error) -> bool {
+    /// How many names there are.
+    pub const NAMES: usize = ERRNOS.len() + 1;
+
+    /// Counts an error. Returns which of the names it has.
+    pub fn count(&self, error: &io::Error) -> usize {
         let index = ERRNOS
             .iter()
             .position(|(errno, _)| error.raw_os_error() == Some(*errno))
             .unwrap_or(ERRNOS.len());
         self.0[index].add(1);
-        self.0[index].get() == 1
+        index
     }
 
     /// The names, in the order of [`Self::get`].
@@ -232,9 +235,10 @@ mod tests {
     #[test]
     fn an_error_is_counted_by_its_name_or_as_other() {
         let errors = Errors::default();
-        assert!(errors.count(&io::Error::from_raw_os_error(libc::EPERM)));
-        assert!(!errors.count(&io::Error::from_raw_os_error(libc::EPERM)));
-        assert!(errors.count(&io::Error::from_raw_os_error(libc::EXDEV)));
+        for errno in [libc::EPERM, libc::EPERM, libc::EXDEV] {
+            let index = errors.count(&io::Error::from_raw_os_error(errno));
+            assert_eq!(index + 1 == Errors::NAMES, errno == libc::EXDEV);
+        }
         let counted: Vec<_> = Errors::names()
             .enumerate()
             .map(|(index, name)| (name, errors.get(index)))

@@ -162,6 +162,7 @@ impl Worker {
             options,
             verbose,
             received_at,
+            attention,
             ..
         } = self;
         batch.send(socket, |batch, sent| {
@@ -201,12 +202,10 @@ impl Worker {
                 }
                 Err(error) => {
                     exchange.reply_failed(peer);
-                    if counts.send_errors.count(&error) {
-                        warn!(
-                            "cannot send {} bytes to {peer}: {error}. Further errors of this \
-                             kind are only counted",
-                            bytes.len()
-                        );
+                    let kind = counts.send_errors.count(&error);
+                    let passes = shared.warnings.send[kind].pass(attention.since(shared.epoch));
+                    if let Some(more) = passes {
+                        warn!("cannot send {} bytes to {peer}: {error}{more}", bytes.len());
                     }
                 }
             }

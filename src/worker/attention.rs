@@ -1,6 +1,6 @@
 //! The exchange's time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::TICK;
 
@@ -37,6 +37,11 @@ impl Attention {
         self.shown
     }
 
+    /// How long before the last look `epoch` was, in real time.
+    pub(super) fn since(&self, epoch: Instant) -> Duration {
+        self.real.saturating_duration_since(epoch)
+    }
+
     /// The real time of a time shown.
     pub(super) fn real(&self, shown: Instant) -> Instant {
         let ago = self.shown.saturating_duration_since(shown);
@@ -52,8 +57,6 @@ impl Attention {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -68,6 +71,7 @@ mod tests {
         assert_eq!(attention.now(), shown);
         assert_eq!(attention.real(shown), start + TICK + pause);
         assert_eq!(attention.shown(start + TICK + pause), shown);
+        assert_eq!(attention.since(start), TICK + pause);
         let after = start + 2 * TICK + pause;
         assert_eq!(attention.advance(after), shown + TICK);
     }

@@ -262,15 +262,20 @@ fn without_descriptors_for_connections_echo_is_answered_and_http_comes_back() {
     limited.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]);
     limited.arg(program().get_program());
     let daemon = Daemon::start_as(limited, &["--mode=echo"]);
+    let start = Instant::now();
     let silent: Vec<_> = (0..60).map(|_| send(&daemon, b"")).collect();
     daemon.wait_for_log("cannot accept an HTTP connection");
     assert_echoes(&daemon);
+    // It tries five times a second.
+    daemon.wait_for_log(" more since the last such line)");
     drop(silent);
     wait_until("HTTP is back", || {
         let answer = rest_of(send(&daemon, request("GET", "/-/ready").as_bytes()));
         answer.starts_with("HTTP/1.1 200")
     });
-    assert_eq!(count(&daemon.log(), "cannot accept"), 1);
+    let warnings = count(&daemon.log(), "cannot accept");
+    let seconds = start.elapsed().as_secs();
+    assert!(warnings as u64 <= seconds + 1, "{warnings} in {seconds} s");
 }
 
 #[test]

@@ -392,10 +392,10 @@ fn its_memory_does_not_grow_with_traffic() {
 }
 
 /// One thread of a daemon, stopped while the others run. The thread that made it has to drop it.
-struct Held(Option<Pid>);
+pub(crate) struct Held(Option<Pid>);
 
 impl Held {
-    fn hold(process: Pid, name: &str) -> Self {
+    pub(crate) fn hold(process: Pid, name: &str) -> Self {
         let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
         let is_it = |task: &Path| fs::read_to_string(task.join("comm")).unwrap().trim() == name;
         let task = tasks
@@ -412,7 +412,7 @@ impl Held {
         held
     }
 
-    fn release(mut self) {
+    pub(crate) fn release(mut self) {
         ptrace::detach(self.0.take().unwrap(), None).unwrap();
     }
 

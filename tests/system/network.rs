@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -33,12 +34,52 @@ fn replies_that_a_firewall_forbids_are_counted_and_leave_no_record_owed() {
         daemon.assert_accounted_for();
         assert!(has_nothing(&blocked));
     });
-    let warnings = daemon
-        .log()
-        .iter()
-        .filter(|line| line.contains("cannot send"))
-        .count();
-    assert_eq!(warnings, 1, "{:#?}", daemon.log());
+}
+
+#[test]
+#[ignore = "needs root and nft; .ci/run runs it"]
+fn replies_that_fail_again_and_again_are_warned_of_once_a_second_and_all_are_told() {
+    let host = Namespace::new();
+    let daemon = host.daemon(&["--listen=127.0.0.1:9999", "--mode=echo", "--workers=2"]);
+    host.shell("nft add table inet t");
+    host.shell("nft 'add chain inet t out { type filter hook output priority 0; }'");
+    host.shell("nft add rule inet t out udp sport 9999 drop");
+    let failed = "send_errors_total{error=\"EPERM\"}";
+    // Many peers, so that both workers have some.
+    let peers: Vec<_> = (0..20)
+        .map(|_| host.client("127.0.0.1:0", daemon.address()))
+        .collect();
+    let start = Instant::now();
+    let mut sent = 0;
+    while start.elapsed() < Duration::from_millis(3500) {
+        for peer in &peers {
+            peer.send(b"blocked").unwrap();
+        }
+        sent += 20;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    host.inside(|| daemon.wait_for_metric(failed, f64::from(sent)));
+    let seconds = start.elapsed().as_secs();
+    // Those of the last second are told with the next.
+    std::thread::sleep(Duration::from_millis(1100));
+    peers[0].send(b"one more").unwrap();
+    sent += 1;
+    host.inside(|| daemon.wait_for_metric(failed, f64::from(sent)));
+    let told = |log: &[String]| -> u32 {
+        let warnings = log.iter().filter(|line| line.contains("cannot send"));
+        warnings
+            .map(|line| {
+                assert!(line.contains("Operation not permitted"), "{line}");
+                let more = line.split_once(" (and ").map(|(_, rest)| rest);
+                1 + more.map_or(0, |more| more.split(' ').next().unwrap().parse().unwrap())
+            })
+            .sum()
+    };
+    wait_until("all are told", || told(&daemon.log()) == sent);
+    let log = daemon.log();
+    let warnings = log.iter().filter(|line| line.contains(" WARN ")).count() as u64;
+    eprintln!("{sent} replies failed: {warnings} warnings in {seconds} s");
+    assert!((3..=seconds + 2).contains(&warnings), "{log:#?}");
 }
 
 #[test]
