@@ -25,6 +25,7 @@ use crate::exchange::{Admission, End, LEAK, Limits, Settings};
 use crate::http::{self, Site};
 use crate::metrics::{Counts, Metrics, Sources};
 use crate::systemd::{self, HandedOverError, Manager, Role};
+use crate::telemetry::Log;
 use crate::throttle::Throttle;
 use crate::udp::{self, Socket};
 use crate::worker::{self, Shared, Stopped, Warnings, Worker};
@@ -86,7 +87,7 @@ impl Error {
 ///
 /// # Errors
 /// When it cannot start or cannot go on.
-pub fn run(args: &Args, inherited: Inherited) -> Result<(), Error> {
+pub fn run(args: &Args, inherited: Inherited, log: &Log) -> Result<(), Error> {
     let started = (now(), today());
     let Sockets { echo, http } = Sockets::open(args, inherited)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -96,7 +97,7 @@ pub fn run(args: &Args, inherited: Inherited) -> Result<(), Error> {
             what: "the runtime",
             cause,
         })?;
-    runtime.block_on(serve(args, started, echo, http))
+    runtime.block_on(serve(args, started, echo, http, log))
 }
 
 async fn serve(
@@ -104,6 +105,7 @@ async fn serve(
     (epoch, today): (Instant, SystemTime),
     sockets: Vec<Arc<Socket>>,
     http: Option<(TcpListener, SocketAddr)>,
+    log: &Log,
 ) -> Result<(), Error> {
     let starting = |what| move |cause| Error::Start { what, cause };
     let mut signals = Signals::new().map_err(starting("the signal handlers"))?;
@@ -111,6 +113,7 @@ async fn serve(
     let metrics = Metrics::new(Sources {
         workers: worker_metrics(args, &sockets, &counts),
         timestamps: args.timestamps,
+        dropped_log_lines: log.dropped_lines(),
         read_limits,
         epoch: (epoch, today),
         now: || (now(), self::today()),

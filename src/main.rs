@@ -1,7 +1,6 @@
 //! `udp-echo`: see `udp-echo --help`.
 
 use std::fmt::Display;
-use std::io::Write;
 use std::process::ExitCode;
 
 use udp_echo::cli::Args;
@@ -14,7 +13,7 @@ fn main() -> ExitCode {
         Err(error) => {
             if error.use_stderr() && telemetry::stderr_is_the_journal() {
                 for line in error.to_string().lines().filter(|line| !line.is_empty()) {
-                    complain(line);
+                    telemetry::last_line(&line);
                 }
             } else {
                 // Nothing can be done about an output that is closed.
@@ -31,7 +30,7 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return failed(&error),
     };
-    let ended = daemon::run(&args, inherited);
+    let ended = daemon::run(&args, inherited, &log);
     drop(log);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,17 +44,6 @@ fn main() -> ExitCode {
 
 /// Says why on standard error, whatever is logged and where to.
 fn failed(error: &dyn Display) -> ExitCode {
-    complain(&format!("udp-echo: {error}"));
+    telemetry::last_line(&format_args!("udp-echo: {error}"));
     ExitCode::FAILURE
-}
-
-/// Writes a line to standard error.
-fn complain(line: &str) {
-    // The journal takes the prefix for the priority (sd-daemon(3)).
-    let priority = if telemetry::stderr_is_the_journal() {
-        "<3>"
-    } else {
-        ""
-    };
-    let _ = writeln!(std::io::stderr(), "{priority}{line}");
 }

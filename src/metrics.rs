@@ -8,6 +8,7 @@ mod process;
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -61,6 +62,8 @@ pub struct Sources {
     pub workers: Vec<WorkerMetrics>,
     /// Whether datagrams come with the time of their receipt.
     pub timestamps: bool,
+    /// How many lines of the log were lost.
+    pub dropped_log_lines: Arc<AtomicU64>,
     /// Asks for the system's limits on receive and send buffers, in bytes.
     pub read_limits: fn() -> [Option<usize>; 2],
     /// The instant that every [`Moment`] counts from, and the time of day it was.

@@ -1,20 +1,29 @@
 //! Where the log goes, and how much of it.
 
-use std::fmt;
-use std::io::{self, IsTerminal, Write};
+mod escape;
+mod journal;
+mod queue;
+mod writer;
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt;
 use std::str::FromStr;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use tracing::Subscriber;
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use escape::Escaped;
+use journal::Journal;
+use queue::Queue;
+use writer::Output;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,137 +81,74 @@ pub enum Error {
 }
 
 /// Starts the log. Without a `format`, the journal gets it when standard error is connected to
-/// the journal (and answers), else standard error as text.
+/// the journal (and it is there), else standard error as text.
 ///
 /// # Errors
 /// When the journal was asked for and is not there.
 pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, Error> {
     let journal = match format {
-        Some(Format::Journald) => Some(journal().map_err(Error::Journal)?),
-        None if stderr_is_the_journal() => journal().ok(),
+        Some(Format::Journald) => Some(Journal::find().map_err(Error::Journal)?),
+        None if stderr_is_the_journal() => Journal::find().ok(),
         _ => None,
     };
-    let (layer, log) = if let Some(layer) = journal {
-        (layer, Log(None))
-    } else {
-        let lines = writer().map_err(Error::Thread)?;
-        let layer = match format {
-            Some(Format::Json) => json(lines.clone()),
-            _ => text(lines.clone()),
-        };
-        (layer, Log(Some(lines)))
+    let output = match (journal, format) {
+        (Some(journal), _) => Output::Journal(journal),
+        (None, Some(Format::Json)) => Output::Json,
+        (None, _) => Output::Text,
     };
+    let queue = writer::start(output).map_err(Error::Thread)?;
     // Parsed before, as a Filter.
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
     tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
+        .with(queue.clone().with_filter(filter))
         .try_init()?;
-    Ok(log)
+    Ok(Log(queue))
 }
 
-type Boxed<S> = Box<dyn Layer<S> + Send + Sync>;
+/// How long the end of the daemon waits for the last lines.
+const LAST_LINES: Duration = Duration::from_millis(250);
+/// The same for the one that says why it could not go on. A busy machine may take its time;
+/// nobody who asked it to stop waits for this.
+const LAST_LINE: Duration = Duration::from_secs(2);
 
-fn journal<S>() -> io::Result<Boxed<S>>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    let layer = tracing_journald::Layer::new()?
-        .with_syslog_identifier("udp-echo".into())
-        // The default makes notices of what is information.
-        .with_priority_mappings(PriorityMappings {
-            error: Priority::Error,
-            warn: Priority::Warning,
-            info: Priority::Informational,
-            debug: Priority::Debug,
-            trace: Priority::Debug,
-        });
-    Ok(layer.boxed())
-}
-
-fn text<S>(lines: SyncSender<Message>) -> Boxed<S>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt::layer()
-        .with_writer(move || Line(lines.clone()))
-        .with_ansi(colours)
-        .with_target(false)
-        // A line that has no place is lost; to say so on standard error might wait.
-        .log_internal_errors(false)
-        .boxed()
-}
-
-fn json<S>(lines: SyncSender<Message>) -> Boxed<S>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_writer(move || Line(lines.clone()))
-        .log_internal_errors(false)
-        .boxed()
-}
-
-/// How many lines may wait to be written.
-const WAITING_LINES: usize = 1024;
-/// How long the end of the daemon waits for them.
-const LAST_LINES: Duration = Duration::from_millis(100);
-
-/// The log on standard error. Dropping it waits for the last lines, for a moment.
+/// The log. Dropping it waits for the last lines, for a moment.
 ///
 /// They are written by a thread of its own, so that whoever reads them, or does not, never holds
-/// up those who log. Lines that find no place to wait are lost.
+/// up those who log. Lines that find no place to wait are lost, and counted.
 #[derive(Debug)]
-pub struct Log(Option<SyncSender<Message>>);
+pub struct Log(Queue);
+
+impl Log {
+    /// How many lines were lost, now and later.
+    pub fn dropped_lines(&self) -> Arc<AtomicU64> {
+        self.0.dropped_lines()
+    }
+}
 
 impl Drop for Log {
     fn drop(&mut self) {
-        let (written, wait) = mpsc::sync_channel(1);
-        if let Some(lines) = &self.0
-            && lines.try_send(Message::Flush(written)).is_ok()
-        {
-            let _ = wait.recv_timeout(LAST_LINES);
-        }
+        self.0.flush(LAST_LINES);
     }
 }
 
-/// What the writing thread is asked for.
-#[derive(Debug)]
-enum Message {
-    Line(Vec<u8>),
-    /// To say when it has come so far.
-    Flush(SyncSender<()>),
-}
-
-/// One line on its way.
-struct Line(SyncSender<Message>);
-
-impl Write for Line {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = self.0.try_send(Message::Line(line.to_vec()));
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Starts the writing thread. What cannot be written is lost: there is no place to say so.
-fn writer() -> io::Result<SyncSender<Message>> {
-    let (lines, messages) = mpsc::sync_channel(WAITING_LINES);
+/// Writes the last line to standard error, whatever is logged and where to. Where nobody reads
+/// it, it waits for a moment only.
+pub fn last_line(line: &dyn fmt::Display) {
+    // The journal takes the prefix for the priority (sd-daemon(3)).
+    let prefix = if stderr_is_the_journal() { "<3>" } else { "" };
+    let mut text = String::from(prefix);
+    // A String takes it all.
+    let _ = write!(Escaped(&mut text), "{line}");
+    text.push('\n');
+    let (written, wait) = mpsc::sync_channel(1);
     let write = move || {
-        for message in messages {
-            match message {
-                Message::Line(line) => drop(io::stderr().write_all(&line)),
-                Message::Flush(written) => drop(written.send(())),
-            }
-        }
+        // There is no other place to say so.
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = written.send(());
     };
-    thread::Builder::new().name("log".into()).spawn(write)?;
-    Ok(lines)
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = wait.recv_timeout(LAST_LINE);
+    }
 }
 
 /// Whether standard error leads to the journal: `JOURNAL_STREAM` names its device and inode

@@ -12,6 +12,8 @@ mod harness;
 
 #[path = "daemon/http.rs"]
 mod http;
+#[path = "daemon/journal.rs"]
+mod journal;
 #[path = "daemon/limits.rs"]
 mod limits;
 #[path = "daemon/log.rs"]
@@ -28,5 +30,7 @@ mod recipe;
 mod repeats;
 #[path = "daemon/running.rs"]
 mod running;
+#[path = "daemon/unread.rs"]
+mod unread;
 #[path = "daemon/usage.rs"]
 mod usage;

@@ -1,5 +1,7 @@
 //! The declarations.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use prometheus::proto::MetricType::{COUNTER, GAUGE, HISTOGRAM};
 
 use super::{Family, metric};
@@ -196,6 +198,15 @@ pub(super) const FAMILIES: &[Family] = &[
         read: |scrape, series| {
             let time = scrape.sources.last_datagram();
             series.metrics.push(metric(GAUGE, &[], time));
+        },
+    },
+    Family {
+        name: "udp_echo_log_lines_dropped_total",
+        help: "Lines of the log that were lost: more came than were read, or they could not be \
+               written.",
+        kind: COUNTER,
+        read: |scrape, series| {
+            series.add(&[], scrape.sources.dropped_log_lines.load(Relaxed));
         },
     },
     Family {

@@ -33,7 +33,8 @@ const METRICS: &str = "
     socket_receive_queue_bytes gauge SOCKET
     socket_drops_total counter SOCKET
     batch_datagrams histogram le 1 2 4 8 16 32 64 +Inf
-    last_datagram_timestamp_seconds gauge";
+    last_datagram_timestamp_seconds gauge
+    log_lines_dropped_total counter";
 const ERRNOS: &str = "EACCES EADDRNOTAVAIL EAGAIN ECONNREFUSED EHOSTDOWN EHOSTUNREACH EINVAL EIO \
                       EMSGSIZE ENETDOWN ENETUNREACH ENOBUFS ENODEV ENOMEM EPERM EPIPE other";
 

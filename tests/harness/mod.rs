@@ -11,7 +11,7 @@ pub mod service;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -359,7 +359,8 @@ impl Random {
     }
 }
 
-fn follow(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
+/// Reads what a daemon logs as it comes.
+pub fn follow(stderr: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
     let log = Arc::new(Mutex::new(Vec::new()));
     let lines = Arc::clone(&log);
     thread::spawn(move || {
