@@ -1,5 +1,7 @@
 //! The command line: flags, environment variables, help.
 
+mod control;
+
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -317,6 +319,10 @@ impl Args {
                 argument
             }
         });
+        let arguments: Vec<_> = arguments.into_iter().collect();
+        if let Some(message) = control::refused(&command, &arguments) {
+            return Err(Self::command().error(ErrorKind::InvalidValue, message));
+        }
         let matches = command.try_get_matches_from(arguments)?;
         let mut args = Self::from_arg_matches(&matches)?;
         args.given = ["listen", "metrics_listen", "workers"]

@@ -10,6 +10,8 @@
 
 mod harness;
 
+#[path = "daemon/escapes.rs"]
+mod escapes;
 #[path = "daemon/http.rs"]
 mod http;
 #[path = "daemon/journal.rs"]

@@ -1,0 +1,92 @@
+//! What people write on the command line, shown again when it is wrong: it cannot pass for
+//! anything else on their terminals and in their logs.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::harness::{program, run};
+
+/// Control characters of each kind: C0, DEL, and a C1 in UTF-8.
+const CONTROLS: [&str; 8] = [
+    "\n",
+    "\r\n",
+    "\t",
+    "\u{1}",
+    "\u{1b}[2J",
+    "\u{7}",
+    "\u{7f}",
+    "\u{9b}31m",
+];
+const OPTIONS: &str = "listen mode timeout max-datagram recv-buffer send-buffer workers busy-poll \
+                       max-peers exit-on reuse-address timestamps min-source-port metrics-listen \
+                       log log-format nonsense";
+
+#[test]
+fn a_control_character_on_the_command_line_is_wrong_usage_and_is_shown_escaped() {
+    for control in CONTROLS {
+        for option in OPTIONS.split(' ') {
+            let forged = format!("a{control}udp-echo: all is well");
+            let argument = format!("--{option}={forged}");
+            assert_refused(program().arg(&argument), "the argument has");
+            assert_refused(program().args([&format!("--{option}"), &forged]), "\"a");
+            let name = format!("UDP_ECHO_{}", option.replace('-', "_").to_uppercase());
+            if option != "nonsense" {
+                assert_refused(program().env(&name, &forged), &name);
+            }
+        }
+        assert_refused(program().arg(format!("--no{control}nsense")), "--no");
+        assert_refused(program().arg0(format!("udp{control}echo")).arg("-x"), "udp");
+    }
+    let odd = OsString::from_vec(b"--listen=\xff\x1b[2J\n\xfe:9".to_vec());
+    assert_refused(program().arg(odd), "--listen=");
+}
+
+#[test]
+fn names_with_spaces_and_letters_of_all_kinds_are_shown_as_they_are() {
+    for (argument, shown) in [
+        ("--mode=größe ☃", "'größe ☃'"),
+        ("--listen=a b", "'a b'"),
+        ("--log=世界", "'世界'"),
+    ] {
+        let (status, _, stderr) = run(program().arg(argument));
+        assert_eq!(status.code(), Some(2));
+        assert!(stderr.contains(shown), "{stderr}");
+    }
+}
+
+#[test]
+fn what_comes_from_elsewhere_is_escaped_in_the_last_line() {
+    for (name, value) in [
+        ("LISTEN_FDNAMES", "ec\x1b[2Jho\nudp-echo: all is well"),
+        ("LISTEN_FDS", "1\x1b[2J\n"),
+        ("JOURNAL_STREAM", "\x1b[2J\n"),
+        ("NOTIFY_SOCKET", "/no/\x1b[2J\nwhere"),
+    ] {
+        // The shell's number is the daemon's.
+        let mut command = Command::new("sh");
+        let line = "LISTEN_PID=$$ LISTEN_FDS=${LISTEN_FDS-1} exec \"$0\" --listen=192.0.2.1:9";
+        command.args(["-c", line]).arg(program().get_program());
+        let (status, _, stderr) = run(command.env(name, value));
+        assert!(!status.success());
+        assert_eq!(stderr.lines().count(), 1, "{stderr:?}");
+        assert_has_no_control(&stderr);
+    }
+}
+
+/// That it is wrong usage, said without a control character and without a line too many.
+fn assert_refused(command: &mut Command, named: &str) {
+    let (status, stdout, stderr) = run(command);
+    assert_eq!((status.code(), stdout.as_str()), (Some(2), ""), "{stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr:?}");
+    assert!(stderr.contains(named), "no {named:?} in {stderr:?}");
+    assert_has_no_control(&stderr);
+    let forged = stderr.lines().any(|line| line.starts_with("udp-echo"));
+    assert!(!forged, "{stderr}");
+}
+
+fn assert_has_no_control(text: &str) {
+    let control = |c: char| c != '\n' && c.is_control();
+    assert!(!text.contains(control), "{text:?}");
+}
