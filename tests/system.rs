@@ -30,5 +30,7 @@ mod offload;
 mod package;
 #[path = "system/surviving.rs"]
 mod surviving;
+#[path = "system/unread.rs"]
+mod unread;
 #[path = "system/watching.rs"]
 mod watching;

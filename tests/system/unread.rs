@@ -1,0 +1,70 @@
+//! A journald that is stopped: it holds up neither the echo nor the end of the service.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{client, receive, wait_until};
+use crate::machine::{ECHO, Machine};
+use crate::package::package;
+
+const DATAGRAMS: u32 = 20_000;
+/// A second is what is promised, on a machine that is not busy with tests.
+const STOP: Duration = Duration::from_secs(5);
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn a_stopped_journald_holds_up_nothing_and_what_is_lost_is_counted() {
+    let machine = Machine::boot();
+    machine.install(package(), "");
+    machine.shell(
+        "printf '%s\\n' UDP_ECHO_MODE=echo UDP_ECHO_LOG=warn,udp_echo::worker=debug \
+         >>/etc/default/udp-echo; systemctl restart udp-echo",
+    );
+    let cursor = machine.cursor();
+    let pid = machine.main_pid().unwrap();
+    machine.shell("systemctl kill -s STOP systemd-journald");
+    echoes_on(&machine);
+    let lost = machine.metric("log_lines_dropped_total");
+    assert!(lost > 0.0);
+    // It goes on, and is told.
+    machine.shell("systemctl kill -s CONT systemd-journald");
+    let told = || -> f64 {
+        let journal = machine.journal(&cursor, "-o cat --grep=' lines of the log are missing: '");
+        let numbers = journal.lines().filter_map(|line| line.split(' ').next());
+        numbers
+            .filter_map(|number| number.parse::<f64>().ok())
+            .sum()
+    };
+    wait_until("all is told", || {
+        (told() - machine.metric("log_lines_dropped_total")).abs() < 0.5
+    });
+    let lost = machine.metric("log_lines_dropped_total");
+    eprintln!("journald stopped: {lost} of {} lines lost", 2 * DATAGRAMS);
+    assert_eq!(machine.main_pid(), Some(pid), "it was restarted");
+
+    machine.shell("systemctl kill -s STOP systemd-journald");
+    echoes_on(&machine);
+    let start = Instant::now();
+    machine.shell(&format!(
+        "kill -TERM {pid}; while kill -0 {pid} 2>/dev/null; do :; done"
+    ));
+    let took = start.elapsed();
+    machine.shell("systemctl kill -s CONT systemd-journald");
+    eprintln!("journald stopped: ended after {} ms", took.as_millis());
+    assert!(took < STOP, "{took:?}");
+    machine.wait_for("Result", "success");
+}
+
+/// Sends so many datagrams, some at once, and takes the replies.
+fn echoes_on(machine: &Machine) {
+    const AT_ONCE: u32 = 50;
+    let peer = machine.inside(|| client(ECHO.parse().unwrap()));
+    for round in 0..DATAGRAMS / AT_ONCE {
+        let numbers = round * AT_ONCE..(round + 1) * AT_ONCE;
+        for number in numbers.clone() {
+            peer.send(&number.to_be_bytes()).unwrap();
+        }
+        for number in numbers {
+            assert_eq!(receive(&peer), number.to_be_bytes());
+        }
+    }
+}
