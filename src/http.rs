@@ -1,7 +1,8 @@
 //! The HTTP port: metrics, health, readiness and a page for people.
 //!
-//! Whoever connects gets little: a few connections at once, a few seconds each. What is slow,
-//! silent or too much is cut off, so that a scrape gets through and datagrams never notice.
+//! Whoever connects gets little: a few connections at once, a few seconds and one request each.
+//! What is slow, silent or too much is cut off, so that a scrape gets through and datagrams never
+//! notice.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +25,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{self, AbortHandle};
 use tokio::time;
 use tracing::{debug, warn};
 
@@ -32,9 +33,9 @@ use crate::throttle::Throttle;
 
 /// Connections at once. When there is one more, the oldest is cut off.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a client may take to send the head of a request, also that of a further one.
+/// How long a client may take to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last: after this, no further request.
+/// How long a connection may last.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a response that is under way may then still take.
 const GRACE: Duration = Duration::from_millis(300);
@@ -156,13 +157,24 @@ pub async fn serve(listener: TcpListener, site: Arc<dyn Site>, mut stop: watch::
                 }
                 let task = tokio::spawn(connection(stream, router.clone(), stop.clone()));
                 connections.push_back(task.abort_handle());
+                // A request that came with it is answered before others can make it the oldest.
+                task::yield_now().await;
             }
             Err(error) => {
                 // One client's connection may be the cause, or the want of descriptors.
                 if let Some(more) = warnings.pass(started.elapsed()) {
                     warn!("cannot accept an HTTP connection: {error}{more}");
                 }
-                time::sleep(ACCEPT_PAUSE).await;
+                // More than one descriptor: a scrape opens files, too.
+                let older = connections.len().div_ceil(2);
+                for connection in connections.drain(..older) {
+                    connection.abort();
+                }
+                if older == 0 {
+                    time::sleep(ACCEPT_PAUSE).await;
+                } else {
+                    task::yield_now().await;
+                }
             }
         }
     }
@@ -182,6 +194,9 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
+            // A scrape comes less often than a connection may last. Who sends request after
+            // request and reads nothing would have each of them answered, until no more fits.
+            .keep_alive(false)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
