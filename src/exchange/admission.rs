@@ -69,8 +69,10 @@ impl Admission {
     }
 }
 
-/// Whether the source is an address of this host, as far as a datagram shows it: what is sent
-/// from one address of a host to another goes over the loopback interface.
+/// Whether the source is an address of this host, as far as a datagram shows it. What is sent from
+/// one address of a host to another goes over the loopback interface, but Linux says so only where
+/// the destination is an address of that interface. What is not seen here makes no loop: in echo
+/// mode its port tells it, and else the exchange ends after two replies.
 fn is_local(source: IpAddr, datagram: &Datagram<'_>) -> bool {
     source.is_loopback()
         || match datagram.destination {
