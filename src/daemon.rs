@@ -1,5 +1,6 @@
 //! The daemon: sockets, workers and HTTP put together, from the start to the end.
 
+mod page;
 mod site;
 mod sockets;
 
@@ -30,6 +31,7 @@ use crate::throttle::Throttle;
 use crate::udp::{self, Socket};
 use crate::worker::{self, Shared, Stopped, Warnings, Worker};
 
+use page::History;
 use site::{Daemon, mode_name};
 pub use sockets::Inherited;
 use sockets::{Sockets, read_limits, worker_metrics};
@@ -136,6 +138,7 @@ async fn serve(
         metrics,
         shared: Arc::clone(&shared),
         ready: AtomicBool::new(false),
+        history: History::default(),
     });
     log_start(args, &sockets, &site);
 
@@ -192,6 +195,7 @@ async fn supervise(
     // Less than half of what the manager allows, so that one may come late.
     let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
     let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
+    let mut sample = interval(page::PERIOD);
     let mut starting = interval(Duration::from_millis(1));
     let sick = Throttle::default();
     let Signals {
@@ -224,6 +228,7 @@ async fn supervise(
                     }
                 }
             },
+            _ = sample.tick() => site.sample(),
             _ = status.tick(), if site.ready() => manager.status(site.status()),
         }
     }

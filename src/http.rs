@@ -5,6 +5,7 @@
 //! notice.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -13,8 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use axum::extract::{RawQuery, Request, State};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -61,8 +65,11 @@ pub trait Site: Send + Sync + 'static {
     /// Whether the daemon serves.
     fn ready(&self) -> bool;
 
-    /// The status page, in HTML.
-    fn page(&self) -> String;
+    /// The status page, in HTML, whose style and script have this nonce.
+    fn page(&self, nonce: &str) -> String;
+
+    /// The part of it that changes: what is in its `main` element.
+    fn page_main(&self) -> String;
 }
 
 /// An address that HTTP cannot be served on.
@@ -229,16 +236,33 @@ fn router(site: Arc<dyn Site>) -> Router {
         .layer(middleware::from_fn(check))
 }
 
-async fn page(State(site): Shown) -> Response {
+/// The whole page, or, asked for `/?main`, the part that changes.
+async fn page(State(site): Shown, RawQuery(query): RawQuery) -> Response {
+    let nonce = nonce();
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    );
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CACHE_CONTROL, "no-store"),
-        (
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-        ),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, &policy),
     ];
-    (headers, site.page()).into_response()
+    let body = if query.as_deref() == Some("main") {
+        site.page_main()
+    } else {
+        site.page(&nonce)
+    };
+    (headers, body).into_response()
+}
+
+/// A number that nobody can guess: no two responses have the same.
+fn nonce() -> String {
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
 }
 
 async fn metrics(State(site): Shown) -> Response {

@@ -74,15 +74,33 @@ pub struct Sources {
     pub last: Mutex<Option<(Instant, f64)>>,
 }
 
-/// A few sums, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Sums over all workers, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
 pub struct Summary {
     pub received: u64,
     pub echoed: u64,
     pub decoded: u64,
+    pub decode_errors: u64,
+    pub empty: u64,
+    pub refused: u64,
+    pub send_errors: u64,
+    pub truncated: u64,
     pub drops: u64,
     pub peers: u64,
+}
+
+/// A socket, for people.
+#[derive(Debug, Clone)]
+pub struct SocketState {
+    /// The address that it is bound to.
+    pub listen: String,
+    /// The worker's number.
+    pub worker: String,
+    /// The buffer sizes asked for, receive and send, in bytes.
+    pub requested: [Option<usize>; 2],
+    /// What the kernel says of it, if it is there.
+    pub reading: Option<SocketReading>,
 }
 
 /// The daemon's metrics.
@@ -123,13 +141,30 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// A few sums, for people.
+    /// Each socket, for people.
+    pub fn sockets(&self) -> Vec<SocketState> {
+        let workers = self.sources.workers.iter();
+        let state = |worker: &WorkerMetrics| SocketState {
+            listen: worker.listen.clone(),
+            worker: worker.worker.clone(),
+            requested: worker.requested,
+            reading: (worker.read_socket)().ok(),
+        };
+        workers.map(state).collect()
+    }
+
+    /// Sums over all workers, for people.
     pub fn summary(&self) -> Summary {
         let sources = &self.sources;
         Summary {
             received: sources.sum(|counts| counts.received.get()),
             echoed: sources.sum(|counts| counts.echoed.get()),
             decoded: sources.sum(|counts| counts.decoded.get()),
+            decode_errors: sources.sum(|counts| counts.decode_errors.get()),
+            empty: sources.sum(|counts| counts.empty.get()),
+            refused: sources.sum(Counts::refused),
+            send_errors: sources.sum(|counts| counts.send_errors.sum()),
+            truncated: sources.sum(|counts| counts.truncated.get()),
             drops: sources
                 .workers
                 .iter()

@@ -28,6 +28,8 @@ mod network;
 mod offload;
 #[path = "system/package.rs"]
 mod package;
+#[path = "system/page.rs"]
+mod page;
 #[path = "system/surviving.rs"]
 mod surviving;
 #[path = "system/unread.rs"]

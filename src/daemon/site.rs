@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::now;
+use super::page::{self, Facts, History};
 use crate::exchange::Mode;
 use crate::http::Site;
 use crate::metrics::Metrics;
@@ -23,6 +24,7 @@ pub(super) struct Daemon {
     pub(super) metrics: Metrics,
     pub(super) shared: Arc<Shared>,
     pub(super) ready: AtomicBool,
+    pub(super) history: History,
 }
 
 impl Daemon {
@@ -46,6 +48,11 @@ impl Daemon {
         let mut addresses = self.listen.clone();
         addresses.dedup();
         addresses.join(", ")
+    }
+
+    /// Remembers what is counted now.
+    pub(super) fn sample(&self) {
+        self.history.add(now(), self.metrics.summary());
     }
 
     /// One line for `systemctl status`.
@@ -93,25 +100,21 @@ impl Site for Daemon {
         self.ready.load(Relaxed)
     }
 
-    fn page(&self) -> String {
-        let summary = self.metrics.summary();
-        format!(
-            "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width\"><title>udp-echo</title>\
-             <h1>udp-echo {}</h1>\n<p>{} mode on {}</p>\n\
-             <table>\n<tr><th>received<td>{}\n<tr><th>echoed<td>{}\n<tr><th>decoded<td>{}\n\
-             <tr><th>dropped by the kernel<td>{}\n<tr><th>peers that owe a record<td>{}\n</table>\n\
-             <p><a href=\"/metrics\">metrics</a> <a href=\"/-/healthy\">healthy</a> \
-             <a href=\"/-/ready\">ready</a></html>\n",
-            env!("CARGO_PKG_VERSION"),
-            mode_name(self.mode),
-            self.distinct_addresses(),
-            summary.received,
-            summary.echoed,
-            summary.decoded,
-            summary.drops,
-            summary.peers,
-        )
+    fn page(&self, nonce: &str) -> String {
+        page::page(nonce, &self.page_main())
+    }
+
+    fn page_main(&self) -> String {
+        let facts = Facts {
+            mode: mode_name(self.mode),
+            addresses: &self.distinct_addresses(),
+            uptime: now().saturating_duration_since(self.shared.epoch),
+            health: self.healthy(),
+            ready: self.ready(),
+            summary: self.metrics.summary(),
+            sockets: &self.metrics.sockets(),
+        };
+        page::main(&facts, &self.history)
     }
 }
 

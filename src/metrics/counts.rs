@@ -59,6 +59,16 @@ pub struct Counts {
     pub progress: Moment,
 }
 
+impl Counts {
+    /// Refused, by whatever rule.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused_source_port.get()
+            + self.refused_own_address.get()
+            + self.refused_destination.get()
+            + self.refused_rate_limit.get()
+    }
+}
+
 /// Errors by name.
 #[derive(Debug, Default)]
 pub struct Errors([Count; Errors::NAMES]);
@@ -105,6 +115,11 @@ impl Errors {
 
     pub(super) fn get(&self, index: usize) -> u64 {
         self.0[index].get()
+    }
+
+    /// All of them.
+    pub(super) fn sum(&self) -> u64 {
+        self.0.iter().map(Count::get).sum()
     }
 }
 

@@ -131,20 +131,68 @@ fn each_path_has_its_answer_to_each_method() {
 }
 
 #[test]
-fn the_status_page_links_to_the_rest_and_runs_nothing() {
-    let daemon = Daemon::start(&["--mode=echo", "--listen=127.0.0.1:0,127.0.0.2:0"]);
-    let page = daemon.get("/");
-    assert_has(
-        &page.head,
-        "\r\ncontent-security-policy: default-src 'none'",
-    );
+fn the_status_page_shows_addresses_counts_and_buffers_without_a_script() {
+    let listen = "--listen=127.0.0.1:0,127.0.0.2:0";
+    let daemon = Daemon::start(&["--mode=echo", listen, "--recv-buffer=64KiB"]);
+    let peer = client(daemon.address());
+    for _ in 0..3 {
+        peer.send(b"x").unwrap();
+        receive(&peer);
+    }
+    daemon.wait_for_metric("datagrams_echoed_total", 3.0);
+    let page = daemon.get("/").body;
     for path in ["/metrics", "/-/healthy", "/-/ready"] {
-        assert_has(&page.body, &format!("<a href=\"{path}\">"));
+        assert_has(&page, &format!("<a href=\"{path}\">"));
     }
-    assert_has(&page.body, "echo mode on");
+    assert_has(&page, "echo mode on");
+    assert_has(&page, ">healthy</span>");
     for address in &daemon.listen {
-        assert_has(&page.body, &address.to_string());
+        assert_has(
+            &page,
+            &format!("<td>{address}<td>0<td>131\u{202f}072 (asked for 65\u{202f}536)"),
+        );
     }
+    for (id, count) in [("received", 3), ("echoed", 3), ("decoded", 0), ("drops", 0)] {
+        assert_has(&page, &format!("<td id=\"{id}\">{count}<td>"));
+    }
+    assert_has(&page, "<svg ");
+    // What the script asks for is the same part again.
+    let main = daemon.get("/?main").body;
+    assert!(
+        main.starts_with("<p>echo mode on") && !page.contains("src="),
+        "{main}"
+    );
+}
+
+#[test]
+fn the_status_page_allows_nothing_but_itself() {
+    let daemon = Daemon::start(&[]);
+    let nonces = [(); 2].map(|()| {
+        let page = daemon.get("/");
+        let policy = page.head.split("content-security-policy: ").nth(1).unwrap();
+        let policy = policy.lines().next().unwrap().to_owned();
+        let nonce = policy
+            .split('\'')
+            .find_map(|part| part.strip_prefix("nonce-"));
+        let nonce = nonce.unwrap().to_owned();
+        assert_eq!(
+            policy,
+            format!(
+                "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; \
+                 connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+                 frame-ancestors 'none'"
+            )
+        );
+        assert_eq!(page.body.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
+        for header in [
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+        ] {
+            assert_has(&page.head, header);
+        }
+        nonce
+    });
+    assert_ne!(nonces[0], nonces[1]);
 }
 
 #[test]
