@@ -1,0 +1,75 @@
+//! What people with bad intent do to a daemon: each promise of SECURITY.md is attacked here.
+
+#[path = "hostile/drops.rs"]
+mod drops;
+#[path = "hostile/flood.rs"]
+mod flood;
+#[path = "hostile/http.rs"]
+mod http;
+#[path = "hostile/loops.rs"]
+mod loops;
+#[path = "hostile/port.rs"]
+mod port;
+#[path = "hostile/spoof.rs"]
+mod spoof;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::Daemon;
+
+/// A metric, summed up over the labels left out, as the whole number that it is.
+fn count(daemon: &Daemon, name: &str) -> u64 {
+    let series = format!("udp_echo_{name}");
+    let with_labels = format!("{series}{{");
+    let metrics = daemon.metrics();
+    let belongs = |key: &str| key == series || key.starts_with(&with_labels);
+    let values: Vec<_> = metrics.iter().filter(|(key, _)| belongs(key)).collect();
+    assert!(!values.is_empty(), "no {name} in {metrics:#?}");
+    let sum: f64 = values.into_iter().map(|(_, value)| value).sum();
+    format!("{sum:.0}").parse().unwrap()
+}
+
+/// The program that users have, which does not take minutes.
+fn released() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_udp-echo")).parent().unwrap();
+    let released = target.with_file_name("release").join("udp-echo");
+    assert!(
+        released.exists(),
+        "cargo build --release makes {}",
+        released.display()
+    );
+    released
+}
+
+/// The program with so many sockets of one port handed over as systemd does, with
+/// `SO_REUSEADDR`, and with a small receive buffer that overflowed before.
+fn handed_over(sockets: u32, args: &[&str]) -> Command {
+    const SERVICE_MANAGER: &str = r"
+import os, socket, sys
+count, port, sockets = int(sys.argv[1]), 0, []
+for number in range(count):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, count > 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    s.bind(('127.0.0.1', port))
+    port = s.getsockname()[1]
+    assert s.fileno() == 3 + number
+    s.set_inheritable(True)
+    sockets.append(s)
+for client in range(20):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for _ in range(100):
+            client.sendto(b'before it starts', ('127.0.0.1', port))
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count),
+                  LISTEN_FDNAMES=':'.join(['echo'] * count))
+os.execv(sys.argv[2], sys.argv[2:])
+";
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", SERVICE_MANAGER, &sockets.to_string()]);
+    command.arg(crate::harness::program().get_program());
+    command.arg("--metrics-listen=127.0.0.1:0").args(args);
+    command.stdin(std::process::Stdio::null());
+    command
+}

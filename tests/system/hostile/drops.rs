@@ -1,0 +1,81 @@
+//! Every drop is counted.
+
+use std::thread;
+
+use super::spoof::Spoofer;
+use super::{count, handed_over};
+use crate::harness::{Daemon, client, wait_until};
+use crate::namespace::Namespace;
+
+const RECEIVED: &str = "datagrams_received_total";
+const DROPS: &str = "socket_drops_total";
+
+#[test]
+#[ignore = "needs python3; .ci/run runs it"]
+fn what_overflows_while_it_is_stopped_is_counted_self_bound_or_handed_over_with_old_drops() {
+    let buffer = ["--timeout=none", "--recv-buffer=64KiB"];
+    let start = |more: &[&str]| Daemon::start(&[&buffer, more].concat());
+    let adopt = |sockets| Daemon::start_exactly(handed_over(sockets, &["--mode=echo"]));
+    for (daemon, had) in [
+        (start(&[]), 0),
+        (start(&["--workers=4"]), 0),
+        (start(&["--offload=off", "--mode=echo"]), 0),
+        (adopt(1), 2000),
+        (adopt(3), 2000),
+    ] {
+        wait_until("nothing waits in the sockets", || {
+            count(&daemon, "socket_receive_queue_bytes") == 0
+        });
+        // Of what came before it started, it has what was not dropped then.
+        let before = count(&daemon, RECEIVED);
+        assert!(
+            before < had.max(1) && count(&daemon, DROPS) == 0,
+            "{before} of {had}"
+        );
+        let mut sent = 0;
+        for _ in 0..3 {
+            daemon.pause();
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        let peers: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
+                        for turn in 0..5000 {
+                            peers[turn % 10].send(b"overflows").unwrap();
+                        }
+                    });
+                }
+            });
+            sent += 10_000;
+            daemon.resume();
+            let both = || count(&daemon, RECEIVED) - before + count(&daemon, DROPS);
+            wait_until("all are counted", || both() >= sent);
+            assert_eq!(both(), sent);
+        }
+        let [received, drops] = [RECEIVED, DROPS].map(|name| count(&daemon, name));
+        assert!(received > before && drops > 0);
+        daemon.assert_accounted_for();
+        eprintln!(
+            "sent {sent} = received {} + dropped {drops}",
+            received - before
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root, to send what is corrupt; .ci/run runs it"]
+fn datagrams_with_a_wrong_checksum_are_counted_as_dropped() {
+    let (host, net) = Namespace::pair();
+    let daemon = host.daemon(&["--listen=*:9999", "--mode=echo"]);
+    let spoofer = net.inside(Spoofer::new);
+    for _ in 0..50 {
+        spoofer.send("10.77.0.2:5000", "10.77.0.1:9999", &[1; 200]);
+        spoofer.send_corrupt("10.77.0.2:5000", "10.77.0.1:9999", &[2; 200]);
+    }
+    host.inside(|| {
+        daemon.wait_for_metric(RECEIVED, 50.0);
+        wait_until("the corrupt ones are counted", || {
+            count(&daemon, DROPS) == 50
+        });
+        daemon.assert_accounted_for();
+    });
+}

@@ -1,0 +1,135 @@
+//! State is bounded: however many sources there are, memory is not.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::spoof::Flood;
+use super::{count, released};
+use crate::harness::{DEADLINE, Daemon};
+use crate::namespace::Namespace;
+use udp_echo::exchange::BYTES_PER_PEER;
+
+const SOURCES: u64 = 10_000_000;
+const MAX_PEERS: usize = 65536;
+
+#[test]
+#[ignore = "needs root, for namespaces and forged sources, and a release build; .ci/run runs it"]
+fn ten_million_sources_take_the_memory_of_max_peers_and_a_client_is_served_meanwhile() {
+    let (host, net) = Namespace::pair();
+    host.shell("ip route add 100.0.0.0/8 via 10.77.0.2");
+    let mut command = host.command(released().to_str().unwrap());
+    let max_peers = format!("--max-peers={MAX_PEERS}");
+    command.args(["--listen=10.77.0.1:9999", "--metrics-listen=127.0.0.1:0"]);
+    command.args(["--timeout=none", &max_peers]);
+    let daemon = host.inside(|| Daemon::start_exactly(command));
+    let before = resident_bytes(&daemon);
+    let lost_before = lost_before_the_socket();
+
+    let mut flood = net.inside(|| Flood::new("10.77.0.1:9999"));
+    let peer = net.client("10.77.0.2:0", daemon.address());
+    let stop = AtomicBool::new(false);
+    let start = Instant::now();
+    let (sent, served, resent) = thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let (mut served, mut resent, mut sent) = (0_u64, 0_u64, 0_u64);
+            peer.set_read_timeout(Some(Duration::from_millis(200)))
+                .unwrap();
+            while !stop.load(Relaxed) {
+                let asked = Instant::now();
+                let request = served.to_be_bytes();
+                let mut reply = [0; 64];
+                loop {
+                    peer.send(&request).unwrap();
+                    sent += 1;
+                    // A late reply to one that was sent again is no reply to this.
+                    if matches!(peer.recv(&mut reply), Ok(8) if reply[..8] == request) {
+                        break;
+                    }
+                    resent += 1;
+                    assert!(asked.elapsed() < DEADLINE, "a client is not served");
+                }
+                served += 1;
+                peer.send(&[0; 22]).unwrap();
+                sent += 1;
+            }
+            (sent, served, resent)
+        });
+        let flooded = host.inside(|| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                flood_until(&mut flood, &daemon, SOURCES);
+            }))
+        });
+        stop.store(true, Relaxed);
+        let of_client = client.join().unwrap();
+        flooded.unwrap();
+        of_client
+    });
+    let took = start.elapsed();
+    let after = resident_bytes(&daemon);
+
+    let counted = |name| host.inside(|| count(&daemon, name));
+    let all = u64::from(flood.sent) + sent;
+    let arrived = || counted("datagrams_received_total") + counted("socket_drops_total");
+    crate::harness::wait_until("all is received", || {
+        counted("socket_receive_queue_bytes") == 0
+            && arrived() + lost_before_the_socket() - lost_before >= all
+    });
+    host.inside(|| daemon.assert_accounted_for());
+    let [received, drops, evicted, peers] = [
+        "datagrams_received_total",
+        "socket_drops_total",
+        "peers_evicted_total",
+        "peers",
+    ]
+    .map(counted);
+    let grown = after.saturating_sub(before);
+    eprintln!(
+        "{all} datagrams in {took:.1?}: {received} received, {drops} dropped by the kernel; \
+         {evicted} peers forgotten, {peers} held; {grown} bytes more resident; a client had \
+         {served} replies and asked {resent} times again"
+    );
+    assert!(received + drops <= all, "{received} + {drops} of {all}");
+    assert!(peers <= MAX_PEERS as u64);
+    let records = counted("records_decoded_total") + counted("decode_errors_total");
+    assert_eq!(peers + evicted + records, counted("datagrams_echoed_total"));
+    assert!(served > 0);
+    // Beside the table: buffers of HTTP and the like, which no source makes larger.
+    let bound = (MAX_PEERS * BYTES_PER_PEER + (1 << 20)) as u64;
+    assert!(grown <= bound, "{grown} bytes more, not {bound}");
+}
+
+/// Floods until the daemon has received so many. To be called where its HTTP port is.
+pub(super) fn flood_until(flood: &mut Flood, daemon: &Daemon, received: u64) {
+    let deadline = Instant::now() + 6 * DEADLINE;
+    loop {
+        let before = count(daemon, "datagrams_received_total");
+        if before >= received {
+            return;
+        }
+        assert!(Instant::now() < deadline, "received {before} so far");
+        let missing = u32::try_from(received - before).unwrap();
+        flood.send(missing.clamp(2000, 100_000));
+    }
+}
+
+/// Datagrams that the host's network threw away for want of time, before they met a socket.
+fn lost_before_the_socket() -> u64 {
+    let table = fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let dropped = |line: &str| {
+        let second = line.split_whitespace().nth(1).unwrap();
+        u64::from_str_radix(second, 16).unwrap()
+    };
+    table.lines().map(dropped).sum()
+}
+
+fn resident_bytes(daemon: &Daemon) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid())).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Rss:"))
+        .unwrap();
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kibibytes * 1024
+}

@@ -1,0 +1,96 @@
+//! Nobody else gets the port.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use super::{count, handed_over};
+use crate::harness::{Daemon, client, receive, run, wait_until};
+
+#[test]
+#[ignore = "needs root, to be another user; .ci/run runs it"]
+fn another_user_cannot_take_the_port_over_self_bound_or_handed_over_with_one_worker_or_many() {
+    let start = |args: &[&str]| Daemon::start(&[&["--mode=echo"], args].concat());
+    let adopt = |sockets| Daemon::start_exactly(handed_over(sockets, &["--mode=echo"]));
+    let mut attempts = 0;
+    for daemon in [
+        start(&[]),
+        start(&["--workers=3"]),
+        start(&["--listen=*:0"]),
+        start(&["--listen=*:0", "--workers=3"]),
+        start(&["--listen=[::]:0"]),
+        start(&["--listen=[::]:0", "--workers=3"]),
+        adopt(1),
+        adopt(3),
+    ] {
+        // What waited in sockets handed over is answered first.
+        let queue = || count(&daemon, "socket_receive_queue_bytes");
+        wait_until("nothing waits in the socket", || queue() == 0);
+        let before = count(&daemon, "datagrams_echoed_total");
+        let port = daemon.address().port();
+        let tried = steal(port);
+        for (how, result) in &tried {
+            assert_eq!(result, "EADDRINUSE", "{how} on {}", daemon.address());
+        }
+        attempts += tried.len();
+        for number in 0..50_u8 {
+            let peer = client(SocketAddr::from(([127, 0, 0, 1], port)));
+            peer.send(&[number]).unwrap();
+            assert_eq!(receive(&peer), [number]);
+        }
+        daemon.wait_for_metric(
+            "datagrams_echoed_total",
+            f64::from(u32::try_from(before).unwrap() + 50),
+        );
+    }
+    eprintln!("{attempts} attempts of another user, {attempts} times EADDRINUSE");
+}
+
+/// The thief of the test above does succeed where the port is given up.
+#[test]
+#[ignore = "needs root, to be another user; .ci/run runs it"]
+fn with_reuse_address_another_user_can_take_the_port_over() {
+    let daemon = Daemon::start(&["--reuse-address"]);
+    let got = steal(daemon.address().port());
+    let got: Vec<_> = got.iter().filter(|(_, result)| result == "bound").collect();
+    assert!(!got.is_empty(), "{got:?}");
+}
+
+/// Tries every way to bind a port as another user: how, and what came of it.
+fn steal(port: u16) -> Vec<(String, String)> {
+    const THIEF: &str = r"
+import errno, os, socket, sys
+assert os.getuid() != 0
+for address in '127.0.0.1', '0.0.0.0', '::', '::ffff:127.0.0.1':
+    for options in [], ['SO_REUSEADDR'], ['SO_REUSEPORT'], ['SO_REUSEADDR', 'SO_REUSEPORT']:
+        for device in [], ['lo']:
+            s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET,
+                              socket.SOCK_DGRAM)
+            if ':' in address:
+                s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            for option in options:
+                s.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
+            for name in device:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
+            try:
+                s.bind((address, int(sys.argv[1])))
+                result = 'bound'
+            except OSError as error:
+                result = errno.errorcode[error.errno]
+            print('+'.join([address] + options + device), result)
+            s.close()
+";
+    let mut thief = Command::new("setpriv");
+    thief.args([
+        "--reuid=nobody",
+        "--clear-groups",
+        "/usr/bin/python3",
+        "-c",
+        THIEF,
+    ]);
+    let (status, out, err) = run(thief.arg(port.to_string()));
+    assert!(status.success(), "{err}");
+    let lines = out.lines().map(|line| line.split_once(' ').unwrap());
+    lines
+        .map(|(how, result)| (how.to_owned(), result.to_owned()))
+        .collect()
+}
