@@ -214,7 +214,7 @@ fn low_source_ports_are_refused_and_loopback_addresses_are_good_sources() {
                 assert_eq!(receive(&good), b"good", "{listen} {mode}");
                 assert!(has_nothing(&good));
                 host.inside(|| {
-                    assert_eq!(count(&daemon, ECHOED), 1);
+                    daemon.wait_for_metric(ECHOED, 1.0);
                     daemon.assert_accounted_for();
                 });
             }
