@@ -1,6 +1,7 @@
 //! The daemon: sockets, workers and HTTP put together, from the start to the end.
 
 mod page;
+mod signals;
 mod site;
 mod sockets;
 
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{self, MissedTickBehavior};
@@ -32,6 +32,7 @@ use crate::udp::{self, Socket};
 use crate::worker::{self, Shared, Stopped, Warnings, Worker};
 
 use page::History;
+use signals::{Signals, stop_signal};
 use site::{Daemon, mode_name};
 pub use sockets::Inherited;
 use sockets::{Sockets, read_limits, worker_metrics};
@@ -361,31 +362,6 @@ async fn tick(interval: &mut Option<time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
-    }
-}
-
-/// The signals that a daemon gets.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
-/// Waits for a signal to stop on and names it.
-async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
     }
 }
 
