@@ -22,7 +22,7 @@ use std::time::Instant;
 pub use admission::{Admission, Refusal};
 pub use burst::{Burst, Together};
 pub use limit::{BUCKETS, LEAK, Limits, Rate};
-pub use peers::BYTES_PER_PEER;
+pub use peers::{BYTES_PER_PEER, SLACK};
 use peers::{Peers, Place};
 pub use settings::{End, ExitOn, Mode, Settings, Timeout};
 

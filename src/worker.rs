@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{Level, enabled, warn};
 
-use crate::exchange::{End, Exchange, Settings};
+use crate::exchange::{End, Exchange, SLACK, Settings};
 use crate::metrics::Counts;
 use crate::record::Record;
 use crate::udp::{Batch, Socket, Wait};
@@ -36,8 +36,9 @@ const ERROR_PAUSE: Duration = Duration::from_millis(1);
 /// How often a worker that polls does so for each look at the clock.
 const POLLS: u32 = 16;
 
-/// Datagrams a receive call.
+/// Datagrams, or bursts, a receive call.
 const BATCH: usize = 64;
+const _: () = assert!(BATCH <= SLACK, "the core keeps the peers of a batch");
 
 /// What all workers of a daemon share. The datagram path writes none of it.
 #[derive(Debug)]

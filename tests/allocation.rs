@@ -80,7 +80,6 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
         reuse_address: false,
         timestamps: true,
         offload,
-        send_timeout: Duration::from_millis(100),
     };
     let listen = SocketAddr::from(([0, 0, 0, 0], 0));
     let socket = Arc::new(Socket::bind(listen, &options).unwrap());

@@ -13,7 +13,6 @@ use crate::http;
 use crate::metrics::{Counts, SocketReading, WorkerMetrics};
 use crate::systemd::{self, Role};
 use crate::udp::{self, BufferLimits, Options, Socket};
-use crate::worker::TICK;
 
 /// The options of every socket.
 fn options(args: &Args) -> Options {
@@ -23,7 +22,6 @@ fn options(args: &Args) -> Options {
         reuse_address: args.reuse_address,
         timestamps: args.timestamps,
         offload: args.offload(),
-        send_timeout: TICK,
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Place {
 pub const BYTES_PER_PEER: usize = size_of::<Entry>() + 2 * size_of::<Link>();
 
 /// How many more peers there may be while it is unknown whose replies can be sent: a batch.
-const SLACK: usize = 64;
+pub const SLACK: usize = 64;
 
 /// The bounded table. `S` keys the hash, so that nobody outside can aim at one bucket.
 #[derive(Debug)]

@@ -48,13 +48,6 @@ pub struct Received {
     pub segment: usize,
 }
 
-impl Received {
-    /// How many datagrams it is.
-    pub fn datagrams(&self) -> usize {
-        self.length.div_ceil(self.segment.max(1)).max(1)
-    }
-}
-
 /// The slots of one batch.
 #[derive(Debug)]
 pub struct Batch {
@@ -231,13 +224,18 @@ impl Batch {
     }
 
     /// Sends the queued replies, in order, and tells what became of each. One that fails does
-    /// not hold up the others. A full send buffer is waited for as long as the socket's send
-    /// timeout says, once: after that, replies that would have to wait fail, until all of a call
-    /// can be sent again.
-    pub fn send(&mut self, socket: &Socket, mut each: impl FnMut(&Self, Sent)) {
+    /// not hold up the others. A full send buffer is waited for as long as there is `time`, which
+    /// is asked for again each time: after that, replies that would have to wait fail, until all
+    /// of a call can be sent again.
+    pub fn send(
+        &mut self,
+        socket: &Socket,
+        mut time: impl FnMut() -> Duration,
+        mut each: impl FnMut(&Self, Sent),
+    ) {
         let mut next = 0;
         while next < self.replies.count() {
-            match self.send_some(socket, next..self.replies.count()) {
+            match self.send_some(socket, next..self.replies.count(), &mut time) {
                 Ok(count) => {
                     for reply in next..next + count {
                         each(self, self.replies.outcome(reply, Ok(())));
@@ -245,9 +243,9 @@ impl Batch {
                     next += count;
                 }
                 Err(error) => {
-                    let Sent { slot, pieces, .. } = self.replies.outcome(next, Ok(()));
+                    let pieces = self.replies.outcome(next, Ok(())).pieces;
                     if pieces.count() > 1 && !pieces.all_or_none {
-                        self.send_one_by_one(socket, next, slot, pieces, &mut each);
+                        self.send_one_by_one(socket, next, &mut time, &mut each);
                     } else {
                         each(self, self.replies.outcome(next, Err(error)));
                     }
@@ -263,10 +261,10 @@ impl Batch {
         &mut self,
         socket: &Socket,
         reply: usize,
-        slot: usize,
-        pieces: Pieces,
+        time: &mut impl FnMut() -> Duration,
         each: &mut impl FnMut(&Self, Sent),
     ) {
+        let Sent { slot, pieces, .. } = self.replies.outcome(reply, Ok(()));
         for index in 0..pieces.count() {
             let piece = pieces.piece(index);
             let one = Pieces::one(piece.start, piece.len());
@@ -274,7 +272,7 @@ impl Batch {
             let at = |offset| self.payload.at(start + offset);
             self.replies.narrow(reply, one, at);
             let result = loop {
-                match self.send_some(socket, reply..reply + 1) {
+                match self.send_some(socket, reply..reply + 1, &mut *time) {
                     Ok(0) => {}
                     done => break done.map(drop),
                 }
@@ -283,10 +281,15 @@ impl Batch {
         }
     }
 
-    fn send_some(&mut self, socket: &Socket, replies: Range<usize>) -> io::Result<usize> {
+    fn send_some(
+        &mut self,
+        socket: &Socket,
+        replies: Range<usize>,
+        time: impl FnOnce() -> Duration,
+    ) -> io::Result<usize> {
         // SAFETY: replies point into names and payload, which live as long as `self` and are not
         // received into before the replies are cleared.
-        unsafe { self.replies.send(socket, replies) }
+        unsafe { self.replies.send(socket, replies, time) }
     }
 
     fn message(&self, slot: usize) -> mmsghdr {

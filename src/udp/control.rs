@@ -10,8 +10,9 @@ use std::time::Duration;
 use libc::c_int;
 
 /// Room for the control messages of one datagram: `IP_PKTINFO`, `IPV6_PKTINFO`,
-/// `SO_TIMESTAMPNS` and `UDP_GRO`.
-pub(super) const CONTROL_BYTES: usize = space(12) + space(20) + space(16) + space(4);
+/// `SO_TIMESTAMPNS` and `UDP_GRO`; and for a few that somebody else asked for before the socket
+/// was handed over.
+pub(super) const CONTROL_BYTES: usize = space(12) + space(20) + space(16) + space(4) + 128;
 /// The control messages of a reply: the larger of the two packet infos, and `UDP_SEGMENT`.
 pub(super) const REPLY_BYTES: usize = space(20) + SEGMENT_BYTES;
 /// The latter alone.

@@ -1,7 +1,6 @@
 //! Bursts: what the kernel can receive (`UDP_GRO`) and send (`UDP_SEGMENT`) as one, see udp(7).
 #![expect(unsafe_code, reason = "uname takes a pointer")]
 
-use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -19,13 +18,9 @@ pub(super) fn gets_bursts(socket: impl AsFd) -> bool {
     option::get(socket, libc::SOL_UDP, libc::UDP_GRO).is_ok_and(|value| value != 0)
 }
 
-/// Has the socket get bursts as one, or not. Returns whether it does.
-pub(super) fn set_gets_bursts(socket: impl AsFd, wanted: bool) -> io::Result<bool> {
-    match option::set(socket, libc::SOL_UDP, libc::UDP_GRO, wanted.into()) {
-        // Linux before 5.0.
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
-        done => done.map(|()| wanted),
-    }
+/// Has the socket get bursts as one, which Linux can since 5.0, or no more.
+pub(super) fn set_gets_bursts(socket: impl AsFd, wanted: bool) -> io::Result<()> {
+    option::set(socket, libc::SOL_UDP, libc::UDP_GRO, wanted.into())
 }
 
 /// Linux 7.0-rc1 to 7.1-rc4 spoil the checksums of datagrams sent in bursts, and nothing tells
@@ -34,10 +29,13 @@ fn mangles_bursts(release: &str) -> bool {
     let Some((version, rest)) = parse_version(release) else {
         return false;
     };
-    let candidate = rest.split_once("-rc").map(|(_, rest)| leading_number(rest));
     match version {
         (7, 0) => true,
-        (7, 1) => candidate.is_some_and(|candidate| candidate.is_none_or(|(rc, _)| rc <= 4)),
+        // 7.1.0-rc3, 7.1.0-0.rc3.20260601.fc45, 7.1~rc3, 7.1.0-060100rc3-generic.
+        (7, 1) => rest.split("rc").skip(1).any(|rest| {
+            let candidate = leading_number(rest);
+            candidate.is_some_and(|(candidate, _)| candidate <= 4)
+        }),
         _ => false,
     }
 }
@@ -64,9 +62,10 @@ fn kernel_release() -> io::Result<String> {
     }
     // SAFETY: zeroed above, and any bytes are characters.
     let name = unsafe { name.assume_init() };
-    let release = name.release.map(i8::cast_unsigned);
-    let release = CStr::from_bytes_until_nul(&release).map_err(io::Error::other)?;
-    Ok(release.to_string_lossy().into_owned())
+    // Signed or not, as the processor has it.
+    let bytes = name.release.iter().map(|byte| byte.to_ne_bytes()[0]);
+    let release: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
+    Ok(String::from_utf8_lossy(&release).into_owned())
 }
 
 #[cfg(test)]
@@ -82,12 +81,17 @@ mod tests {
             "7.0-rc3",
             "7.1.0-rc4",
             "7.1.0-rc1-custom",
+            "7.1.0-0.rc3.20260601git1234567.fc45.x86_64",
+            "7.1~rc3-amd64",
+            "7.1.0-060100rc3-generic",
         ] {
             assert!(mangles_bursts(mangling), "{mangling}");
         }
         for good in [
             "7.1.0-rc5",
             "7.1.0-rc10",
+            "7.1.0-0.rc5.fc45.x86_64",
+            "7.1.2-arch1",
             "7.1.0",
             "7.1.3-amd64",
             "6.18.44-fc-v595",

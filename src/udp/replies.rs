@@ -12,8 +12,9 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
+use std::time::Duration;
 
-use libc::{c_uint, c_void, iovec, mmsghdr, sockaddr_in6, socklen_t};
+use libc::{c_int, c_uint, c_void, iovec, mmsghdr, sockaddr_in6, socklen_t};
 
 use super::Socket;
 use super::array::Array;
@@ -102,11 +103,11 @@ pub(super) struct Replies {
 /// What was last seen of a socket's send buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SendBuffer {
-    /// It had room: should it not, it is waited for.
+    /// It had room, if after a while: should it not, it is waited for.
     Room,
-    /// It was full just now.
+    /// It was full just now, for longer than was to be waited.
     Full,
-    /// It was full the last time.
+    /// It was so the last time.
     WasFull,
 }
 
@@ -229,7 +230,8 @@ impl Replies {
     }
 
     /// Sends some of the replies, which were queued. Returns how many were sent, up to the first
-    /// that failed, or why that one did if it was the first of all.
+    /// that failed, or why that one did if it was the first of all. A full send buffer is waited
+    /// for as long as there is `time`.
     ///
     /// # Safety
     /// What the queued replies point to must still be there.
@@ -237,12 +239,9 @@ impl Replies {
         &mut self,
         socket: &Socket,
         Range { start, end }: Range<usize>,
+        time: impl FnOnce() -> Duration,
     ) -> io::Result<usize> {
         assert!(start < end && end <= self.count());
-        let wait = match self.send_buffer {
-            SendBuffer::Room => 0,
-            SendBuffer::Full | SendBuffer::WasFull => libc::MSG_DONTWAIT,
-        };
         // SAFETY: the messages up to the last that is queued point to an iovec and control memory
         // of the sizes they say, in arrays that live as long as `self`, and to a name and bytes
         // that the caller vouches for.
@@ -251,7 +250,7 @@ impl Replies {
                 socket.as_fd().as_raw_fd(),
                 self.messages.at(start),
                 (end - start) as c_uint,
-                wait,
+                libc::MSG_DONTWAIT,
             )
         };
         if let Ok(count) = usize::try_from(count) {
@@ -260,10 +259,20 @@ impl Replies {
         let error = io::Error::last_os_error();
         match error.kind() {
             io::ErrorKind::Interrupted => return Ok(0),
-            io::ErrorKind::WouldBlock => self.send_buffer = SendBuffer::Full,
-            // No device on the way cuts bursts up, and none is found to (udp_send_skb,
-            // net/ipv4/udp.c).
-            _ if error.raw_os_error() == Some(libc::EIO) => self.bursts = false,
+            io::ErrorKind::WouldBlock => {
+                let patient = self.send_buffer == SendBuffer::Room;
+                let time = if patient { time() } else { Duration::ZERO };
+                if !time.is_zero() {
+                    wait_for_room(socket, time);
+                    return Ok(0);
+                }
+                self.send_buffer = SendBuffer::Full;
+            }
+            // The way to this peer takes no bursts (udp_send_skb, net/ipv4/udp.c). There may be
+            // others like it, and a burst that fails costs more than it saves.
+            _ if error.raw_os_error() == Some(libc::EIO) => {
+                self.bursts &= self.sources[start].1.count() == 1;
+            }
             _ => {}
         }
         Err(error)
@@ -277,6 +286,18 @@ impl Replies {
             result,
         }
     }
+}
+
+/// Waits until the send buffer has room, for some time at most, or for a signal.
+fn wait_for_room(socket: &Socket, time: Duration) {
+    let mut descriptor = libc::pollfd {
+        fd: socket.as_fd().as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    let milliseconds = c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: the one descriptor is open and outlives the call. Whatever it says, a send says more.
+    unsafe { libc::poll(&raw mut descriptor, 1, milliseconds.max(1)) };
 }
 
 #[cfg(test)]

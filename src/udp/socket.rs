@@ -24,8 +24,6 @@ pub struct Options {
     pub timestamps: bool,
     /// Whether bursts are to be received and sent as one, where the kernel can.
     pub offload: bool,
-    /// How long a full send buffer may hold up a send.
-    pub send_timeout: Duration,
 }
 
 /// A socket that could not be had.
@@ -206,11 +204,8 @@ impl Socket {
         .map_err(failed("set SO_TIMESTAMPNS for"))?;
         self.size_buffers(options)
             .map_err(failed("size the buffers of"))?;
-        self.offload(options.offload)
-            .map_err(failed("set UDP_GRO for"))?;
-        self.inner
-            .set_write_timeout(Some(options.send_timeout))
-            .map_err(failed("set SO_SNDTIMEO for"))
+        self.offload(options.offload);
+        Ok(())
     }
 
     /// The address it is bound to, with the port that the kernel chose if it was asked to.
@@ -230,7 +225,7 @@ impl Socket {
 
     /// Has it get no more bursts, if it was handed over with them and they are not wanted. To be
     /// called when nothing waits in it: for those that wait already, nothing would tell any more
-    /// where one datagram ends.
+    /// where one datagram ends. (One that comes at this very moment is taken for one datagram.)
     ///
     /// # Errors
     /// What `setsockopt` gives.
@@ -298,18 +293,13 @@ impl Socket {
         option::set(self, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
     }
 
-    fn offload(&mut self, wanted: bool) -> io::Result<()> {
+    fn offload(&mut self, wanted: bool) {
         let found = offload::gets_bursts(&*self);
         self.bursts = Bursts {
-            received: if wanted {
-                offload::set_gets_bursts(&*self, true)?
-            } else {
-                found
-            },
+            received: found || (wanted && offload::set_gets_bursts(&*self, true).is_ok()),
             unwanted: AtomicBool::new(found && !wanted),
             sent: wanted && offload::can_send_bursts(&*self),
         };
-        Ok(())
     }
 
     fn size_buffers(&self, options: &Options) -> io::Result<()> {

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use super::{Shared, Worker, log};
+use super::{Shared, TICK, Worker, log, now};
 use crate::exchange::{Action, Burst, Datagram, Destination, End, Refusal, Together, Verdict};
 use crate::metrics::Counts;
 use crate::udp::{Pieces, Received, Sent, Socket};
+
+/// How long a round may wait for room in the send buffer, in all: a way that is too narrow for
+/// what has to go back holds up the other peers no longer.
+const PATIENCE: Duration = TICK;
 
 /// Datagrams of one slot.
 #[derive(Debug, Clone, Copy)]
@@ -22,11 +26,10 @@ pub(super) struct Part {
 impl Worker {
     /// Answers what a batch has, up to a datagram that ends the daemon.
     pub(super) fn handle(&mut self, slots: usize, now: Instant) -> Option<End> {
-        let mut datagrams = 0;
+        let before = self.counts.received.get();
         let mut end = None;
         for slot in 0..slots {
             let received = self.batch.received(slot);
-            datagrams += received.datagrams();
             let whole = Part {
                 slot,
                 start: 0,
@@ -37,8 +40,9 @@ impl Worker {
                 break;
             }
         }
-        self.counts.batches.0.count(datagrams as u64, 1);
         self.send(now);
+        let datagrams = self.counts.received.get() - before;
+        self.counts.batches.0.count(datagrams, 1);
         end
     }
 
@@ -165,7 +169,9 @@ impl Worker {
             attention,
             ..
         } = self;
-        batch.send(socket, |batch, sent| {
+        let round = *received_at;
+        let time = || PATIENCE.saturating_sub(now().saturating_duration_since(round));
+        batch.send(socket, time, |batch, sent| {
             let Sent {
                 slot,
                 pieces,
@@ -178,8 +184,12 @@ impl Worker {
                 Ok(()) => {
                     counts.echoed.add(pieces.count() as u64);
                     counts.echoed_bytes.add(pieces.bytes() as u64);
-                    if options.timestamps {
-                        answered.extend(received.received_at.map(|at| (at, pieces.count())));
+                    if let Some(at) = received.received_at.filter(|_| options.timestamps) {
+                        match answered.last_mut() {
+                            // Of the same burst.
+                            Some((last, count)) if *last == at => *count += pieces.count(),
+                            _ => answered.push((at, pieces.count())),
+                        }
                     }
                     if pieces.all_or_none {
                         let burst = burst(socket, &received, *received_at, bytes);
@@ -210,6 +220,8 @@ impl Worker {
                 }
             }
         });
+        // A round can have thousands of datagrams.
+        counts.progress.set(shared.epoch, now());
         if sent_bursts && !batch.sends_bursts() {
             info!("the kernel cannot send bursts on the way to a peer: from now on none are sent");
         }

@@ -159,7 +159,7 @@ impl Daemon {
                 }
                 Unsent::Burst { peer, datagrams } => self.core.burst_sent(peer, datagrams),
                 Unsent::FailingBurst(each) => {
-                    self.core.reply_failed(each[0].datagram.peer);
+                    self.core.burst_failed(each[0].datagram.peer, each.len());
                     one_by_one.extend(each);
                 }
             }

@@ -1,6 +1,6 @@
 //! Bursts: received as one, sent as one, and counted as the datagrams that they are.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
@@ -147,6 +147,50 @@ fn forbid_bursts(socket: &UdpSocket) {
         )
     };
     assert_eq!(status, 0);
+}
+
+#[test]
+fn replies_to_a_burst_leave_from_the_address_that_was_asked() {
+    for refuses in [false, true] {
+        for mode in ["--mode=echo", "--mode=exchange"] {
+            let socket = UdpSocket::bind("[::]:0").unwrap();
+            if refuses {
+                forbid_bursts(&socket);
+            }
+            let port = socket.local_addr().unwrap().port();
+            let daemon = Daemon::start_exactly(handing_over(socket, &[mode, "--timeout=none"]));
+            let step = if mode == "--mode=echo" { 1 } else { 2 };
+            for ip in ["127.0.0.2", "127.0.0.1", "::1"] {
+                // Connected: it takes replies from no other address.
+                let peer = client((ip.parse::<IpAddr>().unwrap(), port).into());
+                // As many as a burst can have on this host.
+                send_burst(&peer, &numbered(0, 128), 8);
+                for number in (0..128_u64).step_by(step) {
+                    assert_eq!(
+                        receive(&peer),
+                        number.to_be_bytes(),
+                        "{ip} {mode} {refuses}"
+                    );
+                }
+            }
+            daemon.assert_accounted_for();
+        }
+    }
+}
+
+#[test]
+fn a_burst_that_is_sent_again_one_by_one_counts_once_for_a_rate_limit() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    forbid_bursts(&socket);
+    let args = ["--rate-limit=64", "--timeout=none"];
+    let daemon = Daemon::start_exactly(handing_over(socket, &args));
+    let peer = client(daemon.address());
+    send_burst(&peer, &numbered(0, 64), 8);
+    for number in (0..64_u64).step_by(2) {
+        assert_eq!(receive(&peer), number.to_be_bytes());
+    }
+    assert_counts(&daemon, &[(RECEIVED, 64), (ECHOED, 32)]);
+    assert_counts(&daemon, &[("datagrams_refused_total", 0)]);
 }
 
 #[test]
