@@ -36,8 +36,10 @@ const ERROR_PAUSE: Duration = Duration::from_millis(1);
 /// How often a worker that polls does so for each look at the clock.
 const POLLS: u32 = 16;
 
-/// Datagrams, or bursts, a receive call.
+/// Datagrams a receive call.
 const BATCH: usize = 64;
+/// The same where each may be a burst of as many again, with room for it.
+const BURSTS: usize = 16;
 const _: () = assert!(BATCH <= SLACK, "the core keeps the peers of a batch");
 
 /// What all workers of a daemon share. The datagram path writes none of it.
@@ -114,7 +116,11 @@ impl Worker {
         // Where a datagram can end the daemon, those behind it stay in the socket, for whoever
         // has it next.
         let ends = settings.exit_on.empty || settings.exit_on.decode_error;
-        let slots = if ends { 1 } else { BATCH };
+        let slots = match socket.gets_bursts() {
+            _ if ends => 1,
+            true => BURSTS,
+            false => BATCH,
+        };
         let slot_bytes = settings.max_datagram.max(Record::BYTES);
         let now = now();
         Self {

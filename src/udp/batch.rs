@@ -68,6 +68,10 @@ pub struct Batch {
 /// What a burst has at most, in bytes: what is above makes no IP packet.
 const BURST_BYTES: usize = 1 << 16;
 
+/// How many replies one call sends: of bursts that are answered one by one there are more than
+/// slots.
+const REPLIES: usize = 64;
+
 /// With slots a power of two apart the first bytes of all of them, which is all that most
 /// datagrams have, would share a few sets of the processor's caches: an odd number of cache lines
 /// more spreads them.
@@ -113,7 +117,7 @@ impl Batch {
             control,
             incoming,
             received: 0,
-            replies: Replies::new(slots, socket),
+            replies: Replies::new(slots.max(REPLIES), socket),
             _iovecs: iovecs,
         }
     }
