@@ -32,6 +32,8 @@ mod offload;
 mod package;
 #[path = "system/page.rs"]
 mod page;
+#[path = "system/prometheus.rs"]
+mod prometheus;
 #[path = "system/surviving.rs"]
 mod surviving;
 #[path = "system/unread.rs"]

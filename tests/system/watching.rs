@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use crate::harness::{Daemon, client, has_nothing, receive, request_to, wait_until};
+use crate::harness::{Daemon, client, has_nothing, receive};
 use crate::namespace::shell;
+use crate::prometheus::{EXAMPLES, Prometheus, example};
 
 #[test]
 #[ignore = "needs ss, and root for large buffers; .ci/run runs it"]
@@ -68,78 +68,45 @@ fn a_real_prometheus_scrapes_it() {
         assert_eq!(receive(&peer), [number]);
     }
     assert!(has_nothing(&peer));
-    let prometheus = Prometheus::start(&daemon.http.unwrap().to_string());
-    assert_eq!(prometheus.wait_for("up"), "1");
-    assert_eq!(prometheus.wait_for("udp_echo_datagrams_echoed_total"), "7");
-    assert_eq!(prometheus.wait_for("udp_echo_echoed_bytes_total"), "7");
+    let prometheus = Prometheus::start(&example(&[daemon.http.unwrap().to_string()]));
+    prometheus.wait_for("up", 1.0);
+    prometheus.wait_for("udp_echo_datagrams_echoed_total", 7.0);
+    prometheus.wait_for("udp_echo_echoed_bytes_total", 7.0);
+    prometheus.wait_for_rules();
 }
 
-/// A Prometheus that scrapes one target every second.
-struct Prometheus {
-    child: Child,
-    folder: PathBuf,
-    port: u16,
-}
+#[test]
+#[ignore = "needs promtool; .ci/run runs it"]
+fn promtool_takes_the_configuration_and_the_rules_do_what_their_tests_say() {
+    let promtool = |arguments: &str| {
+        let done = shell(&format!(
+            "cd {EXAMPLES}/prometheus && promtool {arguments} 2>&1"
+        ));
+        assert!(done.contains("SUCCESS"), "{done}");
+    };
+    promtool("check rules recording.rules.yml alerting.rules.yml");
+    promtool("test rules tests.yml");
+    let scrape = example(&["127.0.0.1:9862".to_owned()]);
+    let file = std::env::temp_dir().join(format!("udp-echo-scrape-{}.yml", std::process::id()));
+    fs::write(&file, scrape).unwrap();
+    promtool(&format!("check config {}", file.display()));
+    fs::remove_file(file).unwrap();
 
-impl Prometheus {
-    fn start(target: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("udp-echo-test-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let configuration = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n  - job_name: udp-echo\n    \
-             static_configs: [{{targets: ['{target}']}}]\n"
-        );
-        let file = folder.join("prometheus.yml");
-        fs::write(&file, configuration).unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.join("data").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus is installed");
-        Self {
-            child,
-            folder,
-            port,
+    // Each alert is tested, and each recording.
+    let read = |name: &str| fs::read_to_string(format!("{EXAMPLES}/prometheus/{name}")).unwrap();
+    let tests = read("tests.yml");
+    let alerts = read("alerting.rules.yml");
+    for name in alerts.split("- alert: ").skip(1) {
+        let name = name.lines().next().unwrap();
+        for (wanted, what) in [
+            (format!("alertname: {name}, exp_alerts: []"), "stays silent"),
+            (format!("alertname: {name}\n"), "fires"),
+        ] {
+            assert!(tests.contains(&wanted), "no test when {name} {what}");
         }
     }
-
-    /// Waits until a query has a result; its value.
-    fn wait_for(&self, query: &str) -> String {
-        let mut value = None;
-        wait_until(query, || {
-            value = self.ask(query);
-            value.is_some()
-        });
-        value.unwrap()
-    }
-
-    /// The value of the first result: `…"value":[1700000000.1,"1"]…`.
-    fn ask(&self, query: &str) -> Option<String> {
-        let address = std::net::SocketAddr::from(([127, 0, 0, 1], self.port));
-        std::net::TcpStream::connect(address).ok()?;
-        let request = format!(
-            "GET /api/v1/query?query={query} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-        );
-        let body = request_to(address, &request).body;
-        let (_, rest) = body.split_once("\"value\":[")?;
-        let (_, rest) = rest.split_once('"')?;
-        Some(rest.split_once('"')?.0.to_owned())
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
+    for name in read("recording.rules.yml").split("- record: ").skip(1) {
+        let name = name.lines().next().unwrap();
+        assert!(tests.contains(&format!("- expr: {name}")), "{name}");
     }
 }

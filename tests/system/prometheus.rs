@@ -1,0 +1,143 @@
+//! A real Prometheus, and the configuration that the package has for it.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use serde_json::Value;
+
+use crate::harness::{request_to, wait_until};
+
+/// The folder of the examples, as the package installs them and as they lie here.
+const INSTALLED: &str = "/usr/share/udp-echo";
+pub const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging");
+
+/// The targets in the example; all but the first are comments.
+const TARGETS: [&str; 3] = [
+    "          - 127.0.0.1:9862\n",
+    "#          - 192.0.2.11:9862\n",
+    "#          - 192.0.2.12:9862\n",
+];
+
+/// The package's scrape configuration, with rules and all, for these targets and every second.
+pub fn example(targets: &[String]) -> String {
+    let mut text = fs::read_to_string(format!("{EXAMPLES}/prometheus/scrape.yml")).unwrap();
+    let mut replace = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from} in {text}");
+        text = text.replace(from, to);
+    };
+    for (line, target) in TARGETS.iter().zip(targets) {
+        replace(line, &format!("          - {target}\n"));
+    }
+    replace("scrape_interval: 15s", "scrape_interval: 1s");
+    replace(INSTALLED, EXAMPLES);
+    format!("global: {{evaluation_interval: 1s}}\n{text}")
+}
+
+/// A Prometheus of the test's own.
+pub struct Prometheus {
+    child: Child,
+    folder: PathBuf,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    pub fn start(configuration: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "udp-echo-prometheus-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Relaxed)
+        );
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("prometheus.yml");
+        fs::write(&file, configuration).unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let data = folder.join("data");
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", data.display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("prometheus is installed");
+        let prometheus = Self {
+            child,
+            folder,
+            address,
+        };
+        wait_until("Prometheus is ready", || {
+            TcpStream::connect(address).is_ok() && prometheus.get("/-/ready").0 == 200
+        });
+        prometheus
+    }
+
+    /// The values that a query has now.
+    pub fn query(&self, query: &str) -> Vec<f64> {
+        let result = self.api(&format!("/api/v1/query?query={}", escaped(query)));
+        let result = result["result"].as_array().expect("a vector");
+        let values = result.iter().map(|sample| sample["value"][1].as_str());
+        values
+            .map(|value| value.unwrap().parse().unwrap())
+            .collect()
+    }
+
+    /// Waits until a query has one value, which is this.
+    pub fn wait_for(&self, query: &str, value: f64) {
+        let mut last = Vec::new();
+        wait_until(&format!("{query} is {value}"), || {
+            last = self.query(query);
+            last == [value]
+        });
+    }
+
+    /// Waits until all rules are evaluated, none in vain.
+    pub fn wait_for_rules(&self) {
+        wait_until("the rules are evaluated", || {
+            let answer = self.api("/api/v1/rules");
+            let groups = answer["groups"].as_array().expect("groups");
+            let mut rules = groups
+                .iter()
+                .flat_map(|group| group["rules"].as_array().unwrap());
+            assert!(!groups.is_empty());
+            rules.all(|rule| {
+                assert_ne!(rule["health"], "err", "{rule}");
+                rule["health"] == "ok"
+            })
+        });
+    }
+
+    fn api(&self, path: &str) -> Value {
+        let (status, body) = self.get(path);
+        assert_eq!(status, 200, "{path}: {body}");
+        let mut answer: Value = serde_json::from_str(&body).expect("JSON");
+        answer["data"].take()
+    }
+
+    /// By HTTP 1.0, in which nothing comes in chunks.
+    fn get(&self, path: &str) -> (u16, String) {
+        let response = request_to(self.address, &format!("GET {path} HTTP/1.0\r\n\r\n"));
+        (response.status, response.body)
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A text in a URL.
+fn escaped(text: &str) -> String {
+    text.bytes()
+        .fold(String::new(), |text, byte| text + &format!("%{byte:02x}"))
+}
