@@ -18,6 +18,8 @@ mod activated;
 mod booted;
 #[path = "system/changed.rs"]
 mod changed;
+#[path = "system/dashboard.rs"]
+mod dashboard;
 #[path = "system/hostile.rs"]
 mod hostile;
 #[path = "system/machine.rs"]

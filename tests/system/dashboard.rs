@@ -1,0 +1,176 @@
+//! The Grafana dashboard: what it asks for is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+use serde_json::Value;
+
+use crate::harness::{Daemon, receive, wait_until};
+use crate::namespace::Namespace;
+use crate::prometheus::{EXAMPLES, Prometheus, example};
+
+/// What stays at 0 in this test: it is there all the same.
+const ZERO: [&str; 4] = [
+    "Receive queue, share of the buffer",
+    "Received less the sum of the parts",
+    "Receive errors by name",
+    "Lines of the log that were lost",
+];
+/// The source port that a firewall keeps replies from.
+const BLOCKED: u16 = 5555;
+
+#[test]
+#[ignore = "needs root, nft and prometheus; .ci/run runs it"]
+fn every_query_of_the_dashboard_has_data_from_a_daemon_under_load() {
+    let text = fs::read_to_string(format!("{EXAMPLES}/grafana/udp-echo.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let queries = queries(&dashboard);
+
+    let host = Namespace::new();
+    host.shell(&format!(
+        "nft 'add table inet t; add chain inet t out {{ type filter hook output priority 0; }}; \
+         add rule inet t out udp dport {BLOCKED} drop'"
+    ));
+    // Nobody sends to the second.
+    let daemon = host.daemon(&[
+        "--listen=127.0.0.1:9999,127.0.0.1:9998",
+        "--timestamps",
+        "--recv-buffer=64KiB",
+        "--send-buffer=64KiB",
+        "--timeout=300ms",
+        "--max-datagram=100",
+        "--max-peers=4",
+    ]);
+    let target = daemon.http.unwrap().to_string();
+    let prometheus = host.inside(|| Prometheus::start(&example(&[target])));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            host.inside(|| {
+                while !done.load(Relaxed) {
+                    everything(&daemon);
+                }
+            });
+        });
+        let _stop = Stop(&done);
+        host.inside(|| {
+            for (title, query) in &queries {
+                let mut values = Vec::new();
+                wait_until(&format!("{title:?} has data: {query}"), || {
+                    values = prometheus.query(query);
+                    let finite = values.iter().any(|value| value.is_finite());
+                    finite && (ZERO.contains(&&**title) || values.iter().any(|value| *value > 0.0))
+                });
+            }
+            prometheus.wait_for_rules();
+        });
+    });
+    host.inside(|| daemon.assert_accounted_for());
+    eprintln!("{} queries have data", queries.len());
+}
+
+/// All queries, each with its panel's title, as Grafana would send them.
+fn queries(dashboard: &Value) -> Vec<(String, String)> {
+    let mut queries = Vec::new();
+    let mut ids = BTreeSet::new();
+    let mut add = |title: &Value, query: &str| {
+        let query = query
+            .replace("$__rate_interval", "10s")
+            .replace("$__range", "1m")
+            .replace("$job", "udp-echo")
+            .replace("$instance", ".*");
+        assert!(!query.contains('$'), "{query}");
+        queries.push((title.as_str().expect("a title").to_owned(), query));
+    };
+    for panel in list(&dashboard["panels"]) {
+        assert!(ids.insert(panel["id"].as_u64()), "{panel}");
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string());
+        for target in list(&panel["targets"]) {
+            assert_eq!(target["datasource"]["uid"], "${DS_PROMETHEUS}");
+            add(&panel["title"], target["expr"].as_str().unwrap());
+        }
+    }
+    for variable in list(&dashboard["templating"]["list"]) {
+        if variable["type"] != "query" {
+            continue;
+        }
+        // label_values(series, label)
+        let query = variable["definition"].as_str().unwrap();
+        let inner = query.strip_prefix("label_values(").unwrap();
+        let (series, label) = inner.trim_end_matches(')').rsplit_once(", ").unwrap();
+        add(
+            &variable["label"],
+            &format!("count by ({label}) ({series}{{{label}!=\"\"}})").replace("}{", ","),
+        );
+    }
+    for annotation in list(&dashboard["annotations"]["list"]) {
+        add(&annotation["name"], annotation["expr"].as_str().unwrap());
+    }
+    queries
+}
+
+fn list(value: &Value) -> &[Value] {
+    let list = value.as_array().expect("a list");
+    assert!(!list.is_empty());
+    list
+}
+
+/// A bit of everything that a daemon counts.
+fn everything(daemon: &Daemon) {
+    let from = |port: u16| {
+        let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+        socket.connect(daemon.address()).unwrap();
+        let timeout = Some(crate::harness::DEADLINE);
+        socket.set_read_timeout(timeout).unwrap();
+        socket
+    };
+    let peer = from(0);
+    for (echo, record) in [
+        (&b"hello"[..], &[0; 22][..]),
+        (b"short", b"short"),
+        (&[7; 200], &[0; 22]),
+        (b"empty", b""),
+    ] {
+        peer.send(echo).unwrap();
+        assert_eq!(receive(&peer), &echo[..echo.len().min(100)]);
+        peer.send(record).unwrap();
+    }
+    peer.send(b"").unwrap();
+    from(1000).send(b"refused").unwrap();
+    from(BLOCKED).send(b"no reply").unwrap();
+    // More than may owe a record at once, and some that never send one.
+    for _ in 0..6 {
+        let owes = from(0);
+        owes.send(b"owes").unwrap();
+        receive(&owes);
+    }
+    // More than there is room for.
+    daemon.pause();
+    for _ in 0..400 {
+        peer.send(b"flood").unwrap();
+    }
+    daemon.resume();
+    wait_until("what waits is read", || {
+        let labels = format!("{{listen=\"{}\",worker=\"0\"}}", daemon.address());
+        daemon.metric(&format!("socket_receive_queue_bytes{labels}")) < 0.5
+    });
+    // A record that is too late, and more than one scrape until the next flood.
+    let waited = "timeouts_total{waiting_for=\"record\"}";
+    let given_up = daemon.metric(waited);
+    wait_until("a record is given up", || daemon.metric(waited) > given_up);
+}
+
+/// Ends the load, also where a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
