@@ -14,6 +14,8 @@ mod harness;
 
 #[path = "system/activated.rs"]
 mod activated;
+#[path = "system/balanced.rs"]
+mod balanced;
 #[path = "system/booted.rs"]
 mod booted;
 #[path = "system/changed.rs"]
