@@ -9,7 +9,7 @@ use crate::harness::run;
 use crate::namespace::shell;
 
 /// Every path of the package but its documentation.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 17] = [
     "./etc/default/udp-echo",
     "./usr/bin/udp-echo",
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
@@ -18,6 +18,14 @@ const PATHS: [&str; 9] = [
     "./usr/share/bash-completion/completions/udp-echo",
     "./usr/share/fish/vendor_completions.d/udp-echo.fish",
     "./usr/share/man/man8/udp-echo.8.gz",
+    "./usr/share/udp-echo/balancing/bird.conf",
+    "./usr/share/udp-echo/balancing/nftables.conf",
+    "./usr/share/udp-echo/balancing/nginx-stream.conf",
+    "./usr/share/udp-echo/grafana/udp-echo.json",
+    "./usr/share/udp-echo/prometheus/alerting.rules.yml",
+    "./usr/share/udp-echo/prometheus/recording.rules.yml",
+    "./usr/share/udp-echo/prometheus/scrape.yml",
+    "./usr/share/udp-echo/prometheus/tests.yml",
     "./usr/share/zsh/vendor-completions/_udp-echo",
 ];
 
