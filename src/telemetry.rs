@@ -49,14 +49,19 @@ impl FromStr for Filter {
     type Err = BadFilter;
 
     fn from_str(text: &str) -> Result<Self, BadFilter> {
+        // tracing-subscriber 0.3.23 goes astray where a directive has spaces around it, and panics
+        // where a letter of many bytes is there too: it looks at the directive without the spaces,
+        // and then cuts it up with them.
+        let directives: Vec<_> = text.split(',').map(str::trim).collect();
+        let text = directives.join(",");
         // As a filter, a lone word is the name of a module: a misspelt level would silence all.
         let alone = !text.contains(['=', ',', '[']);
         let good = if alone {
             !text.is_empty() && text.parse::<LevelFilter>().is_ok()
         } else {
-            EnvFilter::builder().parse(text).is_ok()
+            EnvFilter::builder().parse(&text).is_ok()
         };
-        good.then(|| Self(text.into())).ok_or(BadFilter)
+        good.then_some(Self(text)).ok_or(BadFilter)
     }
 }
 
@@ -180,8 +185,21 @@ mod tests {
         ] {
             assert!(good.parse::<Filter>().is_ok(), "{good}");
         }
-        for bad in ["", "inof", "verbose", "udp_echo=loud", "a=b=c"] {
+        for bad in ["", " ", "inof", "verbose", "udp_echo=loud", "a=b=c"] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spaces_around_a_directive_are_nothing() {
+        for (spaced, plain) in [
+            (" info ", "info"),
+            ("warn, udp_echo=debug", "warn,udp_echo=debug"),
+            (" größe=debug", "größe=debug"),
+            (" é\u{8d}=debug", "é\u{8d}=debug"),
+        ] {
+            let filter = spaced.parse::<Filter>().unwrap();
+            assert_eq!(filter.to_string(), plain);
         }
     }
 }
