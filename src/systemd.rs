@@ -1,7 +1,7 @@
 //! The service manager: what it hands over (`sd_listen_fds(3)`), and what it is told
 //! (`sd_notify(3)`), if there is one.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
@@ -32,11 +32,20 @@ impl fmt::Display for Role {
 }
 
 /// Sockets handed over that cannot be told apart.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandedOverError {
-    /// `LISTEN_FDS` and its like make no sense.
-    #[error("cannot take the sockets that the service manager hands over (LISTEN_FDS): {0}")]
-    Variables(#[source] io::Error),
+    /// A variable that makes no sense.
+    #[error(
+        "cannot take the sockets that the service manager hands over: {name}={value:?} {wrong}"
+    )]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: OsString,
+        /// What is wrong with it.
+        wrong: &'static str,
+    },
     /// A name that means nothing here.
     #[error(
         "socket {descriptor}, handed over as {name:?}, has no use here: FileDescriptorName= is to \
@@ -50,19 +59,93 @@ pub enum HandedOverError {
     },
 }
 
+/// The variables by which a service manager tells of the sockets that it hands over.
+#[derive(Debug, Clone, Default)]
+pub struct Listen {
+    /// `LISTEN_PID`: for which process.
+    pub pid: Option<OsString>,
+    /// `LISTEN_FDS`: how many, from the first that can be.
+    pub descriptors: Option<OsString>,
+    /// `LISTEN_FDNAMES`: what they are called, with colons between.
+    pub names: Option<OsString>,
+}
+
+impl Listen {
+    fn from_environment() -> Self {
+        let [pid, descriptors, names] =
+            ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map(std::env::var_os);
+        Self {
+            pid,
+            descriptors,
+            names,
+        }
+    }
+
+    /// The sockets for the process `own_pid`, if they are for that one.
+    ///
+    /// # Errors
+    /// When a variable is wrong, or a name is.
+    pub fn sockets(&self, own_pid: u32) -> Result<Vec<(RawFd, Role)>, HandedOverError> {
+        let (Some(pid), Some(descriptors)) = (&self.pid, &self.descriptors) else {
+            return Ok(Vec::new());
+        };
+        if number::<u32>(pid).ok_or_else(|| wrong("LISTEN_PID", pid, "is no process"))? != own_pid {
+            return Ok(Vec::new());
+        }
+        let end = number::<RawFd>(descriptors)
+            .filter(|count| *count >= 0)
+            .and_then(|count| FIRST_SOCKET.checked_add(count))
+            .ok_or_else(|| wrong("LISTEN_FDS", descriptors, "is no number of sockets"))?;
+        let sockets = FIRST_SOCKET..end;
+        let Some(names) = &self.names else {
+            // None, or the first of them.
+            return sockets
+                .map(|descriptor| role(descriptor, b"unknown"))
+                .collect();
+        };
+        let names_given = names.as_bytes().split(|byte| *byte == b':');
+        if !sockets.is_empty() && sockets.len() != names_given.clone().count() {
+            return Err(wrong("LISTEN_FDNAMES", names, "is not a name for each"));
+        }
+        sockets
+            .zip(names_given)
+            .map(|(descriptor, name)| role(descriptor, name))
+            .collect()
+    }
+}
+
+/// `SD_LISTEN_FDS_START`.
+const FIRST_SOCKET: RawFd = 3;
+
+fn number<T: std::str::FromStr>(text: &OsStr) -> Option<T> {
+    text.to_str()?.parse().ok()
+}
+
+fn wrong(name: &'static str, value: &OsStr, wrong: &'static str) -> HandedOverError {
+    HandedOverError::Variable {
+        name,
+        value: value.into(),
+        wrong,
+    }
+}
+
+fn role(descriptor: RawFd, name: &[u8]) -> Result<(RawFd, Role), HandedOverError> {
+    match name {
+        b"echo" => Ok((descriptor, Role::Echo)),
+        b"metrics" => Ok((descriptor, Role::Metrics)),
+        _ => Err(HandedOverError::Name {
+            descriptor,
+            name: String::from_utf8_lossy(name).into_owned(),
+        }),
+    }
+}
+
 /// The sockets that the service manager handed over to this process, unchecked.
 ///
 /// # Errors
 /// When the variables that tell of them are wrong, or a name is.
 pub fn handed_over() -> Result<Vec<(RawFd, Role)>, HandedOverError> {
-    sd_notify::listen_fds_with_names()
-        .map_err(HandedOverError::Variables)?
-        .map(|(descriptor, name)| match name.as_str() {
-            "echo" => Ok((descriptor, Role::Echo)),
-            "metrics" => Ok((descriptor, Role::Metrics)),
-            _ => Err(HandedOverError::Name { descriptor, name }),
-        })
-        .collect()
+    Listen::from_environment().sockets(std::process::id())
 }
 
 /// The service manager that started the daemon. Telling it nothing is never fatal: without one,

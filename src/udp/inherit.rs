@@ -20,8 +20,9 @@ pub fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
     if descriptor < FIRST || taken.contains(&descriptor) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: asks about a number; if no descriptor has it, the answer is an error.
-    if unsafe { libc::fcntl(descriptor, libc::F_GETFD) } < 0 {
+    // It is for no program that this one might start.
+    // SAFETY: about a number; if no descriptor has it, the answer is an error.
+    if unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
     taken.push(descriptor);
