@@ -347,7 +347,36 @@ fn address(name: &sockaddr_in6) -> SocketAddr {
 mod tests {
     use std::mem::offset_of;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn reading_an_address_is_total_and_shows_no_ipv4_as_ipv6(
+            family in prop_oneof![
+                Just(libc::AF_INET as libc::sa_family_t),
+                Just(libc::AF_INET6 as libc::sa_family_t),
+                any::<libc::sa_family_t>()
+            ],
+            mapped in any::<bool>(), port: u16, flow: u32, scope: u32, mut bytes: [u8; 16],
+        ) {
+            if mapped {
+                bytes[..12].copy_from_slice(b"\0\0\0\0\0\0\0\0\0\0\xff\xff");
+            }
+            let name = sockaddr_in6 {
+                sin6_family: family,
+                sin6_port: port.to_be(),
+                sin6_flowinfo: flow,
+                sin6_addr: libc::in6_addr { s6_addr: bytes },
+                sin6_scope_id: scope,
+            };
+            let address = address(&name);
+            prop_assert_eq!(address.port(), port);
+            prop_assert_eq!(address.ip(), address.ip().to_canonical());
+            prop_assert_eq!(address.is_ipv4(), mapped || c_int::from(family) == libc::AF_INET);
+        }
+    }
 
     #[test]
     fn addresses_of_both_families_are_read_from_one_structure() {

@@ -268,22 +268,76 @@ mod tests {
         }
     }
 
+    /// The messages that are understood, with data of about the right size, and any other.
+    fn message() -> impl Strategy<Value = (c_int, c_int, Vec<u8>)> {
+        let known = prop::sample::select(vec![
+            (libc::IPPROTO_IP, libc::IP_PKTINFO, 12),
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20),
+            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, 16),
+            (libc::SOL_UDP, libc::UDP_GRO, 4),
+        ]);
+        let other = (any::<c_int>(), any::<c_int>(), 0_usize..24);
+        let header = prop_oneof![4 => known, 1 => other];
+        let exact = prop_oneof![3 => Just(0), 1 => -3_isize..4];
+        (header, exact).prop_flat_map(|((level, kind, size), more)| {
+            let size = size.saturating_add_signed(more);
+            let any = prop::collection::vec(any::<u8>(), size);
+            let data = prop_oneof![3 => any, 1 => Just(vec![0; size])];
+            data.prop_map(move |data| (level, kind, data))
+        })
+    }
+
+    /// Messages as the kernel writes them.
+    fn written(messages: &[(c_int, c_int, Vec<u8>)]) -> Vec<u8> {
+        let mut control = vec![];
+        for (level, kind, data) in messages {
+            let start = control.len();
+            control.resize(start + space(data.len()), 0);
+            write(*level, *kind, data, &mut control[start..]);
+        }
+        control
+    }
+
+    /// What holds whatever was parsed.
+    fn check(told: Told) -> Result<(), TestCaseError> {
+        prop_assert!(told.segment.is_none_or(|size| (1..1 << 31).contains(&size)));
+        if let Some(info) = told.info {
+            prop_assert_eq!(info.destination, info.destination.to_canonical());
+            let mut out = [0; REPLY_BYTES];
+            let length = info.write_reply(true, &mut out);
+            prop_assert!(length <= REPLY_BYTES - SEGMENT_BYTES);
+            prop_assert_eq!(messages(&out[..length]).count(), usize::from(!info.group));
+        }
+        Ok(())
+    }
+
     proptest! {
         #[test]
-        fn parsing_is_total(control in prop::collection::vec(any::<u8>(), 0..160)) {
-            let _ = Told::parse(&control);
+        fn parsing_any_bytes_is_total(control in prop::collection::vec(any::<u8>(), 0..160)) {
+            check(Told::parse(&control))?;
         }
 
-        /// Lengths near the real ones, so that the data is reached.
         #[test]
-        fn parsing_is_total_for_likely_headers(
-            length in 0_usize..64, v6 in any::<bool>(), mut control in prop::collection::vec(any::<u8>(), 16..160)
+        fn parsing_messages_is_total_and_finds_each(
+            sent in prop::collection::vec(message(), 0..6)
         ) {
-            control[..8].copy_from_slice(&length.to_ne_bytes());
-            let (level, kind) = if v6 { (41_i32, 50_i32) } else { (0, 8) };
-            control[8..12].copy_from_slice(&level.to_ne_bytes());
-            control[12..16].copy_from_slice(&kind.to_ne_bytes());
-            let _ = Told::parse(&control);
+            let control = written(&sent);
+            let found = messages(&control).map(|(level, kind, data)| (level, kind, data.to_vec()));
+            prop_assert!(found.eq(sent.iter().cloned()));
+            check(Told::parse(&control))?;
+        }
+
+        #[test]
+        fn parsing_messages_that_are_cut_or_spoilt_is_total(
+            sent in prop::collection::vec(message(), 1..6),
+            end in any::<prop::sample::Index>(),
+            spoilt in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let mut control = written(&sent);
+            for (at, byte) in spoilt {
+                *at.get_mut(&mut control) = byte;
+            }
+            check(Told::parse(&control[..end.index(control.len() + 1)]))?;
         }
     }
 }

@@ -70,7 +70,23 @@ fn kernel_release() -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn parsing_a_release_is_total_and_finds_both_numbers(
+            major in any::<u32>(), minor in any::<u32>(), rest in "[-.a-z]\\PC{0,8}|", any in "\\PC{0,12}"
+        ) {
+            let release = format!("{major}.{minor}{rest}");
+            prop_assert_eq!(parse_version(&release), Some(((major, minor), rest.as_str())));
+            let _ = mangles_bursts(&any);
+            for text in [format!("7.1{any}"), format!("7.1.0-rc{any}"), format!("{major}{minor}.{any}")] {
+                let _ = mangles_bursts(&text);
+            }
+        }
+    }
 
     #[test]
     fn kernels_that_mangle_bursts_are_told_by_their_release() {

@@ -1,0 +1,73 @@
+//! Text that comes near to what is meant, and any other.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// What values are made of, and what lies at the ends of their ranges.
+const WORDS: &str = "
+    0 1 2 9 -1 + - . 1e e-9 0.25 1024 32767 65507 65508 65535 65536 16777216 2147483647
+    4294967295 4294967296 1073741823 1073741824 9223372036854775807 18446744073709551615
+    18446744073709551616 nan inf none auto off , = : :: [ ] % * / [::] [::1] fe80::1 ::ffff:
+    127.0.0.1 0.0.0.0 localhost host :9999 ns us ms s m h d w y month K B KiB MiB GiB EiB kb
+    exchange lockstep echo metrics timeout empty decode-error info debug TRACE udp_echo
+    udp_echo::worker =debug =off [span] [span{field=1}] { } \" \\ true no text json journald é
+    \u{202e} \u{10ffff} --
+";
+
+fn any_word() -> impl Strategy<Value = &'static str> {
+    let words = WORDS.split_whitespace().chain([" "]);
+    select(words.collect::<Vec<_>>())
+}
+
+fn word() -> impl Strategy<Value = Vec<u8>> {
+    let character = any::<char>().prop_map(|it| it.to_string().into_bytes());
+    prop_oneof![
+        12 => any_word().prop_map(|word| word.as_bytes().to_vec()),
+        2 => character,
+        1 => vec(1_u8..=255, 1..4),
+    ]
+}
+
+/// Bytes as the system hands them over: no zero, and maybe no text.
+pub fn bytes() -> impl Strategy<Value = OsString> {
+    vec(word(), 0..6).prop_map(|words| {
+        let bytes = words.concat().into_iter();
+        OsString::from_vec(bytes.filter(|byte| *byte != 0).collect())
+    })
+}
+
+/// Text.
+pub fn text() -> impl Strategy<Value = String> {
+    bytes().prop_map(|bytes| bytes.to_string_lossy().into_owned())
+}
+
+/// The value of an option.
+pub fn value() -> impl Strategy<Value = OsString> {
+    let short = any_word().prop_map(OsString::from);
+    let two = (any_word(), any_word());
+    let two = two.prop_map(|(one, other)| [one, other].concat().into());
+    prop_oneof![2 => short, 3 => two, 3 => bytes()]
+}
+
+/// Arguments, of which most name an option.
+pub fn args(options: &[String]) -> impl Strategy<Value = Vec<OsString>> + use<> {
+    let option = || select(options.to_vec());
+    let name = option().prop_map(|name| format!("--{name}").into());
+    let given = (option(), value()).prop_map(|(name, value)| {
+        let mut argument = OsString::from(format!("--{name}="));
+        argument.push(value);
+        argument
+    });
+    let short = select(vec!["-h", "-V", "--", "-", "-x", "--listen", "--li"]);
+    let argument = prop_oneof![
+        6 => given,
+        2 => name,
+        2 => value(),
+        1 => short.prop_map(OsString::from),
+    ];
+    vec(argument, 0..6)
+}
