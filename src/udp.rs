@@ -11,6 +11,8 @@ mod limit;
 mod offload;
 mod option;
 mod replies;
+#[cfg(all(test, miri))]
+mod simulated;
 mod socket;
 
 pub use batch::{Batch, Received, Wait};

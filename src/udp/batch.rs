@@ -16,12 +16,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
 
+#[cfg(not(all(test, miri)))]
+use libc::recvmmsg;
 use libc::{c_int, c_uint, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
 
 use super::Socket;
 use super::array::Array;
 use super::control::{CONTROL_BYTES, PacketInfo, Told};
 use super::replies::{Pieces, Replies, Sent};
+#[cfg(all(test, miri))]
+use super::simulated::recvmmsg;
 
 /// Whether to wait for the first datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +154,7 @@ impl Batch {
         // SAFETY: every message points to a name, an iovec and control memory of the sizes it
         // says, in arrays that live as long as `self` and that nothing else refers to now.
         let count = unsafe {
-            libc::recvmmsg(
+            recvmmsg(
                 socket.as_fd().as_raw_fd(),
                 self.incoming.at(0),
                 most.min(self.slots) as c_uint,

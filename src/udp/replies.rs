@@ -14,12 +14,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
 
+#[cfg(not(all(test, miri)))]
+use libc::sendmmsg;
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, sockaddr_in6, socklen_t};
 
 use super::Socket;
 use super::array::Array;
 use super::batch::{Control, NO_BYTES, NO_MESSAGE};
 use super::control::{PacketInfo, REPLY_BYTES, SEGMENT_BYTES, write_segment};
+#[cfg(all(test, miri))]
+use super::simulated::sendmmsg;
 
 /// Bytes of a slot that go back: from `start` on, of every `step` the first `length`, each as a
 /// datagram of its own, up to `end`, so that the last may be shorter.
@@ -246,7 +250,7 @@ impl Replies {
         // of the sizes they say, in arrays that live as long as `self`, and to a name and bytes
         // that the caller vouches for.
         let count = unsafe {
-            libc::sendmmsg(
+            sendmmsg(
                 socket.as_fd().as_raw_fd(),
                 self.messages.at(start),
                 (end - start) as c_uint,

@@ -342,6 +342,24 @@ impl Socket {
     }
 }
 
+#[cfg(all(test, miri))]
+impl Socket {
+    /// One that is none, for a kernel that is simulated.
+    pub(super) fn simulated(bursts: bool) -> Self {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        Self {
+            inner: OwnedFd::from(file).into(),
+            address: ([0, 0, 0, 0], 9999).into(),
+            drops: Drops::from_baseline(0),
+            bursts: Bursts {
+                received: bursts,
+                unwanted: AtomicBool::new(false),
+                sent: bursts,
+            },
+        }
+    }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
