@@ -26,6 +26,8 @@ mod dashboard;
 mod hostile;
 #[path = "system/machine.rs"]
 mod machine;
+#[path = "system/memcheck.rs"]
+mod memcheck;
 #[path = "system/namespace.rs"]
 mod namespace;
 #[path = "system/network.rs"]

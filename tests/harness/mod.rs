@@ -123,6 +123,11 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
+    /// What it logs, now and later.
+    pub fn shared_log(&self) -> Arc<Mutex<Vec<String>>> {
+        Arc::clone(&self.log)
+    }
+
     pub fn wait_for_log(&self, text: &str) {
         let deadline = Instant::now() + DEADLINE;
         while !self.log().iter().any(|line| line.contains(text)) {
@@ -201,26 +206,19 @@ impl Daemon {
         panic!("{series} is {last}, not {value}: {:#?}", self.log());
     }
 
-    /// That every datagram is accounted for, exactly once.
+    /// That every datagram is accounted for, exactly once. Nothing may be in flight.
     pub fn assert_accounted_for(&self) {
         let metrics = self.metrics();
-        let sum = |name: &str| -> f64 {
-            let series = format!("udp_echo_{name}");
-            let belongs = |key: &str| key.split('{').next() == Some(&series);
-            let values = metrics.iter().filter(|(key, _)| belongs(key));
-            values.map(|(_, value)| value).sum()
-        };
-        let parts = [
-            "datagrams_echoed_total",
-            "send_errors_total",
-            "records_decoded_total",
-            "decode_errors_total",
-            "datagrams_empty_total",
-            "datagrams_refused_total",
-        ];
-        let total: f64 = parts.iter().map(|name| sum(name)).sum();
-        let received = sum("datagrams_received_total");
+        let [received, total] = account(&metrics);
         assert!((received - total).abs() < 0.5, "{received}: {metrics:#?}");
+    }
+
+    /// The same, when nothing is in flight any more.
+    pub fn wait_until_accounted_for(&self) {
+        wait_until("every datagram is accounted for", || {
+            let [received, total] = account(&self.metrics());
+            (received - total).abs() < 0.5
+        });
     }
 }
 
@@ -232,6 +230,26 @@ impl Drop for Daemon {
             eprintln!("the daemon's log: {:#?}", self.log.lock().unwrap());
         }
     }
+}
+
+/// What was received, and what its parts come to.
+fn account(metrics: &BTreeMap<String, f64>) -> [f64; 2] {
+    let sum = |name: &str| -> f64 {
+        let series = format!("udp_echo_{name}");
+        let belongs = |key: &str| key.split('{').next() == Some(&series);
+        let values = metrics.iter().filter(|(key, _)| belongs(key));
+        values.map(|(_, value)| value).sum()
+    };
+    let parts = [
+        "datagrams_echoed_total",
+        "send_errors_total",
+        "records_decoded_total",
+        "decode_errors_total",
+        "datagrams_empty_total",
+        "datagrams_refused_total",
+    ];
+    let total = parts.iter().map(|name| sum(name)).sum();
+    [sum("datagrams_received_total"), total]
 }
 
 /// An HTTP response.
