@@ -35,10 +35,10 @@ use udp_echo::cli::Args;
 use udp_echo::systemd::{HandedOverError, Listen, Role};
 use udp_echo::telemetry::Filter;
 
-use harness::program;
+use harness::{Daemon, client, program, receive};
 use text::{args, bytes, text, value};
 
-/// Held by those who read or write the environment of this process.
+/// Held by those who read, write or hand on the environment of this process.
 static ENVIRONMENT: Mutex<()> = Mutex::new(());
 
 /// Tries one in `share` of the cases that are asked for.
@@ -183,6 +183,7 @@ fn the_start_of_the_program_is_total_and_says_what_is_wrong() {
         "RUST_LOG",
         "NO_COLOR",
     ];
+    let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let listen = format!("--listen={}", taken.local_addr().unwrap());
     let variables = vec((select(&NAMES[..]), bytes()), 0..4);
@@ -216,6 +217,39 @@ fn the_start_of_the_program_is_total_and_says_what_is_wrong() {
             Ok(())
         },
     );
+}
+
+/// What parses is of use too, at both ends of its range.
+#[test]
+fn the_ends_of_all_ranges_serve() {
+    let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    for arg in [
+        "--timeout=1ns",
+        "--timeout=18446744073709551615s",
+        "--timeout=1.8446744073709550e19",
+        "--busy-poll=18446744073709551615s",
+        "--max-datagram=1",
+        "--max-datagram=65507",
+        "--max-peers=1",
+        "--max-peers=16777216",
+        "--recv-buffer=1",
+        "--recv-buffer=1073741823",
+        "--send-buffer=1",
+        "--send-buffer=1073741823",
+        "--min-source-port=0",
+        "--rate-limit=1",
+        "--rate-limit=10000000",
+        "--rate-limit-total=1",
+        "--rate-limit-total=10000000",
+    ] {
+        let mut command = program();
+        command.env("WATCHDOG_USEC", u64::MAX.to_string());
+        let daemon = Daemon::start_as(command, &[arg, "--mode=echo"]);
+        let peer = client(daemon.address());
+        peer.send(b"x").unwrap();
+        assert_eq!(receive(&peer), b"x", "{arg}");
+        assert_eq!(daemon.stop().code(), Some(0), "{arg}");
+    }
 }
 
 fn options() -> Vec<String> {
