@@ -20,12 +20,12 @@ mod balanced;
 mod booted;
 #[path = "system/changed.rs"]
 mod changed;
-#[path = "system/lasting.rs"]
-mod lasting;
 #[path = "system/dashboard.rs"]
 mod dashboard;
 #[path = "system/hostile.rs"]
 mod hostile;
+#[path = "system/lasting.rs"]
+mod lasting;
 #[path = "system/machine.rs"]
 mod machine;
 #[path = "system/memcheck.rs"]
