@@ -4,6 +4,7 @@
 //! - [`udp`]: sockets, and datagrams in batches. The one room with `unsafe`.
 //! - [`worker`]: the loop between the two, a thread for each socket.
 //! - [`metrics`]: every metric, declared once.
+//! - [`probe`]: the client.
 //! - [`throttle`]: warnings that repeat.
 //! - [`address`], [`cli`], [`http`], [`systemd`], [`telemetry`]: one thing each.
 //! - [`daemon`]: all of them put together.
@@ -14,6 +15,7 @@ pub mod daemon;
 pub mod exchange;
 pub mod http;
 pub mod metrics;
+pub mod probe;
 pub mod record;
 pub mod systemd;
 pub mod telemetry;

@@ -1,0 +1,190 @@
+//! Round-trip times.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// All round-trip times of a run: the extremes and the mean exactly, the rest to three digits.
+#[derive(Debug, Clone)]
+pub struct Rtts {
+    histogram: Histogram<u64>,
+    least: Duration,
+    greatest: Duration,
+    /// The mean, and the sum of the squares of the differences from it (Welford), in seconds.
+    mean: f64,
+    squares: f64,
+}
+
+/// What there is to say of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Summary {
+    /// The least.
+    pub min: Duration,
+    /// The mean.
+    pub mean: Duration,
+    /// The standard deviation.
+    pub stddev: Duration,
+    /// The median.
+    pub p50: Duration,
+    /// What nine in ten are within.
+    pub p90: Duration,
+    /// What 99 in a hundred are within.
+    pub p99: Duration,
+    /// The greatest.
+    pub max: Duration,
+}
+
+/// Some of the times: those up to a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bar {
+    /// The least time of it.
+    pub from: Duration,
+    /// The first time above it.
+    pub to: Duration,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// What the histogram has room for: nothing waits longer.
+const MOST: Duration = Duration::from_hours(1);
+
+impl Default for Rtts {
+    fn default() -> Self {
+        // It grows to its bounds, 1 ns and `MOST`, which with three digits are always good ones.
+        let histogram = Histogram::new_with_max(nanoseconds(MOST), 3);
+        Self {
+            histogram: histogram.unwrap_or_else(|_| unreachable!("the bounds are good")),
+            least: Duration::MAX,
+            greatest: Duration::ZERO,
+            mean: 0.0,
+            squares: 0.0,
+        }
+    }
+}
+
+impl Rtts {
+    /// One more.
+    pub fn add(&mut self, rtt: Duration) {
+        self.histogram.saturating_record(nanoseconds(rtt).max(1));
+        self.least = self.least.min(rtt);
+        self.greatest = self.greatest.max(rtt);
+        let seconds = rtt.as_secs_f64();
+        let difference = seconds - self.mean;
+        self.mean += difference / count(self.histogram.len());
+        self.squares += difference * (seconds - self.mean);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// What there is to say of them, if there are any.
+    pub fn summary(&self) -> Option<Summary> {
+        if self.histogram.is_empty() {
+            return None;
+        }
+        let quantile = |quantile| {
+            let value = self.histogram.value_at_quantile(quantile);
+            // The histogram gives the greatest of those it cannot tell apart.
+            Duration::from_nanos(value).clamp(self.least, self.greatest)
+        };
+        let variance = self.squares / count(self.histogram.len());
+        Some(Summary {
+            min: self.least,
+            mean: Duration::from_secs_f64(self.mean.max(0.0)),
+            stddev: Duration::from_secs_f64(variance.max(0.0).sqrt()),
+            p50: quantile(0.50),
+            p90: quantile(0.90),
+            p99: quantile(0.99),
+            max: self.greatest,
+        })
+    }
+
+    /// How they spread: at most `most` bars, from the least to the greatest, each so many times as
+    /// wide as the one before that all fit.
+    pub fn bars(&self, most: u32) -> Vec<Bar> {
+        if self.histogram.is_empty() {
+            return Vec::new();
+        }
+        let (least, greatest) = (self.least.as_secs_f64(), self.greatest.as_secs_f64());
+        let least = least.max(1e-9);
+        let ratio = (greatest / least).max(1.0).powf(1.0 / f64::from(most));
+        let bound = |index: u32| {
+            let power = ratio.powi(i32::try_from(index).unwrap_or(i32::MAX));
+            Duration::from_secs_f64(least * power)
+        };
+        let mut bars: Vec<Bar> = (0..most)
+            .map(|index| Bar {
+                from: bound(index),
+                to: bound(index + 1),
+                count: 0,
+            })
+            .collect();
+        bars.dedup_by_key(|bar| bar.from);
+        let last = bars.len() - 1;
+        for step in self.histogram.iter_recorded() {
+            let time = Duration::from_nanos(step.value_iterated_to());
+            let at = bars.partition_point(|bar| bar.to <= time).min(last);
+            bars[at].count += step.count_at_value();
+        }
+        bars
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody waits for 2^53 replies")]
+fn count(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_figures_are_those_of_the_sorted_times(
+            times in prop::collection::vec(1_u64..10_000_000_000, 1..200)
+        ) {
+            let mut rtts = Rtts::default();
+            times.iter().for_each(|time| rtts.add(Duration::from_nanos(*time)));
+            let summary = rtts.summary().unwrap();
+            let mut sorted = times.clone();
+            sorted.sort_unstable();
+            let exact = |time: u64| Duration::from_nanos(time);
+            prop_assert_eq!(summary.min, exact(sorted[0]));
+            prop_assert_eq!(summary.max, exact(sorted[sorted.len() - 1]));
+            #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
+            let mean = sorted.iter().sum::<u64>() as f64 / sorted.len() as f64;
+            prop_assert!((summary.mean.as_secs_f64() * 1e9 - mean).abs() <= mean * 1e-6 + 1.0);
+            for (percent, seen) in [(50, summary.p50), (90, summary.p90), (99, summary.p99)] {
+                let rank = (sorted.len() * percent).div_ceil(100).max(1);
+                let expected = exact(sorted[rank - 1]).as_secs_f64();
+                let off = (seen.as_secs_f64() - expected).abs();
+                prop_assert!(off <= expected * 2e-3 + 1e-9, "p{}: {:?}", percent, seen);
+            }
+            let bars = rtts.bars(8);
+            prop_assert_eq!(bars.iter().map(|bar| bar.count).sum::<u64>(), rtts.count());
+            prop_assert!(bars.len() <= 8 && bars.is_sorted_by_key(|bar| bar.from));
+        }
+    }
+
+    #[test]
+    fn without_any_there_is_nothing_to_say() {
+        assert_eq!(Rtts::default().summary(), None);
+        assert_eq!(Rtts::default().bars(8), []);
+    }
+
+    #[test]
+    fn a_time_without_end_is_kept_as_the_greatest() {
+        let mut rtts = Rtts::default();
+        rtts.add(Duration::MAX / 2);
+        assert_eq!(rtts.summary().unwrap().max, Duration::MAX / 2);
+    }
+}

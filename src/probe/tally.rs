@@ -1,0 +1,252 @@
+//! What was sent, what came, and what that makes: loss, duplicates, reordering, corruption.
+
+use std::time::Duration;
+
+use super::rtt::Rtts;
+
+/// The books of a run. Times are since its start.
+#[derive(Debug)]
+pub struct Tally {
+    /// The last requests, each at its sequence number modulo their number, a power of two.
+    slots: Box<[Slot]>,
+    /// The next sequence number; the first is 1.
+    next: u64,
+    /// The first that was not looked at by [`Self::overdue`].
+    unlooked: u64,
+    flows: Box<[Flow]>,
+    totals: Totals,
+    rtts: Rtts,
+}
+
+/// A request.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    sent_at: Duration,
+    flow: u32,
+    end: Pending,
+}
+
+/// What is known of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Pending {
+    #[default]
+    Waits,
+    Replied,
+    /// Something on the way said that it did not get there.
+    Rejected,
+}
+
+/// What was counted of one flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Requests.
+    pub sent: u64,
+    /// Of them, those with a reply.
+    pub received: u64,
+    /// The greatest sequence number that a reply had.
+    newest: u64,
+}
+
+/// What was counted in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests.
+    pub sent: u64,
+    /// Of them, those with a reply.
+    pub received: u64,
+    /// Replies after the first to the same request.
+    pub duplicates: u64,
+    /// First replies that came after one to a later request of their flow (RFC 4737, type
+    /// `Reordered`).
+    pub reordered: u64,
+    /// Replies that are not as their requests were, whether it can be told whose they are or not.
+    pub corrupted: u64,
+    /// Of those, replies too damaged to tell their request.
+    pub damaged: u64,
+    /// Replies to requests so long ago that they are no more in the books.
+    pub too_late: u64,
+    /// Requests of which an ICMP error said that they did not get there, while they had no reply.
+    pub rejected: u64,
+}
+
+/// What a reply was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// The first to its request.
+    First {
+        /// The round-trip time.
+        rtt: Duration,
+        /// The flow of its request.
+        flow: usize,
+        /// Whether one to a later request came before.
+        reordered: bool,
+    },
+    /// Another one.
+    Again {
+        /// The round-trip time.
+        rtt: Duration,
+        /// The flow of its request.
+        flow: usize,
+    },
+    /// To a request that is no more in the books, or never was.
+    Unknown,
+}
+
+impl Totals {
+    /// Requests without a reply.
+    pub fn lost(&self) -> u64 {
+        self.sent - self.received
+    }
+
+    /// Their share in all.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub fn loss_ratio(&self) -> f64 {
+        self.lost() as f64 / self.sent.max(1) as f64
+    }
+}
+
+impl Tally {
+    /// Books for so many flows, which keep at least the last `room` requests.
+    pub fn new(flows: usize, room: usize) -> Self {
+        let room = room.max(1).next_power_of_two();
+        Self {
+            slots: vec![Slot::default(); room].into(),
+            next: 1,
+            unlooked: 1,
+            flows: vec![Flow::default(); flows].into(),
+            totals: Totals::default(),
+            rtts: Rtts::default(),
+        }
+    }
+
+    /// What was counted in all.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// What was counted of each flow.
+    pub fn flows(&self) -> &[Flow] {
+        &self.flows
+    }
+
+    /// The round-trip times.
+    pub fn rtts(&self) -> &Rtts {
+        &self.rtts
+    }
+
+    /// How many requests may still get a reply.
+    pub fn outstanding(&self) -> u64 {
+        self.totals.lost() - self.totals.rejected
+    }
+
+    /// The sequence number of the next request.
+    pub fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
+    /// The next request is sent.
+    pub fn sent(&mut self, flow: usize, at: Duration) {
+        let sequence = self.next;
+        self.next += 1;
+        *self.slot_mut(sequence) = Slot {
+            sent_at: at,
+            flow: u32::try_from(flow).unwrap_or(u32::MAX),
+            end: Pending::Waits,
+        };
+        self.flows[flow].sent += 1;
+        self.totals.sent += 1;
+    }
+
+    /// A reply came that tells which request it is for.
+    pub fn reply(&mut self, sequence: u64, corrupted: bool, at: Duration) -> Came {
+        self.totals.corrupted += u64::from(corrupted);
+        if sequence == 0 || sequence >= self.next {
+            // Its check is right by chance.
+            self.totals.corrupted += u64::from(!corrupted);
+            self.totals.damaged += 1;
+            return Came::Unknown;
+        }
+        let Some(slot) = self.slot(sequence) else {
+            self.totals.too_late += 1;
+            return Came::Unknown;
+        };
+        let rtt = at.saturating_sub(slot.sent_at);
+        let flow = slot.flow as usize;
+        if slot.end == Pending::Replied {
+            self.totals.duplicates += 1;
+            return Came::Again { rtt, flow };
+        }
+        self.slot_mut(sequence).end = Pending::Replied;
+        self.totals.rejected -= u64::from(slot.end == Pending::Rejected);
+        self.totals.received += 1;
+        self.rtts.add(rtt);
+        let counts = &mut self.flows[flow];
+        counts.received += 1;
+        let reordered = sequence < counts.newest;
+        counts.newest = counts.newest.max(sequence);
+        self.totals.reordered += u64::from(reordered);
+        Came::First {
+            rtt,
+            flow,
+            reordered,
+        }
+    }
+
+    /// A reply came that is too damaged to tell what it is for.
+    pub fn damaged(&mut self) {
+        self.totals.corrupted += 1;
+        self.totals.damaged += 1;
+    }
+
+    /// Something on the way said that a request did not get there. Returns its flow, if it waits.
+    pub fn rejected(&mut self, sequence: u64) -> Option<usize> {
+        let slot = self.slot(sequence)?;
+        if slot.end != Pending::Waits {
+            return None;
+        }
+        self.slot_mut(sequence).end = Pending::Rejected;
+        self.totals.rejected += 1;
+        Some(slot.flow as usize)
+    }
+
+    /// The next request that was sent before a moment and has no reply. Each is told once.
+    pub fn overdue(&mut self, sent_before: Duration) -> Option<(u64, usize)> {
+        while self.unlooked < self.next {
+            let sequence = self.unlooked;
+            if let Some(slot) = self.slot(sequence) {
+                if slot.sent_at >= sent_before {
+                    return None;
+                }
+                self.unlooked += 1;
+                if slot.end == Pending::Waits {
+                    return Some((sequence, slot.flow as usize));
+                }
+            } else {
+                // All before are forgotten too.
+                self.unlooked = self.next.saturating_sub(self.slots.len() as u64);
+            }
+        }
+        None
+    }
+
+    /// When the first request was sent that [`Self::overdue`] has not told or passed over.
+    pub fn next_overdue(&self) -> Option<Duration> {
+        self.slot(self.unlooked).map(|slot| slot.sent_at)
+    }
+
+    fn index(&self, sequence: u64) -> usize {
+        // Only the low bits count, of which all are kept.
+        usize::try_from(sequence & (self.slots.len() as u64 - 1)).unwrap_or_default()
+    }
+
+    fn slot(&self, sequence: u64) -> Option<Slot> {
+        let known = sequence > 0 && sequence < self.next;
+        let kept = known && self.next - sequence <= self.slots.len() as u64;
+        kept.then(|| self.slots[self.index(sequence)])
+    }
+
+    fn slot_mut(&mut self, sequence: u64) -> &mut Slot {
+        let index = self.index(sequence);
+        &mut self.slots[index]
+    }
+}

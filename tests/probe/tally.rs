@@ -1,0 +1,146 @@
+//! The books against a model that keeps everything and counts at the end.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use udp_echo::probe::tally::{Came, Tally};
+
+/// What happens, at a time that passes by one millisecond from one to the next.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Send {
+        flow: usize,
+    },
+    /// A reply to a request so many before the last.
+    Reply {
+        back: u64,
+        corrupted: bool,
+    },
+    Reject {
+        back: u64,
+    },
+    Damaged,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0_usize..3).prop_map(|flow| Event::Send { flow }),
+        4 => (0_u64..12, prop::bool::weighted(0.2))
+            .prop_map(|(back, corrupted)| Event::Reply { back, corrupted }),
+        1 => (0_u64..12).prop_map(|back| Event::Reject { back }),
+        1 => Just(Event::Damaged),
+    ]
+}
+
+const ROOM: u64 = 8;
+
+proptest! {
+    #[test]
+    fn every_figure_is_what_a_naive_count_gives(events in prop::collection::vec(event(), 0..200)) {
+        let mut tally = Tally::new(3, 8);
+        // Sequence number less 1: flow, time.
+        let mut sent: Vec<(usize, u64)> = Vec::new();
+        // Sequence numbers in the order of the replies.
+        let mut replies: Vec<u64> = Vec::new();
+        let mut rejected: Vec<u64> = Vec::new();
+        let (mut corrupted, mut too_late) = (0, 0);
+        for (now, event) in (0_u64..).zip(&events) {
+            let count = sent.len() as u64;
+            let kept = |sequence: u64| sequence >= 1 && sequence + ROOM > count;
+            match *event {
+                Event::Send { flow } => {
+                    prop_assert_eq!(tally.next_sequence(), count + 1);
+                    tally.sent(flow, Duration::from_millis(now));
+                    sent.push((flow, now));
+                }
+                Event::Reply { back, corrupted: is } => {
+                    let Some(sequence) = count.checked_sub(back).filter(|number| *number > 0) else {
+                        continue;
+                    };
+                    corrupted += u64::from(is);
+                    let came = tally.reply(sequence, is, Duration::from_millis(now));
+                    if !kept(sequence) {
+                        too_late += 1;
+                        prop_assert_eq!(came, Came::Unknown);
+                        continue;
+                    }
+                    let (flow, at) = sent[usize::try_from(sequence - 1).unwrap()];
+                    let rtt = Duration::from_millis(now - at);
+                    let flow_of = |number: u64| sent[usize::try_from(number - 1).unwrap()].0;
+                    let expected = if replies.contains(&sequence) {
+                        Came::Again { rtt, flow }
+                    } else {
+                        let overtaken = |other: &u64| *other > sequence && flow_of(*other) == flow;
+                        Came::First { rtt, flow, reordered: replies.iter().any(overtaken) }
+                    };
+                    prop_assert_eq!(came, expected);
+                    replies.push(sequence);
+                }
+                Event::Reject { back } => {
+                    let Some(sequence) = count.checked_sub(back) else { continue };
+                    let waits = kept(sequence) && sequence > 0
+                        && !replies.contains(&sequence) && !rejected.contains(&sequence);
+                    let expected = waits.then(|| sent[usize::try_from(sequence - 1).unwrap()].0);
+                    prop_assert_eq!(tally.rejected(sequence), expected);
+                    rejected.extend(waits.then_some(sequence));
+                }
+                Event::Damaged => {
+                    corrupted += 1;
+                    tally.damaged();
+                }
+            }
+        }
+        let mut distinct = replies.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let totals = tally.totals();
+        prop_assert_eq!(totals.sent, sent.len() as u64);
+        prop_assert_eq!(totals.received, distinct.len() as u64);
+        prop_assert_eq!(totals.lost(), (sent.len() - distinct.len()) as u64);
+        prop_assert_eq!(totals.duplicates, (replies.len() - distinct.len()) as u64);
+        prop_assert_eq!(totals.corrupted, corrupted);
+        prop_assert_eq!(totals.too_late, too_late);
+        rejected.retain(|sequence| !distinct.contains(sequence));
+        prop_assert_eq!(totals.rejected, rejected.len() as u64);
+        prop_assert_eq!(tally.outstanding(), totals.lost() - totals.rejected);
+        prop_assert_eq!(tally.rtts().count(), totals.received);
+        for (flow, counts) in tally.flows().iter().enumerate() {
+            let own = |sequence: &&u64| sent[usize::try_from(**sequence - 1).unwrap()].0 == flow;
+            prop_assert_eq!(counts.received, distinct.iter().filter(own).count() as u64);
+            prop_assert_eq!(counts.sent, sent.iter().filter(|sent| sent.0 == flow).count() as u64);
+        }
+    }
+
+    #[test]
+    fn each_request_without_a_reply_is_told_once_when_it_is_overdue(
+        replied in prop::collection::vec(any::<bool>(), 1..100), step in 1_usize..20
+    ) {
+        let mut tally = Tally::new(1, 128);
+        let mut told = Vec::new();
+        for (index, replied) in replied.iter().enumerate() {
+            let now = Duration::from_millis(index as u64);
+            tally.sent(0, now);
+            if *replied {
+                tally.reply(index as u64 + 1, false, now);
+            }
+            if index % step == 0 {
+                let before = now.saturating_sub(Duration::from_millis(5));
+                while let Some((sequence, _)) = tally.overdue(before) {
+                    told.push(sequence);
+                }
+            }
+        }
+        told.extend(std::iter::from_fn(|| tally.overdue(Duration::MAX)).map(|told| told.0));
+        let lost = (1..).zip(&replied).filter(|(_, replied)| !**replied);
+        prop_assert_eq!(told, lost.map(|(sequence, _)| sequence).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_is_forgotten_is_told_by_nobody_and_counts_as_lost() {
+    let mut tally = Tally::new(1, 4);
+    (0..10).for_each(|now| tally.sent(0, Duration::from_secs(now)));
+    let told: Vec<_> = std::iter::from_fn(|| tally.overdue(Duration::MAX)).collect();
+    assert_eq!(told, [(7, 0), (8, 0), (9, 0), (10, 0)]);
+    assert_eq!(tally.totals().lost(), 10);
+}
