@@ -10,3 +10,5 @@
 
 #[path = "probe/tally.rs"]
 mod tally;
+#[path = "probe/turns.rs"]
+mod turns;

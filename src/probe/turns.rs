@@ -1,0 +1,257 @@
+//! Whose turn it is, and the client's part of the exchange.
+//!
+//! A daemon in exchange mode takes the datagrams of a flow by turns: one is echoed, the next is
+//! taken for the record. So a flow has at most one request in flight there, and each request is
+//! followed by just one record, before the next request goes out:
+//!
+//! - The reply comes: the record is sent at once.
+//! - No reply comes within the patience, half of `--wait`: the record is sent all the same.
+//!   - The daemon echoed the request, and the reply is late or lost: it takes the record, and is in
+//!     step. A late reply says so.
+//!   - It never got the request: it echoes the record. The client knows it by its mark, and sends
+//!     another one, which ends that exchange. For this it waits once more for the patience.
+//!
+//! So a request or a reply that is lost costs nothing but itself. A *record* that is lost, or the
+//! echo of one, costs the next request, which the daemon takes for the record. No protocol can
+//! avoid that without an acknowledgement of records, and it would need one of that in turn; the
+//! request after it is in step again.
+//!
+//! A plain reflector echoes the records too. It is known by echoing two datagrams of a flow in a
+//! row; seen [`PLAIN`] times without an exchange that went by the book, no more records are sent.
+//!
+//! In lockstep mode the daemon has one exchange for all its peers, so one request is in flight
+//! over all flows. In echo mode nothing of this holds: flows do not wait, and there are no records.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::exchange::Mode;
+
+/// How often the other end has to do what no daemon in exchange mode does.
+pub const PLAIN: u32 = 3;
+
+/// A record that is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// On which flow.
+    pub flow: usize,
+    /// The sequence number of the request that it follows.
+    pub sequence: u64,
+    /// How many were sent for that request before.
+    pub earlier: u8,
+}
+
+/// The turns of all flows. Times are since the start of the run.
+#[derive(Debug)]
+pub struct Turns {
+    mode: Mode,
+    patience: Duration,
+    flows: Box<[Turn]>,
+    /// Where to look for the next flow that may send.
+    next: usize,
+    /// How many flows wait.
+    busy: usize,
+    /// When flows have waited long enough, in order; some of them do not wait any more.
+    deadlines: VecDeque<(Duration, usize)>,
+    /// How often in a row the other end echoed what a daemon in exchange mode would have taken.
+    echoed_records: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Turn {
+    wait: Wait,
+    /// The last record that was sent: the request's sequence number, and how many before it.
+    last: (u64, u8),
+    /// The same when the last request was sent.
+    last_before: (u64, u8),
+    /// The newest record that came back.
+    came_back: (u64, u8),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Wait {
+    /// The next request may be sent.
+    #[default]
+    Not,
+    /// For the reply to a request, until then.
+    Reply { sequence: u64, until: Duration },
+    /// For the echo of the record that was sent without a reply, until then.
+    Echo { sequence: u64, until: Duration },
+}
+
+impl Turns {
+    /// So many flows, none of which waits. `wait` is how long a request and what follows it may
+    /// hold up the next.
+    pub fn new(mode: Mode, flows: usize, wait: Duration) -> Self {
+        Self {
+            mode,
+            patience: wait / 2,
+            flows: vec![Turn::default(); flows].into(),
+            next: 0,
+            busy: 0,
+            deadlines: VecDeque::new(),
+            echoed_records: 0,
+        }
+    }
+
+    /// Whether the other end is a plain reflector, as it shows.
+    pub fn is_plain(&self) -> bool {
+        self.mode == Mode::Echo || self.echoed_records >= PLAIN
+    }
+
+    /// Whether any flow may send a request.
+    pub fn may_send(&self) -> bool {
+        match self.mode {
+            Mode::Echo => true,
+            Mode::Exchange => self.busy < self.flows.len(),
+            Mode::Lockstep => self.busy == 0,
+        }
+    }
+
+    /// The flow whose turn it is: the next of those that do not wait.
+    pub fn next(&mut self) -> Option<usize> {
+        if !self.may_send() {
+            return None;
+        }
+        let number = self.flows.len();
+        let all = (self.next..number).chain(0..self.next);
+        let flow = all
+            .into_iter()
+            .find(|flow| self.flows[*flow].wait == Wait::Not)?;
+        self.next = (flow + 1) % number;
+        Some(flow)
+    }
+
+    /// A request was sent on a flow that did not wait.
+    pub fn asked(&mut self, flow: usize, sequence: u64, now: Duration) {
+        self.flows[flow].last_before = self.flows[flow].last;
+        if !self.is_plain() {
+            let until = now + self.patience;
+            self.set(flow, Wait::Reply { sequence, until });
+        }
+    }
+
+    /// A reply came. Says whether a record is to be sent now.
+    pub fn replied(&mut self, flow: usize, sequence: u64) -> Option<Due> {
+        let turn = self.flows[flow];
+        let record_is_sent = match turn.wait {
+            Wait::Reply {
+                sequence: asked, ..
+            } if asked == sequence => false,
+            // The daemon took the record that was sent meanwhile.
+            Wait::Echo {
+                sequence: asked, ..
+            } if asked == sequence => true,
+            _ => return None,
+        };
+        // The record before this request came back, and then its reply: nothing was taken.
+        if turn.came_back == turn.last_before && turn.came_back.0 > 0 {
+            self.echoed_records += 1;
+        } else {
+            self.echoed_records = 0;
+        }
+        self.set(flow, Wait::Not);
+        if record_is_sent {
+            return None;
+        }
+        self.due(flow, sequence, 0)
+    }
+
+    /// A record came back. Says whether another one is to be sent now.
+    pub fn record_came_back(&mut self, flow: usize, sequence: u64, earlier: u8) -> Option<Due> {
+        let turn = &mut self.flows[flow];
+        let again = turn.came_back >= (sequence, earlier);
+        turn.came_back = turn.came_back.max((sequence, earlier));
+        if turn.last != (sequence, earlier) || again {
+            return None;
+        }
+        match turn.wait {
+            // The request that waits was sent after that record, and ends its exchange.
+            Wait::Reply { .. } => None,
+            Wait::Echo { .. } | Wait::Not => {
+                // The record before came back, and so has this one.
+                if earlier > 0 {
+                    self.echoed_records += 1;
+                }
+                self.set(flow, Wait::Not);
+                let more = u32::from(earlier) < PLAIN;
+                more.then(|| self.due(flow, sequence, earlier + 1))?
+            }
+        }
+    }
+
+    /// Something on the way said that a request did not get there, so there is nothing to end.
+    pub fn rejected(&mut self, flow: usize, sequence: u64) {
+        match self.flows[flow].wait {
+            Wait::Reply {
+                sequence: asked, ..
+            }
+            | Wait::Echo {
+                sequence: asked, ..
+            } if asked == sequence => self.set(flow, Wait::Not),
+            _ => {}
+        }
+    }
+
+    /// Time has passed. Returns the next record that is to be sent for want of a reply, if any;
+    /// to be called until there is none.
+    pub fn time(&mut self, now: Duration) -> Option<Due> {
+        while let Some((until, flow)) = self.deadlines.front().copied().filter(|at| at.0 <= now) {
+            self.deadlines.pop_front();
+            match self.flows[flow].wait {
+                Wait::Reply {
+                    sequence,
+                    until: own,
+                } if own == until => {
+                    let until = now + self.patience;
+                    self.set(flow, Wait::Echo { sequence, until });
+                    if let Some(due) = self.due(flow, sequence, 0) {
+                        return Some(due);
+                    }
+                    self.set(flow, Wait::Not);
+                }
+                Wait::Echo { until: own, .. } if own == until => self.set(flow, Wait::Not),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// When to call [`Self::time`].
+    pub fn next_time(&mut self) -> Option<Duration> {
+        while let Some((until, flow)) = self.deadlines.front().copied() {
+            match self.flows[flow].wait {
+                Wait::Reply { until: own, .. } | Wait::Echo { until: own, .. } if own == until => {
+                    return Some(until);
+                }
+                _ => self.deadlines.pop_front(),
+            };
+        }
+        None
+    }
+
+    fn due(&mut self, flow: usize, sequence: u64, earlier: u8) -> Option<Due> {
+        if self.is_plain() {
+            return None;
+        }
+        self.flows[flow].last = (sequence, earlier);
+        Some(Due {
+            flow,
+            sequence,
+            earlier,
+        })
+    }
+
+    fn set(&mut self, flow: usize, wait: Wait) {
+        let turn = &mut self.flows[flow];
+        self.busy -= usize::from(turn.wait != Wait::Not);
+        turn.wait = wait;
+        match wait {
+            Wait::Not => {}
+            Wait::Reply { until, .. } | Wait::Echo { until, .. } => {
+                self.busy += 1;
+                self.deadlines.push_back((until, flow));
+            }
+        }
+    }
+}
