@@ -2,6 +2,7 @@
 //!
 //! The one room with `unsafe`, because no safe crate has `recvmmsg` and `sendmmsg` with packet
 //! info and reusable buffers: see `batch` for the datagrams and `option` for the rest.
+//! `socket/connect`, `send`, `rejection` and `ready` are the client's.
 
 mod array;
 mod batch;
@@ -10,7 +11,10 @@ mod inherit;
 mod limit;
 mod offload;
 mod option;
+mod ready;
+mod rejection;
 mod replies;
+mod send;
 #[cfg(all(test, miri))]
 mod simulated;
 mod socket;
@@ -20,5 +24,7 @@ pub use control::PacketInfo;
 pub use inherit::inherited;
 pub use limit::BufferLimits;
 pub use option::MemInfo;
+pub use ready::Ready;
+pub use rejection::{Icmp, Rejection};
 pub use replies::{Pieces, Sent};
 pub use socket::{AdoptError, Drops, Error, Options, Socket};

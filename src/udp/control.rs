@@ -157,7 +157,7 @@ impl PacketInfo {
 }
 
 /// The level, type and data of each message, up to the first that is not whole.
-fn messages(mut control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
+pub(super) fn messages(mut control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
     std::iter::from_fn(move || {
         let (length, rest) = control.split_first_chunk()?;
         let (level, rest) = rest.split_first_chunk()?;

@@ -1,5 +1,7 @@
 //! One UDP socket: bound, its buffers set, its drops read.
 
+mod connect;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
