@@ -101,6 +101,11 @@ impl HostPort {
             .ok_or_else(|| failed(io::Error::other("the name has no address")))
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Whether the two name the same host and port, in the same words.
     pub fn clashes_with(&self, other: &Self) -> bool {
         self == other && self.port != 0

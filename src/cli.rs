@@ -1,6 +1,7 @@
 //! The command line: flags, environment variables, help.
 
 mod control;
+mod probe;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
@@ -11,7 +12,9 @@ use bytesize::ByteSize;
 use clap::builder::{BoolishValueParser, PossibleValue, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub use probe::{MetricsUrl, ProbeArgs, Target};
 
 use crate::address::HostPort;
 use crate::exchange::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate, Timeout};
@@ -28,6 +31,8 @@ use crate::telemetry;
     name = "udp-echo",
     version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("UDP_ECHO_REVISION"), ")"),
     max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     after_help = "Exit status: 0 asked to stop, 1 could not go on, 2 wrong usage."
 )]
 pub struct Args {
@@ -256,9 +261,20 @@ pub struct Args {
     )]
     pub log_format: LogFormat,
 
+    /// What to do, if not to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Which of the options were given that sockets handed over replace.
     #[arg(skip)]
     pub given: Vec<&'static str>,
+}
+
+/// What else the program does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    #[allow(missing_docs, reason = "what is written here would replace the help")]
+    Probe(ProbeArgs),
 }
 
 /// A timeout, or none.
@@ -308,18 +324,14 @@ impl Args {
     pub fn parse_from_environment(
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
-        let command = Self::command().mut_args(|argument| {
-            let value = argument.get_env().and_then(std::env::var_os);
-            // A negative number is a wrong value then, and not an option that nobody knows.
-            let negative = argument.get_action().takes_values();
-            let argument = argument.allow_negative_numbers(negative);
-            if value.is_some_and(|value| value.is_empty()) {
-                argument.env(Resettable::Reset)
-            } else {
-                argument
-            }
-        });
         let arguments: Vec<_> = arguments.into_iter().collect();
+        let probes = arguments.get(1).is_some_and(|word| word == PROBE);
+        let command = Self::command()
+            // What is set for the daemon is nothing to the client, right or wrong.
+            .mut_args(|argument| prepared(argument, !probes))
+            .mut_subcommand(PROBE, |probe| {
+                probe.mut_args(|argument| prepared(argument, probes))
+            });
         if let Some(message) = control::refused(&command, &arguments) {
             return Err(Self::command().error(ErrorKind::InvalidValue, message));
         }
@@ -466,6 +478,23 @@ impl ValueEnum for End {
     }
 }
 
+/// The client's name on the command line.
+const PROBE: &str = "probe";
+
+/// An option as the command line and the environment are read. Its variable counts only if the
+/// environment is for it and it is not empty.
+fn prepared(argument: Arg, has_environment: bool) -> Arg {
+    let value = argument.get_env().and_then(std::env::var_os);
+    // A negative number is a wrong value then, and not an option that nobody knows.
+    let negative = argument.get_action().takes_values();
+    let argument = argument.allow_negative_numbers(negative);
+    if !has_environment || value.is_some_and(|value| value.is_empty()) {
+        argument.env(Resettable::Reset)
+    } else {
+        argument
+    }
+}
+
 /// Seconds, or a number with a unit.
 fn duration(text: &str) -> Option<Duration> {
     match text.parse::<f64>() {
@@ -546,8 +575,15 @@ mod tests {
 
     #[test]
     fn every_option_has_its_environment_variable_and_its_default_in_the_help() {
-        let mut command = Args::command().term_width(1000);
+        let command = Args::command().term_width(1000);
         command.clone().debug_assert();
+        let probe = command.find_subcommand(PROBE).unwrap().clone();
+        for command in [command, probe.term_width(1000)] {
+            assert_variables_and_defaults(command);
+        }
+    }
+
+    fn assert_variables_and_defaults(mut command: clap::Command) {
         let help = command.render_help().to_string();
         for argument in command.get_arguments() {
             let Some(name) = argument

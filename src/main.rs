@@ -3,9 +3,9 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use udp_echo::cli::Args;
+use udp_echo::cli::{Args, Command, ProbeArgs};
 use udp_echo::daemon::Inherited;
-use udp_echo::{daemon, telemetry};
+use udp_echo::{daemon, probe, telemetry};
 
 fn main() -> ExitCode {
     let args = match Args::parse_from_environment(std::env::args_os()) {
@@ -22,6 +22,21 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
+    match args.command {
+        Some(Command::Probe(args)) => probe(&args),
+        None => serve(&args),
+    }
+}
+
+fn probe(args: &ProbeArgs) -> ExitCode {
+    match probe::run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(&error),
+    }
+}
+
+fn serve(args: &Args) -> ExitCode {
     let inherited = match Inherited::take() {
         Ok(inherited) => inherited,
         Err(error) => return failed(&error),
@@ -30,7 +45,7 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return failed(&error),
     };
-    let ended = daemon::run(&args, inherited, &log);
+    let ended = daemon::run(args, inherited, &log);
     drop(log);
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,9 +2,153 @@
 //!
 //! - [`wire`], [`tally`], [`rtt`], [`turns`], [`pace`]: the core. What is sent and when, what came
 //!   and what that means; no socket, no clock.
+//! - [`prober`], [`clock`]: the loop around it, on one plain thread.
+//! - [`attribution`], [`fetch`]: where the missing were lost, by the daemon's metrics.
+//! - [`summary`], [`json`], [`notes`], [`screen`]: how it is told.
 
+pub mod attribution;
+pub mod clock;
+pub mod fetch;
+pub mod json;
+pub mod notes;
 pub mod pace;
+pub mod prober;
 pub mod rtt;
+pub mod screen;
+pub mod summary;
 pub mod tally;
 pub mod turns;
 pub mod wire;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::address::ResolveError;
+use crate::cli::{ProbeArgs, Target};
+use attribution::{Attribution, Own};
+use prober::{Outcome, Prober, Settings};
+use screen::Screen;
+use summary::{Summary, Where};
+
+/// Why nothing could be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The target's name stands for no address.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The run could not begin or go on.
+    #[error(transparent)]
+    Run(#[from] prober::Error),
+    /// The daemon's metrics cannot be read.
+    #[error(transparent)]
+    Metrics(#[from] fetch::Error),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// Measures as the command line says, and tells it on standard output. Says whether less was lost
+/// than is too much.
+///
+/// # Errors
+/// When nothing can be measured.
+pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
+    let Target(target) = &args.target;
+    let mut screen = Screen::new();
+    let settings = Settings {
+        target: target.resolve()?,
+        mode: args.mode,
+        count: args.count,
+        duration: args.duration,
+        frequency: args.frequency(),
+        size: args.size.into(),
+        wait: args.wait,
+        flows: args.flows.into(),
+        lines: !args.quiet && !args.json,
+        progress: args.quiet && !args.json && screen.is_terminal(),
+    };
+    let url = args.metrics_url.as_ref().map(|url| &url.0);
+    let before = url.map(fetch::counters).transpose()?;
+    let stops = count_stops().map_err(Error::Signals)?;
+    if settings.lines {
+        screen.line(format_args!("{}", summary::heading(target, &settings)));
+    }
+    let outcome = Prober::new(&settings, random(), &mut screen, &stops)?.run()?;
+    let whereabouts = url
+        .zip(before)
+        .map(|(url, before)| match fetch::counters(url) {
+            Ok(after) => Attribution::new(&before, &after, own(&outcome))
+                .map_or(Where::StartedAnew, Where::Known),
+            Err(error) => Where::Unknown(error.to_string()),
+        });
+    let text = if args.json {
+        json::object(target, &outcome, whereabouts.as_ref())
+    } else {
+        let summary = Summary {
+            target,
+            settings: &settings,
+            outcome: &outcome,
+            whereabouts: whereabouts.as_ref(),
+        };
+        summary.to_string()
+    };
+    screen.line(format_args!("{text}"));
+    screen.flush();
+    let totals = outcome.tally.totals();
+    Ok(totals.sent == 0 || totals.loss_ratio() * 1e2 < args.max_loss)
+}
+
+fn random() -> u32 {
+    let random = RandomState::new().build_hasher().finish();
+    // The low half is as random as all of it.
+    u32::try_from(random & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+/// What the client itself counted, as the daemon's metrics are to have it.
+fn own(outcome: &Outcome) -> Own {
+    let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
+    Own {
+        sent: totals.sent + notes.records_sent,
+        came: totals.received
+            + totals.duplicates
+            + totals.damaged
+            + totals.too_late
+            + notes.records_back
+            + outcome.own_drops,
+    }
+}
+
+/// Counts SIGINT and SIGTERM, on a thread of its own.
+fn count_stops() -> io::Result<Arc<AtomicU32>> {
+    let stops = Arc::new(AtomicU32::new(0));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let entered = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    drop(entered);
+    let counted = Arc::clone(&stops);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    let came = tokio::select! {
+                        came = interrupt.recv() => came,
+                        came = terminate.recv() => came,
+                    };
+                    if came.is_none() {
+                        return;
+                    }
+                    counted.fetch_add(1, Relaxed);
+                }
+            });
+        })?;
+    Ok(stops)
+}

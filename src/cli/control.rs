@@ -9,6 +9,7 @@ use clap::Command;
 pub(super) fn refused(command: &Command, arguments: &[OsString]) -> Option<String> {
     let variables = command
         .get_arguments()
+        .chain(command.get_subcommands().flat_map(Command::get_arguments))
         .filter_map(|argument| argument.get_env())
         .filter_map(|name| Some((name, std::env::var_os(name)?)))
         .map(|(name, value)| (format!("the value of {}", name.display()), value));

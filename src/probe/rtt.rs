@@ -107,12 +107,12 @@ impl Rtts {
         if self.histogram.is_empty() {
             return Vec::new();
         }
-        let (least, greatest) = (self.least.as_secs_f64(), self.greatest.as_secs_f64());
-        let least = least.max(1e-9);
-        let ratio = (greatest / least).max(1.0).powf(1.0 / f64::from(most));
+        let first = self.least.as_secs_f64().max(1e-9);
+        let end = self.greatest.as_secs_f64();
+        let factor = (end / first).max(1.0).powf(1.0 / f64::from(most));
         let bound = |index: u32| {
-            let power = ratio.powi(i32::try_from(index).unwrap_or(i32::MAX));
-            Duration::from_secs_f64(least * power)
+            let power = factor.powi(i32::try_from(index).unwrap_or(i32::MAX));
+            Duration::from_secs_f64(first * power)
         };
         let mut bars: Vec<Bar> = (0..most)
             .map(|index| Bar {
@@ -123,10 +123,10 @@ impl Rtts {
             .collect();
         bars.dedup_by_key(|bar| bar.from);
         let last = bars.len() - 1;
-        for step in self.histogram.iter_recorded() {
-            let time = Duration::from_nanos(step.value_iterated_to());
+        for recorded in self.histogram.iter_recorded() {
+            let time = Duration::from_nanos(recorded.value_iterated_to());
             let at = bars.partition_point(|bar| bar.to <= time).min(last);
-            bars[at].count += step.count_at_value();
+            bars[at].count += recorded.count_at_value();
         }
         bars
     }
@@ -153,7 +153,9 @@ mod tests {
             times in prop::collection::vec(1_u64..10_000_000_000, 1..200)
         ) {
             let mut rtts = Rtts::default();
-            times.iter().for_each(|time| rtts.add(Duration::from_nanos(*time)));
+            for time in &times {
+                rtts.add(Duration::from_nanos(*time));
+            }
             let summary = rtts.summary().unwrap();
             let mut sorted = times.clone();
             sorted.sort_unstable();

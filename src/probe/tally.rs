@@ -157,8 +157,9 @@ impl Tally {
         self.totals.sent += 1;
     }
 
-    /// A reply came that tells which request it is for.
-    pub fn reply(&mut self, sequence: u64, corrupted: bool, at: Duration) -> Came {
+    /// A reply came that tells which request it is for: `at` by the kernel's timestamp, which is
+    /// wrong if it is before the request, and `by` then at the latest.
+    pub fn reply(&mut self, sequence: u64, corrupted: bool, at: Duration, by: Duration) -> Came {
         self.totals.corrupted += u64::from(corrupted);
         if sequence == 0 || sequence >= self.next {
             // Its check is right by chance.
@@ -170,7 +171,9 @@ impl Tally {
             self.totals.too_late += 1;
             return Came::Unknown;
         };
-        let rtt = at.saturating_sub(slot.sent_at);
+        let rtt = at
+            .checked_sub(slot.sent_at)
+            .unwrap_or_else(|| by.saturating_sub(slot.sent_at));
         let flow = slot.flow as usize;
         if slot.end == Pending::Replied {
             self.totals.duplicates += 1;

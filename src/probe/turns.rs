@@ -109,7 +109,7 @@ impl Turns {
     }
 
     /// The flow whose turn it is: the next of those that do not wait.
-    pub fn next(&mut self) -> Option<usize> {
+    pub fn next_flow(&mut self) -> Option<usize> {
         if !self.may_send() {
             return None;
         }

@@ -58,7 +58,8 @@ proptest! {
                         continue;
                     };
                     corrupted += u64::from(is);
-                    let came = tally.reply(sequence, is, Duration::from_millis(now));
+                    let at = Duration::from_millis(now);
+                    let came = tally.reply(sequence, is, at, at);
                     if !kept(sequence) {
                         too_late += 1;
                         prop_assert_eq!(came, Came::Unknown);
@@ -121,7 +122,7 @@ proptest! {
             let now = Duration::from_millis(index as u64);
             tally.sent(0, now);
             if *replied {
-                tally.reply(index as u64 + 1, false, now);
+                tally.reply(index as u64 + 1, false, now, now);
             }
             if index % step == 0 {
                 let before = now.saturating_sub(Duration::from_millis(5));
@@ -143,4 +144,18 @@ fn what_is_forgotten_is_told_by_nobody_and_counts_as_lost() {
     let told: Vec<_> = std::iter::from_fn(|| tally.overdue(Duration::MAX)).collect();
     assert_eq!(told, [(7, 0), (8, 0), (9, 0), (10, 0)]);
     assert_eq!(tally.totals().lost(), 10);
+}
+
+#[test]
+fn a_timestamp_from_before_the_request_gives_way_to_the_clock() {
+    let seconds = Duration::from_secs;
+    let mut tally = Tally::new(1, 4);
+    tally.sent(0, seconds(5));
+    let came = tally.reply(1, false, seconds(4), seconds(7));
+    let expected = Came::First {
+        rtt: seconds(2),
+        flow: 0,
+        reordered: false,
+    };
+    assert_eq!(came, expected);
 }

@@ -12,7 +12,7 @@ use udp_echo::probe::tally::{Came, Tally};
 use udp_echo::probe::turns::{Due, Turns};
 use udp_echo::probe::wire::{Change, Run, Seen};
 
-const WAIT: Duration = Duration::from_millis(1000);
+const WAIT: Duration = Duration::from_secs(1);
 
 /// What may be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl World {
         let start = Instant::now();
         let settings = Settings {
             mode,
-            timeout: Timeout::new(Duration::from_secs(3600)),
+            timeout: Timeout::new(Duration::from_hours(1)),
             max_datagram: 1024,
             max_peers: NonZeroU32::new(8).unwrap(),
             exit_on: ExitOn::default(),
@@ -148,7 +148,7 @@ impl World {
                 Seen::Reply {
                     sequence,
                     change: Change::None,
-                } => match self.tally.reply(sequence, false, self.now) {
+                } => match self.tally.reply(sequence, false, self.now, self.now) {
                     Came::First { flow, .. } => self.turns.replied(flow, sequence),
                     other => panic!("{other:?}"),
                 },
@@ -167,7 +167,7 @@ impl World {
     /// Asks so many times, at an interval in milliseconds or as soon as it may.
     fn run(&mut self, requests: u32, interval: u64) {
         for _ in 0..requests {
-            while self.turns.next().is_none() {
+            while self.turns.next_flow().is_none() {
                 self.step();
             }
             self.ask();
@@ -260,28 +260,28 @@ fn without_loss_each_request_is_followed_by_one_record() {
 fn in_turn_are_the_flows_that_do_not_wait() {
     let mut turns = Turns::new(Mode::Exchange, 3, WAIT);
     for flow in [0, 1, 2] {
-        assert_eq!(turns.next(), Some(flow));
+        assert_eq!(turns.next_flow(), Some(flow));
         turns.asked(flow, flow as u64 + 1, Duration::ZERO);
     }
-    assert_eq!(turns.next(), None);
+    assert_eq!(turns.next_flow(), None);
     assert!(turns.replied(1, 2).is_some());
-    assert_eq!(turns.next(), Some(1));
+    assert_eq!(turns.next_flow(), Some(1));
     turns.asked(1, 4, Duration::ZERO);
     turns.rejected(0, 1);
-    assert_eq!(turns.next(), Some(0));
+    assert_eq!(turns.next_flow(), Some(0));
 }
 
 #[test]
 fn in_lockstep_one_request_is_in_flight_over_all_flows_and_in_echo_mode_none_waits() {
     let mut turns = Turns::new(Mode::Lockstep, 3, WAIT);
-    assert_eq!(turns.next(), Some(0));
+    assert_eq!(turns.next_flow(), Some(0));
     turns.asked(0, 1, Duration::ZERO);
-    assert_eq!(turns.next(), None);
+    assert_eq!(turns.next_flow(), None);
     assert!(turns.replied(0, 1).is_some());
-    assert_eq!(turns.next(), Some(1));
+    assert_eq!(turns.next_flow(), Some(1));
     let mut turns = Turns::new(Mode::Echo, 2, WAIT);
     for (sequence, flow) in (1..).zip([0, 1, 0, 1, 0]) {
-        assert_eq!(turns.next(), Some(flow));
+        assert_eq!(turns.next_flow(), Some(flow));
         turns.asked(flow, sequence, Duration::ZERO);
     }
     assert_eq!(turns.replied(0, 1), None);

@@ -1,0 +1,158 @@
+//! Where the missing were lost, by what the daemon counted meanwhile.
+
+/// What a daemon's metrics say.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Counters {
+    received: f64,
+    echoed: f64,
+    send_errors: f64,
+    drops: f64,
+    refused: f64,
+    /// The same as long as the daemon runs.
+    started: f64,
+}
+
+/// A text without the metrics of a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no metrics of a udp-echo there")]
+pub struct NoMetrics;
+
+/// What the client itself counted, requests and records alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own {
+    /// Datagrams that were sent.
+    pub sent: u64,
+    /// Datagrams that came back.
+    pub came: u64,
+}
+
+/// Where datagrams were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attribution {
+    /// On the way there.
+    pub uplink: u64,
+    /// Dropped by the daemon's host, as its socket's buffer was full.
+    pub server_drops: u64,
+    /// Refused by the daemon.
+    pub server_refused: u64,
+    /// On the way back; those too that the daemon could not send.
+    pub downlink: u64,
+    /// Of the latter, those that it could not send.
+    pub unsent: u64,
+    /// How many more the daemon's host got than were sent from here: others send too, and the
+    /// figures are not exact.
+    pub of_others: u64,
+}
+
+impl Counters {
+    /// Reads the text format of Prometheus.
+    ///
+    /// # Errors
+    /// When it does not have what a daemon's has.
+    pub fn parse(text: &str) -> Result<Self, NoMetrics> {
+        let sum = |name: &str| {
+            let values = text.lines().filter_map(|line| {
+                let (series, value) = line.split_once(' ')?;
+                let of_name = series.split('{').next() == Some(name);
+                value.trim().parse::<f64>().ok().filter(|_| of_name)
+            });
+            values.reduce(|sum, value| sum + value)
+        };
+        Ok(Self {
+            received: sum("udp_echo_datagrams_received_total").ok_or(NoMetrics)?,
+            echoed: sum("udp_echo_datagrams_echoed_total").ok_or(NoMetrics)?,
+            send_errors: sum("udp_echo_send_errors_total").unwrap_or(0.0),
+            drops: sum("udp_echo_socket_drops_total").unwrap_or(0.0),
+            refused: sum("udp_echo_datagrams_refused_total").unwrap_or(0.0),
+            started: sum("process_start_time_seconds").unwrap_or(0.0),
+        })
+    }
+
+    /// What it counted since `before`; `None` if it was started anew meanwhile.
+    fn since(&self, before: &Self) -> Option<Self> {
+        let since = Self {
+            received: self.received - before.received,
+            echoed: self.echoed - before.echoed,
+            send_errors: self.send_errors - before.send_errors,
+            drops: self.drops - before.drops,
+            refused: self.refused - before.refused,
+            started: self.started - before.started,
+        };
+        let same = since.started.abs() < 1e-3;
+        let grew = [since.received, since.echoed, since.drops, since.refused];
+        (same && grew.iter().all(|value| *value >= 0.0)).then_some(since)
+    }
+}
+
+impl Attribution {
+    /// From the metrics before and after; `None` if the daemon was started anew meanwhile.
+    pub fn new(before: &Counters, after: &Counters, own: Own) -> Option<Self> {
+        let since = after.since(before)?;
+        let [echoed, unsent] = [since.echoed, since.send_errors].map(whole);
+        let got = whole(since.received).saturating_add(whole(since.drops));
+        Some(Self {
+            uplink: own.sent.saturating_sub(got),
+            server_drops: whole(since.drops),
+            server_refused: whole(since.refused),
+            downlink: echoed.saturating_add(unsent).saturating_sub(own.came),
+            unsent,
+            of_others: got.saturating_sub(own.sent),
+        })
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts, and what is none ends at the bounds"
+)]
+fn whole(count: f64) -> u64 {
+    count.round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(received: u32, echoed: u32, drops: u32, refused: u32) -> Counters {
+        let text = format!(
+            "# HELP udp_echo_datagrams_received_total x\n\
+             udp_echo_datagrams_received_total {received}\n\
+             udp_echo_datagrams_echoed_total {echoed}\n\
+             udp_echo_socket_drops_total{{listen=\"a b\",worker=\"0\"}} 1\n\
+             udp_echo_socket_drops_total{{listen=\"127.0.0.1:1\",worker=\"1\"}} {drops}\n\
+             udp_echo_datagrams_refused_total{{reason=\"rate_limit\"}} {refused}\n\
+             udp_echo_send_errors_total{{error=\"EPERM\"}} 7\n\
+             process_start_time_seconds 1.7e9\n"
+        );
+        Counters::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn each_datagram_that_is_missing_is_missing_somewhere() {
+        let (before, after) = (counters(1000, 900, 5, 1), counters(1080, 970, 9, 4));
+        let own = Own { sent: 90, came: 60 };
+        let expected = Attribution {
+            uplink: 6,
+            server_drops: 4,
+            server_refused: 3,
+            downlink: 10,
+            unsent: 0,
+            of_others: 0,
+        };
+        assert_eq!(Attribution::new(&before, &after, own), Some(expected));
+        let own = Own { sent: 80, came: 70 };
+        let attribution = Attribution::new(&before, &after, own).unwrap();
+        assert_eq!((attribution.uplink, attribution.of_others), (0, 4));
+        assert_eq!(Attribution::new(&after, &before, own), None);
+    }
+
+    #[test]
+    fn a_page_of_somebody_else_is_no_metrics() {
+        assert_eq!(Counters::parse("<html>"), Err(NoMetrics));
+        assert_eq!(
+            Counters::parse("node_cpu_seconds_total 1\n"),
+            Err(NoMetrics)
+        );
+    }
+}

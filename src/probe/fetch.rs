@@ -1,0 +1,110 @@
+//! Reads a daemon's metrics over HTTP, before and after a run, never while it lasts.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::attribution::{Counters, NoMetrics};
+
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a page may be, in bytes.
+const MOST: usize = 16 << 20;
+
+/// Metrics that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the metrics at {url}: {cause}")]
+pub struct Error {
+    url: Uri,
+    #[source]
+    cause: Cause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    #[error("the address is no HTTP address")]
+    Address,
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    Late,
+    #[error("the answer is {0}")]
+    Status(StatusCode),
+    #[error("the answer is too long")]
+    Long,
+    #[error(transparent)]
+    NoMetrics(#[from] NoMetrics),
+}
+
+/// Reads them.
+///
+/// # Errors
+/// When nobody answers, or with something else.
+pub fn counters(url: &Uri) -> Result<Counters, Error> {
+    let read = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let text = runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, get(url)).await })
+            .map_err(|_| Cause::Late)??;
+        Ok(Counters::parse(&text)?)
+    };
+    read().map_err(|cause| Error {
+        url: url.clone(),
+        cause,
+    })
+}
+
+async fn get(url: &Uri) -> Result<String, Cause> {
+    let host = url.host().ok_or(Cause::Address)?;
+    let port = url.port_u16().unwrap_or(80);
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((name, port)).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let authority = url.authority().map_or(host, |authority| authority.as_str());
+    let request = Request::get(path)
+        .header(HOST, authority)
+        .body(String::new())
+        .map_err(|_| Cause::Address)?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        text(response).await
+    };
+    tokio::pin!(answer, connection);
+    tokio::select! {
+        answer = &mut answer => answer,
+        // What it had to say may still have to be read.
+        ended = &mut connection => { ended?; answer.await }
+    }
+}
+
+async fn text(response: Response<Incoming>) -> Result<String, Cause> {
+    if response.status() != StatusCode::OK {
+        return Err(Cause::Status(response.status()));
+    }
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        if let Ok(data) = frame?.into_data() {
+            let data: Bytes = data;
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() > MOST {
+            return Err(Cause::Long);
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,555 @@
+//! The loop: sends what is due, takes what came, until it is time to end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::clock::Clock;
+use super::notes::{Notes, Trouble};
+use super::pace::{Frequency, Pace};
+use super::screen::Screen;
+use super::tally::{Came, Tally};
+use super::turns::{Due, Turns};
+use super::wire::{Change, Run, Seen};
+use crate::exchange::Mode;
+use crate::record::Record;
+use crate::udp::{self, Batch, Ready, Socket, Wait};
+
+/// How a run is to go.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to.
+    pub target: SocketAddr,
+    /// What the reflector does.
+    pub mode: Mode,
+    /// How many requests, if there is an end to them.
+    pub count: Option<u64>,
+    /// For how long to send, if there is an end to it.
+    pub duration: Option<Duration>,
+    /// How often.
+    pub frequency: Frequency,
+    /// How long a request is, in bytes.
+    pub size: usize,
+    /// How long to wait for a reply.
+    pub wait: Duration,
+    /// From how many ports.
+    pub flows: usize,
+    /// Whether each reply gets a line.
+    pub lines: bool,
+    /// Whether a line of progress is shown.
+    pub progress: bool,
+}
+
+/// A run that could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] udp::Error),
+    /// What tells which sockets have something to receive failed.
+    #[error("cannot wait for replies: {0}")]
+    Wait(#[source] io::Error),
+}
+
+/// What a run has seen.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The books.
+    pub tally: Tally,
+    /// What else there is to say.
+    pub notes: Notes,
+    /// The ports of the flows.
+    pub ports: Vec<u16>,
+    /// Replies that this host dropped, as a socket's receive buffer was full.
+    pub own_drops: u64,
+    /// Whether the reflector echoes records too.
+    pub is_plain: bool,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// A run.
+pub struct Prober<'a> {
+    settings: &'a Settings,
+    run: Run,
+    tally: Tally,
+    turns: Turns,
+    pace: Pace,
+    flows: Vec<Socket>,
+    /// Where there are more flows than one.
+    ready: Option<Ready>,
+    found: Vec<usize>,
+    batch: Batch,
+    outgoing: Vec<u8>,
+    clock: Clock,
+    pub(super) screen: &'a mut Screen,
+    notes: Notes,
+    /// The receive timeout of the only flow.
+    receive_timeout: Duration,
+    last_sent: Duration,
+    last_progress: Duration,
+    /// Since when nothing is waited for any more.
+    all_came: Option<Duration>,
+    /// How often somebody asked for the end.
+    stops: &'a AtomicU32,
+}
+
+/// Datagrams a call.
+const BATCH: usize = 64;
+
+/// From how many that are due on they are sent over one flow, by one call.
+const TOGETHER: usize = 16;
+
+/// How long to sleep at most, so that a stop is seen.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a socket's receive timeout is exact to, on any kernel.
+const COARSE: Duration = Duration::from_millis(20);
+
+/// How often progress is shown.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// How long to look for duplicates of the last reply, at least; and twice the longest round trip.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// What a socket's receive buffer is asked to be, in bytes.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+impl<'a> Prober<'a> {
+    /// Opens the sockets. `id` is to be random. `stops` counts who asks for the end: once ends the
+    /// sending, twice the waiting too.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn new(
+        settings: &'a Settings,
+        id: u32,
+        screen: &'a mut Screen,
+        stops: &'a AtomicU32,
+    ) -> Result<Self, Error> {
+        let flows = (0..settings.flows)
+            .map(|_| Socket::connect(settings.target, RECEIVE_BUFFER))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ready = match flows.as_slice() {
+            [_] => None,
+            flows => Some(Ready::new(flows).map_err(Error::Wait)?),
+        };
+        let run = Run::new(id, settings.size);
+        let slot_bytes = settings.size.max(Record::BYTES) + 1;
+        Ok(Self {
+            run,
+            tally: Tally::new(settings.flows, settings.room()),
+            turns: Turns::new(settings.mode, settings.flows, settings.wait),
+            pace: Pace::new(settings.frequency),
+            batch: Batch::new(BATCH, slot_bytes, &flows[0]),
+            outgoing: vec![0; BATCH * settings.size],
+            settings,
+            flows,
+            ready,
+            found: Vec::new(),
+            clock: Clock::start(),
+            screen,
+            notes: Notes::default(),
+            receive_timeout: Duration::ZERO,
+            last_sent: Duration::ZERO,
+            last_progress: Duration::ZERO,
+            all_came: None,
+            stops,
+        })
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// When it cannot wait for replies.
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        loop {
+            let now = self.clock.now();
+            let sends = self.sends(now);
+            if sends {
+                self.send_due(now);
+            }
+            while let Some(due) = self.turns.time(now) {
+                self.send_record(due, None);
+            }
+            if self.settings.lines {
+                self.tell_overdue(now);
+            }
+            self.tell_progress(now);
+            if self.screen.is_closed() || (!sends && self.is_over(now)) {
+                break;
+            }
+            let timeout = self.timeout(now, sends);
+            self.receive(timeout).map_err(Error::Wait)?;
+        }
+        let time = self.clock.now();
+        let drops = self.flows.iter().map(Socket::queue_and_drops);
+        Ok(Outcome {
+            ports: self
+                .flows
+                .iter()
+                .map(|flow| flow.address().port())
+                .collect(),
+            own_drops: drops.filter_map(Result::ok).map(|(_, drops)| drops).sum(),
+            is_plain: self.settings.mode != Mode::Echo && self.turns.is_plain(),
+            tally: self.tally,
+            notes: self.notes,
+            time,
+        })
+    }
+
+    /// Whether there is more to send.
+    fn sends(&self, now: Duration) -> bool {
+        let Settings {
+            count, duration, ..
+        } = self.settings;
+        self.stops.load(Relaxed) == 0
+            && count.is_none_or(|count| self.tally.totals().sent < count)
+            && duration.is_none_or(|duration| now < duration)
+    }
+
+    /// Whether there is nothing more to wait for, when all is sent.
+    fn is_over(&mut self, now: Duration) -> bool {
+        if self.tally.outstanding() > 0 {
+            self.all_came = None;
+        }
+        let waited = now >= self.last_sent + self.settings.wait;
+        waited || self.stops.load(Relaxed) > 1 || self.linger_until(now).is_some_and(|at| now >= at)
+    }
+
+    /// Until when duplicates are looked for, when all came.
+    fn linger_until(&mut self, now: Duration) -> Option<Duration> {
+        if self.tally.outstanding() > 0 {
+            return None;
+        }
+        let since = *self.all_came.get_or_insert(now);
+        let longest = self.tally.rtts().summary().map_or(LINGER, |rtts| rtts.max);
+        Some(since + LINGER.max(longest * 2))
+    }
+
+    /// How long there is nothing to do but to receive.
+    fn timeout(&mut self, now: Duration, sends: bool) -> Duration {
+        let mut until = now + TICK;
+        let mut wake = |at: Option<Duration>| until = at.map_or(until, |at| until.min(at));
+        wake(self.turns.next_time());
+        if self.settings.lines {
+            let wait = self.settings.wait;
+            wake(self.tally.next_overdue().map(|sent| sent + wait));
+        }
+        if !sends {
+            wake(Some(self.last_sent + self.settings.wait));
+            wake(self.linger_until(now));
+        } else if self.turns.may_send() {
+            let last = self.settings.count == Some(self.tally.totals().sent);
+            wake(if last {
+                Some(now)
+            } else {
+                Some(self.pace.next())
+            });
+            wake(self.settings.duration);
+        }
+        until.saturating_sub(now)
+    }
+
+    fn send_due(&mut self, now: Duration) {
+        let left = self.settings.count.unwrap_or(u64::MAX) - self.tally.totals().sent;
+        let due = self.pace.due(now).min(left);
+        let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
+        if self.settings.mode == Mode::Echo && due >= TOGETHER {
+            if let Some(flow) = self.turns.next_flow() {
+                self.send_requests(flow, due);
+            }
+            return;
+        }
+        for _ in 0..due {
+            let Some(flow) = self.turns.next_flow() else {
+                return;
+            };
+            self.send_requests(flow, 1);
+        }
+    }
+
+    /// Sends so many requests over a flow.
+    fn send_requests(&mut self, flow: usize, number: usize) {
+        let size = self.settings.size;
+        let first = self.tally.next_sequence();
+        for (sequence, bytes) in (first..).zip(self.outgoing.chunks_mut(size).take(number)) {
+            self.run.write(sequence, bytes);
+        }
+        let now = self.clock.now();
+        self.last_sent = now;
+        for sequence in (first..).take(number) {
+            self.tally.sent(flow, now);
+            self.turns.asked(flow, sequence, now);
+            self.pace.sent();
+        }
+        let mut next = 0;
+        let mut tries = 0;
+        while next < number {
+            let bytes = &self.outgoing[next * size..number * size];
+            let sent = match bytes.len() / size {
+                1 => self.flows[flow].send(bytes).map(|()| 1),
+                _ => self.flows[flow].send_each(bytes, size),
+            };
+            match sent {
+                Ok(sent) => {
+                    next += sent;
+                    tries = 0;
+                }
+                // It may be about an earlier one.
+                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
+                Err(error) => {
+                    self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
+                    self.rejected(first + next as u64);
+                    next += 1;
+                    tries = 0;
+                }
+            }
+        }
+    }
+
+    fn send_record(&mut self, due: Due, rtt: Option<Duration>) {
+        let Due {
+            flow,
+            sequence,
+            earlier,
+        } = due;
+        let record = self.run.record(sequence, earlier, flow, rtt).encode();
+        let mut tries = 0;
+        loop {
+            match self.flows[flow].send(&record) {
+                Ok(()) => {
+                    self.notes.records_sent += 1;
+                    return;
+                }
+                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
+                Err(error) => {
+                    return self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
+                }
+            }
+        }
+    }
+
+    /// Whether a send may be tried again after an error: a signal came, or an ICMP error about an
+    /// earlier datagram was told in place of sending this one.
+    fn is_about_another(&mut self, flow: usize, error: &io::Error, tries: &mut u32) -> bool {
+        /// More of them than that come only as fast as they are told.
+        const MOST: u32 = 4;
+        *tries += 1;
+        let told = self.take_rejections(flow);
+        error.kind() == io::ErrorKind::Interrupted || *tries == 1 || (told && *tries <= MOST)
+    }
+
+    /// Takes what came, after waiting for it.
+    fn receive(&mut self, timeout: Duration) -> io::Result<()> {
+        if !timeout.is_zero() {
+            self.screen.flush();
+        }
+        let Some(ready) = &mut self.ready else {
+            let mut wait = Wait::Poll;
+            if timeout > COARSE * 2 {
+                self.set_receive_timeout(timeout.saturating_sub(COARSE))?;
+                wait = Wait::Block;
+            } else if !timeout.is_zero() && !self.flows[0].wait_readable(timeout)? {
+                return Ok(());
+            }
+            self.take(0, wait);
+            return Ok(());
+        };
+        let mut found = std::mem::take(&mut self.found);
+        ready.wait(timeout, &mut found)?;
+        for flow in &found {
+            self.take(*flow, Wait::Poll);
+        }
+        self.found = found;
+        Ok(())
+    }
+
+    fn set_receive_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        // Nothing is lost by a wait that is a little shorter; most need no call then.
+        let steps = timeout.as_millis() / COARSE.as_millis();
+        let timeout = COARSE * u32::try_from(steps.max(1)).unwrap_or(1);
+        if timeout != self.receive_timeout {
+            self.flows[0].set_receive_timeout(timeout)?;
+            self.receive_timeout = timeout;
+        }
+        Ok(())
+    }
+
+    /// Takes what came on a flow.
+    fn take(&mut self, flow: usize, wait: Wait) {
+        // With one request in flight one datagram is all there is (Batch::receive).
+        let most = self.tally.outstanding().clamp(1, BATCH as u64);
+        let most = usize::try_from(most).unwrap_or(BATCH);
+        match self.batch.receive(&self.flows[flow], wait, most) {
+            Ok(count) => {
+                let now = self.clock.moment();
+                for slot in 0..count {
+                    let received = self.batch.received(slot);
+                    let bytes = self.batch.bytes(slot, 0..received.length);
+                    let seen = self.run.read(bytes, received.length);
+                    let at = now.of_receipt(received.received_at);
+                    self.came(flow, seen, received.length, at, now.at);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                if !self.take_rejections(flow) {
+                    self.trouble(Trouble::Rejected {
+                        errno: error.raw_os_error().unwrap_or(0),
+                        icmp: None,
+                        from: None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Something came on a flow.
+    fn came(&mut self, flow: usize, seen: Seen, length: usize, at: Duration, by: Duration) {
+        let target = self.settings.target;
+        match seen {
+            Seen::Foreign => self.notes.foreign += 1,
+            Seen::Damaged => {
+                self.tally.damaged();
+                if length < super::wire::HEADER_BYTES {
+                    self.notes.cut_to = self.notes.cut_to.max(Some(length));
+                }
+                self.tell(format_args!(
+                    "{length} bytes from {target}: damaged, it cannot be told whose reply it is"
+                ));
+            }
+            Seen::Record { sequence, earlier } => {
+                self.notes.records_back += 1;
+                if let Some(due) = self.turns.record_came_back(flow, sequence, earlier) {
+                    self.send_record(due, None);
+                }
+            }
+            Seen::Reply { sequence, change } => {
+                if let Change::Cut { length } = change {
+                    self.notes.cut_to = self.notes.cut_to.max(Some(length));
+                }
+                let came = self.tally.reply(sequence, change != Change::None, at, by);
+                if let Came::First { flow, rtt, .. } = came
+                    && let Some(due) = self.turns.replied(flow, sequence)
+                {
+                    self.send_record(due, Some(rtt));
+                }
+                self.tell_reply(sequence, change, length, came);
+            }
+        }
+    }
+
+    /// Takes what ICMP errors there are about what a flow sent. Says whether there were any.
+    fn take_rejections(&mut self, flow: usize) -> bool {
+        let mut any = false;
+        while let Some(rejection) = self.flows[flow].take_rejection() {
+            any = true;
+            let Seen::Reply { sequence, .. } =
+                self.run.read(&rejection.bytes, rejection.bytes.len())
+            else {
+                // About a record, or so little came back that it cannot be told.
+                continue;
+            };
+            self.trouble(Trouble::from(&rejection));
+            self.rejected(sequence);
+        }
+        any
+    }
+
+    fn rejected(&mut self, sequence: u64) {
+        if let Some(flow) = self.tally.rejected(sequence) {
+            self.turns.rejected(flow, sequence);
+        }
+    }
+
+    /// Counts it, and tells it if it is new.
+    fn trouble(&mut self, trouble: Trouble) {
+        let count = self.notes.trouble.entry(trouble).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.tell(format_args!("{}", trouble.told(self.settings.target)));
+        }
+    }
+
+    fn tell(&mut self, line: std::fmt::Arguments<'_>) {
+        if self.settings.lines {
+            self.screen.line(line);
+        }
+    }
+
+    fn tell_reply(&mut self, sequence: u64, change: Change, length: usize, came: Came) {
+        let (rtt, flow, remark) = match came {
+            _ if !self.settings.lines => return,
+            Came::Unknown => return,
+            Came::First {
+                rtt,
+                flow,
+                reordered,
+            } => (rtt, flow, if reordered { " (out of order)" } else { "" }),
+            Came::Again { rtt, flow } => (rtt, flow, " (duplicate)"),
+        };
+        let change = match change {
+            Change::None => "",
+            Change::Cut { .. } => " (cut)",
+            Change::Other => " (corrupted)",
+        };
+        let target = self.settings.target;
+        let time = rtt.as_secs_f64() * 1e3;
+        let flow = self.flow_name(flow);
+        self.screen.line(format_args!(
+            "{length} bytes from {target}: seq={sequence}{flow} time={time:.3} ms{change}{remark}"
+        ));
+    }
+
+    fn tell_overdue(&mut self, now: Duration) {
+        let Some(before) = now.checked_sub(self.settings.wait) else {
+            return;
+        };
+        while let Some((sequence, flow)) = self.tally.overdue(before) {
+            let flow = self.flow_name(flow);
+            let wait = humantime::format_duration(self.settings.wait);
+            self.screen.line(format_args!(
+                "no reply to seq={sequence}{flow} within {wait}"
+            ));
+        }
+    }
+
+    fn tell_progress(&mut self, now: Duration) {
+        if !self.settings.progress || now < self.last_progress + PROGRESS {
+            return;
+        }
+        self.last_progress = now;
+        let totals = self.tally.totals();
+        let line = format!(
+            "{} sent, {} received, {:.3} % not back, {:.0} s",
+            totals.sent,
+            totals.received,
+            totals.loss_ratio() * 1e2,
+            now.as_secs_f64(),
+        );
+        self.screen.progress(&line);
+    }
+
+    fn flow_name(&self, flow: usize) -> String {
+        match self.flows.len() {
+            1 => String::new(),
+            _ => format!(" flow={}", flow + 1),
+        }
+    }
+}
+
+impl Settings {
+    /// How many requests to keep in the books: those of the time in which replies are waited for,
+    /// twice, within reason.
+    fn room(&self) -> usize {
+        const LEAST: usize = 1 << 12;
+        const MOST: usize = 1 << 22;
+        let Frequency { count, time } = self.frequency;
+        let wait = self.wait.max(Duration::from_secs(1)).as_nanos() * 2;
+        let most = wait * u128::from(count) / time.as_nanos().max(1);
+        usize::try_from(most).unwrap_or(MOST).clamp(LEAST, MOST)
+    }
+}

@@ -1,0 +1,282 @@
+//! The summary, for people.
+
+use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
+
+use super::attribution::Attribution;
+use super::prober::{Outcome, Settings};
+use super::tally::Flow;
+use crate::address::HostPort;
+use crate::exchange::Mode;
+
+/// What is told at the end.
+pub struct Summary<'a> {
+    /// Where to, as it was given.
+    pub target: &'a HostPort,
+    /// How the run was to go.
+    pub settings: &'a Settings,
+    /// What it has seen.
+    pub outcome: &'a Outcome,
+    /// Where the missing were lost, if that was to be found out.
+    pub whereabouts: Option<&'a Where>,
+}
+
+/// Where the missing were lost, by the daemon's metrics.
+#[derive(Debug)]
+pub enum Where {
+    /// There.
+    Known(Attribution),
+    /// The daemon was started anew during the run.
+    StartedAnew,
+    /// Its metrics could not be read at the end, for this reason.
+    Unknown(String),
+}
+
+/// From how many replies on their times are drawn.
+const DRAWN: u64 = 10;
+
+/// How many lines that takes at most, and how long they are.
+const BARS: u32 = 8;
+const BAR: u64 = 40;
+
+/// Up to how many flows each has its line; with more, those that lost nothing share one.
+const FLOWS: usize = 32;
+
+/// What is told at the start.
+pub fn heading(target: &HostPort, settings: &Settings) -> impl Display {
+    let every = match (settings.frequency.count, settings.frequency.time) {
+        (1, time) => format!("one every {}", humantime::format_duration(time)),
+        (count, _) => format!("{count} a second"),
+    };
+    let flows = match settings.flows {
+        1 => String::new(),
+        flows => format!(", {flows} flows"),
+    };
+    let mode = match settings.mode {
+        Mode::Exchange => "exchange",
+        Mode::Lockstep => "lockstep",
+        Mode::Echo => "echo",
+    };
+    let (address, size) = (settings.target, settings.size);
+    format!("probing {target} ({address}) in {mode} mode: {size} bytes, {every}{flows}")
+}
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            target,
+            settings,
+            outcome,
+            ..
+        } = self;
+        let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
+        if settings.lines {
+            writeln!(f)?;
+        }
+        writeln!(f, "--- {target} ({}) ---", settings.target)?;
+        write!(
+            f,
+            "{} sent, {} received, {} lost ({}), {} duplicate{}, {} out of order, {} corrupted",
+            totals.sent,
+            totals.received,
+            totals.lost(),
+            Percent(totals.lost(), totals.sent),
+            totals.duplicates,
+            if totals.duplicates == 1 { "" } else { "s" },
+            totals.reordered,
+            totals.corrupted,
+        )?;
+        if settings.mode != Mode::Echo {
+            write!(f, ", {} records", notes.records_sent)?;
+        }
+        write!(f, " in {:.1} s", outcome.time.as_secs_f64())?;
+        self.times(f)?;
+        self.flows(f)?;
+        for (trouble, count) in &notes.trouble {
+            write!(f, "\n{} of them: {}", count, trouble.told(settings.target))?;
+        }
+        self.hints(f)?;
+        self.whereabouts(f)
+    }
+}
+
+impl Summary<'_> {
+    fn times(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let rtts = self.outcome.tally.rtts();
+        let Some(summary) = rtts.summary() else {
+            return Ok(());
+        };
+        write!(f, "\nround trip in ms: ")?;
+        for (name, time, end) in [
+            ("min", summary.min, ", "),
+            ("mean", summary.mean, ", "),
+            ("p50", summary.p50, ", "),
+            ("p90", summary.p90, ", "),
+            ("p99", summary.p99, ", "),
+            ("max", summary.max, ""),
+        ] {
+            write!(f, "{name} {}{end}", Milliseconds(time))?;
+        }
+        write!(f, " (standard deviation {})", Milliseconds(summary.stddev))?;
+        if rtts.count() < DRAWN {
+            return Ok(());
+        }
+        let bars = rtts.bars(BARS);
+        let most = bars.iter().map(|bar| bar.count).max().unwrap_or(1).max(1);
+        for bar in bars {
+            let [from, to] = [bar.from, bar.to].map(|time| Milliseconds(time).to_string());
+            // Any at all are to be seen.
+            let length = (bar.count * BAR).div_ceil(most);
+            let drawn = "#".repeat(usize::try_from(length).unwrap_or_default());
+            let width = usize::try_from(BAR).unwrap_or_default();
+            write!(f, "\n{from:>10} to {to:>10} |{drawn:width$}| {}", bar.count)?;
+        }
+        Ok(())
+    }
+
+    /// A line for each flow when some lose and others do not: then they take other ways.
+    fn flows(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let loses = |flow: &Flow| flow.received < flow.sent;
+        let flows = self.outcome.tally.flows();
+        let clean = flows.iter().filter(|flow| !loses(flow) && flow.sent > 0);
+        let clean = clean.count();
+        if clean == 0 || !flows.iter().any(loses) {
+            return Ok(());
+        }
+        write!(f, "\nsome flows lose and others do not:")?;
+        let all = flows.len() <= FLOWS;
+        for (index, (flow, port)) in flows.iter().zip(&self.outcome.ports).enumerate() {
+            if loses(flow) || (all && flow.sent > 0) {
+                let lost = flow.sent - flow.received;
+                write!(
+                    f,
+                    "\n  flow {}, from port {port}: {} sent, {lost} lost ({})",
+                    index + 1,
+                    flow.sent,
+                    Percent(lost, flow.sent),
+                )?;
+            }
+        }
+        if !all {
+            write!(f, "\n  the other {clean} flows lost nothing")?;
+        }
+        Ok(())
+    }
+
+    fn hints(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            outcome, settings, ..
+        } = self;
+        let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
+        if let Some(length) = notes.cut_to {
+            write!(
+                f,
+                "\nreplies are cut to {length} bytes: --max-datagram of the daemon"
+            )?;
+        }
+        if outcome.is_plain {
+            write!(
+                f,
+                "\nthe reflector echoes records too: it is a plain one, use --mode echo"
+            )?;
+        }
+        if totals.sent > 1
+            && totals.received.abs_diff(totals.sent - totals.received) <= 1
+            && settings.mode == Mode::Echo
+        {
+            write!(
+                f,
+                "\nevery second one is lost: if the daemon is in exchange mode, use --mode exchange"
+            )?;
+        }
+        if totals.too_late > 0 {
+            write!(
+                f,
+                "\n{} replies came too late to tell what they are: see --wait",
+                totals.too_late
+            )?;
+        }
+        if outcome.own_drops > 0 {
+            write!(
+                f,
+                "\n{} datagrams were dropped here, as this host did not take them fast enough",
+                outcome.own_drops
+            )?;
+        }
+        Ok(())
+    }
+
+    fn whereabouts(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let attribution = match self.whereabouts {
+            None => return Ok(()),
+            Some(Where::Known(attribution)) => attribution,
+            Some(Where::StartedAnew) => {
+                return write!(
+                    f,
+                    "\nwhere they were lost is not known: the daemon was started anew meanwhile"
+                );
+            }
+            Some(Where::Unknown(why)) => {
+                return write!(f, "\nwhere they were lost is not known: {why}");
+            }
+        };
+        let what = match self.settings.mode {
+            Mode::Echo => "requests and replies",
+            Mode::Exchange | Mode::Lockstep => "requests, replies and records",
+        };
+        write!(
+            f,
+            "\nof {what}, by the daemon's metrics: {} lost on the way there, {} dropped by its \
+             host, {} refused by it, {} lost on the way back",
+            attribution.uplink,
+            attribution.server_drops,
+            attribution.server_refused,
+            attribution.downlink,
+        )?;
+        if attribution.unsent > 0 {
+            write!(
+                f,
+                " ({} of the latter the daemon could not send: a firewall there, or no route)",
+                attribution.unsent
+            )?;
+        }
+        if attribution.of_others > 0 {
+            write!(
+                f,
+                "\nthese are not exact: the daemon got {} more than were sent from here, so others \
+                 use it too, or the network duplicates",
+                attribution.of_others
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A time in milliseconds, to the microsecond.
+struct Milliseconds(Duration);
+
+impl Display for Milliseconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.0.as_secs_f64() * 1e3)
+    }
+}
+
+/// A part in a hundred. What is not all or nothing is never shown as such.
+struct Percent(u64, u64);
+
+impl Display for Percent {
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(part, whole) = *self;
+        let percent = part as f64 * 1e2 / whole.max(1) as f64;
+        if part == 0 {
+            write!(f, "0 %")
+        } else if part == whole {
+            write!(f, "100 %")
+        } else if percent < 0.01 {
+            write!(f, "below 0.01 %")
+        } else {
+            write!(f, "{:.2} %", percent.min(99.99))
+        }
+    }
+}
