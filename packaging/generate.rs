@@ -24,10 +24,12 @@ fn main() -> io::Result<()> {
 
 /// What the options cannot say.
 const SECTIONS: &str = r".SH EXIT STATUS
-0 when asked to stop, 1 when it cannot go on, 2 on wrong usage.
+0 when asked to stop, 1 when it cannot go on, 2 on wrong usage. The probe: 0, 1 when too much was
+lost (\fB\-\-max\-loss\fR) or it cannot go on, 2 on wrong usage.
 .SH SIGNALS
 SIGTERM and SIGINT: what was received is answered, then the daemon ends. SIGHUP does nothing:
-options are read once.
+options are read once. The probe prints its summary on both, after waiting for late replies; a
+second one ends that wait.
 .SH FILES
 .TP
 .I /etc/default/udp\-echo
@@ -60,13 +62,33 @@ RFC 862
 ";
 
 fn manual(command: Command, mut file: impl Write) -> io::Result<()> {
-    // It has a section of its own.
-    let command = command.after_help(None::<&str>);
+    let probe = command.find_subcommand("probe").cloned();
+    let probe = probe.ok_or_else(|| io::Error::other("there is no client"))?;
+    // They have sections of their own.
+    let command = command
+        .after_help(None::<&str>)
+        .mut_subcommand("probe", |probe| probe.hide(true));
     let man = Man::new(command)
         .section("8")
         .manual("System Manager's Manual");
     man.render(&mut file)?;
+    write!(file, "{}", client(probe)?)?;
     file.write_all(SECTIONS.as_bytes())
+}
+
+/// The client's options, as sections after the daemon's.
+fn client(probe: Command) -> io::Result<String> {
+    let man = Man::new(probe.bin_name("udp-echo probe").name("udp-echo probe"));
+    let mut page = Vec::new();
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    let page = String::from_utf8(page).map_err(io::Error::other)?;
+    Ok(["SYNOPSIS", "DESCRIPTION", "OPTIONS"]
+        .into_iter()
+        .fold(page, |page, name| {
+            page.replace(&format!(".SH {name}\n"), &format!(".SH PROBE: {name}\n"))
+        }))
 }
 
 /// Every option, explained and commented out.

@@ -75,10 +75,13 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
     let url = args.metrics_url.as_ref().map(|url| &url.0);
     let before = url.map(fetch::counters).transpose()?;
     let stops = count_stops().map_err(Error::Signals)?;
+    let prober = Prober::new(&settings, random(), &mut screen, &stops)?;
     if settings.lines {
-        screen.line(format_args!("{}", summary::heading(target, &settings)));
+        prober
+            .screen
+            .line(format_args!("{}", summary::heading(target, &settings)));
     }
-    let outcome = Prober::new(&settings, random(), &mut screen, &stops)?.run()?;
+    let outcome = prober.run()?;
     let whereabouts = url
         .zip(before)
         .map(|(url, before)| match fetch::counters(url) {

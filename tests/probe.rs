@@ -5,10 +5,20 @@
     clippy::panic,
     clippy::disallowed_methods,
     clippy::print_stderr,
+    unreachable_pub,
+    missing_docs,
     reason = "tests say what broke by panicking, and wait with deadlines"
 )]
 
+mod harness;
+
+#[path = "probe/measuring.rs"]
+mod measuring;
+#[path = "probe/reflectors.rs"]
+mod reflectors;
 #[path = "probe/tally.rs"]
 mod tally;
 #[path = "probe/turns.rs"]
 mod turns;
+#[path = "probe/using.rs"]
+mod using;

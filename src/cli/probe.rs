@@ -86,7 +86,8 @@ pub struct ProbeArgs {
         env = "UDP_ECHO_RATE",
         hide_env_values = true,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=10_000_000)
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000),
+        conflicts_with = "interval"
     )]
     pub rate: Option<u32>,
 

@@ -20,7 +20,8 @@ pub fn object(target: &HostPort, outcome: &Outcome, whereabouts: Option<&Where>)
     members.add("sent", totals.sent);
     members.add("received", totals.received);
     members.add("lost", totals.lost());
-    members.add("loss_ratio", totals.loss_ratio());
+    // As a fraction also where it is a whole number.
+    members.add("loss_ratio", format_args!("{:?}", totals.loss_ratio()));
     members.add("duplicates", totals.duplicates);
     members.add("reordered", totals.reordered);
     members.add("corrupted", totals.corrupted);

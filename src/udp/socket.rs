@@ -30,7 +30,7 @@ pub struct Options {
 
 /// A socket that could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} UDP {address}: {cause}{}", hint(.cause))]
+#[error("cannot {action} UDP {address}: {cause}{}", hint(.action, .cause))]
 pub struct Error {
     action: &'static str,
     address: SocketAddr,
@@ -418,8 +418,12 @@ fn is_one_host(ip: IpAddr) -> bool {
 }
 
 /// What an operator can do about it.
-fn hint(cause: &io::Error) -> &'static str {
+fn hint(action: &str, cause: &io::Error) -> &'static str {
     match cause.kind() {
+        io::ErrorKind::PermissionDenied if action == connect::ACTION => {
+            "; it is a broadcast address, or a route of this host prohibits it"
+        }
+        _ if action == connect::ACTION => "",
         io::ErrorKind::AddrInUse => "; `ss -ulnp` shows what uses it",
         io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
         io::ErrorKind::PermissionDenied => {

@@ -9,6 +9,9 @@ use socket2::{Domain, Protocol, Type};
 use super::{Bursts, Drops, Error, Options, Socket};
 use crate::udp::{option, send};
 
+/// What fails where there is no way to a peer.
+pub(super) const ACTION: &str = "connect a socket to";
+
 impl Socket {
     /// A socket that sends to `peer` and takes datagrams from nowhere else, at a port of the
     /// kernel's choice. ICMP errors about what it sends come back to it: see
@@ -27,9 +30,7 @@ impl Socket {
         let domain = Domain::for_address(peer);
         let inner = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
             .map_err(failed("open a socket for"))?;
-        inner
-            .connect(&peer.into())
-            .map_err(failed("connect a socket to"))?;
+        inner.connect(&peer.into()).map_err(failed(ACTION))?;
         let address = inner
             .local_addr()
             .map_err(failed("read the own address of a socket for"))?;

@@ -1,0 +1,213 @@
+//! What it measures: against the daemon in all modes, and reflectors that misbehave by a script.
+
+use serde_json::{Value, json as object};
+
+use crate::harness::Daemon;
+use crate::reflectors::{Reflector, counts, ended, json, probe, sequence};
+
+#[test]
+fn the_daemon_answers_every_request_in_each_of_its_modes() {
+    for (mode, records) in [("exchange", 60_u32), ("lockstep", 60), ("echo", 0)] {
+        let listen = format!("--mode={mode}");
+        let daemon = Daemon::start(&[&listen]);
+        for flows in [1, 3] {
+            let args = format!("--count=60 --rate=2000 --flows={flows} --mode={mode}");
+            let (status, seen) = json(daemon.address(), &args);
+            let expected = [
+                ("corrupted", 0),
+                ("duplicates", 0),
+                ("lost", 0),
+                ("received", 60),
+                ("records_sent", records.into()),
+                ("reordered", 0),
+                ("sent", 60),
+            ];
+            assert_eq!(
+                (status, counts(&seen)),
+                (0, expected.into()),
+                "{mode} {flows}"
+            );
+        }
+        daemon.wait_for_metric("datagrams_echoed_total", 120.0);
+        daemon.wait_for_metric("records_decoded_total", f64::from(2 * records));
+        daemon.wait_for_metric("peers", 0.0);
+        daemon.assert_accounted_for();
+    }
+}
+
+#[test]
+fn it_counts_exactly_what_a_reflector_drops_doubles_swaps_and_changes() {
+    let mut kept: Option<Vec<u8>> = None;
+    let reflector = Reflector::new(move |request| {
+        let mut reply = request.to_vec();
+        let number = sequence(request);
+        let mut replies: Vec<Vec<u8>> = match number % 10 {
+            // One in ten is dropped.
+            3 => return vec![],
+            // This one comes after the next one.
+            5 => {
+                kept = Some(reply);
+                return vec![];
+            }
+            // Twice, and three times.
+            7 => vec![reply.clone(), reply],
+            8 => vec![reply.clone(), reply.clone(), reply],
+            // A bit of the pattern, and one more byte.
+            9 if number % 20 == 9 => {
+                reply[40] ^= 4;
+                vec![reply]
+            }
+            9 => {
+                reply.push(0);
+                vec![reply]
+            }
+            // Damaged so that nobody can tell whose it is: lost, and corrupted.
+            0 if number.is_multiple_of(50) => {
+                reply[11] ^= 1;
+                vec![reply]
+            }
+            _ => vec![reply],
+        };
+        replies.extend(kept.take());
+        // Of somebody else.
+        replies.push(b"hello".into());
+        replies.push(vec![]);
+        replies
+    });
+    let args = "--mode=echo --count=200 --rate=2000 --wait=0.5";
+    let (status, seen) = json(reflector.address, args);
+    let expected = [
+        ("corrupted", 20 + 4),
+        ("duplicates", 20 + 2 * 20),
+        ("lost", 20 + 4),
+        ("received", 200 - 20 - 4),
+        ("records_sent", 0),
+        ("reordered", 20),
+        ("sent", 200),
+    ];
+    assert_eq!((status, counts(&seen)), (0, expected.into()));
+    assert_eq!(seen["loss_ratio"], 0.12);
+    // The same for people.
+    let (_, out, _) = ended(&mut probe(reflector.address, &format!("{args} --quiet")));
+    let line = "200 sent, 176 received, 24 lost (12.00 %), 60 duplicates, 20 out of order, \
+                24 corrupted in ";
+    assert!(out.contains(line), "{out}");
+}
+
+#[test]
+fn in_exchange_mode_what_is_lost_costs_nothing_but_itself() {
+    // A daemon whose requests and replies get lost, by their sequence numbers.
+    let mut owes = false;
+    let reflector = Reflector::new(move |datagram| {
+        let is_request = datagram.len() == 64;
+        let number = if is_request { sequence(datagram) } else { 0 };
+        if number % 7 == 2 {
+            return vec![];
+        }
+        owes = !owes;
+        match owes {
+            true if number % 7 == 5 => vec![],
+            true => vec![datagram.to_vec()],
+            false => vec![],
+        }
+    });
+    let (_, seen) = json(reflector.address, "--count=28 --rate=1000 --wait=0.1");
+    assert_eq!((&seen["sent"], &seen["received"]), (&28.into(), &20.into()));
+}
+
+#[test]
+fn a_plain_reflector_is_told_and_loses_nothing() {
+    let reflector = Reflector::new(|datagram| vec![datagram.to_vec()]);
+    for rate in [50, 10_000] {
+        let args = format!("--count=20 --rate={rate} --quiet");
+        let (status, out, _) = ended(&mut probe(reflector.address, &args));
+        assert_eq!(status, 0);
+        assert!(out.contains("20 sent, 20 received, 0 lost (0 %)"), "{out}");
+        assert!(out.contains("use --mode echo"), "{out}");
+    }
+}
+
+#[test]
+fn what_the_daemon_cuts_is_corrupted_and_the_option_is_named() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let args = "--mode=echo --size=2000 --count=3 --interval=0.01";
+    let (status, seen) = json(daemon.address(), args);
+    assert_eq!(
+        (status, &seen["received"], &seen["corrupted"]),
+        (0, &3.into(), &3.into())
+    );
+    let (_, out, _) = ended(&mut probe(daemon.address(), args));
+    assert!(out.contains("1024 bytes from "), "{out}");
+    let hint = "replies are cut to 1024 bytes: --max-datagram of the daemon";
+    assert!(out.contains(hint), "{out}");
+}
+
+#[test]
+fn every_size_goes_there_and_back() {
+    let daemon = Daemon::start(&["--mode=echo", "--max-datagram=65507", "--recv-buffer=8MiB"]);
+    for size in [16, 17, 22, 1472, 1473, 65507] {
+        let args = format!("--mode=echo --size={size} --count=20 --rate=100");
+        let (_, seen) = json(daemon.address(), &args);
+        assert_eq!(
+            (&seen["lost"], &seen["corrupted"]),
+            (&0.into(), &0.into()),
+            "{size}"
+        );
+    }
+}
+
+#[test]
+fn many_at_once_over_many_flows_all_come_back() {
+    let buffer = "--recv-buffer=8MiB";
+    let daemon = Daemon::start(&["--mode=echo", buffer]);
+    for flows in [1, 64] {
+        let args = format!("--mode=echo --count=20000 --rate=100000 --flows={flows}");
+        let (_, seen) = json(daemon.address(), &args);
+        assert_eq!(seen["sent"], 20_000);
+        // This host may drop some; all are accounted for.
+        let sum = seen["received"].as_u64().unwrap() + seen["lost"].as_u64().unwrap();
+        assert_eq!((sum, &seen["corrupted"]), (20_000, &0.into()));
+    }
+}
+
+#[test]
+fn the_object_has_these_members_and_no_others() {
+    let names =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let daemon = Daemon::start(&[]);
+    let metrics = format!("--metrics-url=http://{}/metrics", daemon.http.unwrap());
+    let all = "attribution corrupted duplicates loss_ratio lost received records_sent reordered \
+               rtt_seconds sent target";
+    let times = ["max", "mean", "min", "p50", "p90", "p99", "stddev"];
+    let (_, seen) = json(
+        daemon.address(),
+        &format!("--count=3 --interval=0.01 {metrics}"),
+    );
+    assert_eq!(names(&seen).join(" "), all);
+    assert_eq!(names(&seen["rtt_seconds"]), times);
+    let nowhere = object!({"uplink": 0, "server_drops": 0, "server_refused": 0, "downlink": 0});
+    assert_eq!(seen["attribution"], nowhere);
+    assert_eq!(seen["target"], daemon.address().to_string());
+    let rtts = times.map(|name| seen["rtt_seconds"][name].as_f64().unwrap());
+    assert!(rtts.iter().all(|rtt| (0.0..1.0).contains(rtt)), "{seen}");
+    // When nothing comes, there are no times.
+    let silent = Reflector::new(|_| vec![]);
+    let (status, seen) = json(silent.address, "--count=2 --interval=0.01 --wait=0.1");
+    assert_eq!(names(&seen).join(" "), all.replace("attribution ", ""));
+    assert_eq!((status, &seen["loss_ratio"]), (1, &1.0.into()));
+    assert!(times.iter().all(|name| seen["rtt_seconds"][name].is_null()));
+}
+
+#[test]
+fn the_daemons_metrics_tell_what_it_refused() {
+    let daemon = Daemon::start(&["--mode=echo", "--min-source-port=65535"]);
+    let metrics = format!("--metrics-url=http://{}/metrics", daemon.http.unwrap());
+    let args = format!("--mode=echo --count=5 --interval=0.01 --wait=0.1 {metrics}");
+    let (status, seen) = json(daemon.address(), &args);
+    let refused = object!({"uplink": 0, "server_drops": 0, "server_refused": 5, "downlink": 0});
+    assert_eq!((status, &seen["attribution"]), (1, &refused));
+    let (_, out, _) = ended(&mut probe(daemon.address(), &args));
+    let words = "0 lost on the way there, 0 dropped by its host, 5 refused by it, 0 lost on the \
+                 way back";
+    assert!(out.contains(words), "{out}");
+}

@@ -1,0 +1,275 @@
+//! How it is used: the command line, statuses, lines, signals, outputs that close.
+
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{Daemon, program};
+use crate::reflectors::{Reflector, ended, probe, sequence, started, told};
+
+#[test]
+fn wrong_usage_is_status_2_and_names_the_option_and_the_value() {
+    for (args, named) in [
+        ("", "HOST:PORT"),
+        ("nowhere", "'nowhere'"),
+        ("localhost:0", "'localhost:0'"),
+        ("h:1 i:2", "'i:2'"),
+        ("h:1 --size=15", "--size '15' 65507"),
+        ("h:1 --size=65508", "--size '65508'"),
+        ("h:1 --interval=0", "--interval '0'"),
+        ("h:1 --interval=-1", "--interval '-1'"),
+        ("h:1 --rate=0", "--rate '0'"),
+        ("h:1 --count=0", "--count '0'"),
+        ("h:1 --duration=soon", "--duration 'soon'"),
+        ("h:1 --wait=0", "--wait '0'"),
+        ("h:1 --flows=0", "--flows '0' 4096"),
+        ("h:1 --max-loss=0", "--max-loss '0'"),
+        ("h:1 --max-loss=101", "--max-loss '101'"),
+        ("h:1 --mode=nope", "--mode 'nope' lockstep"),
+        ("h:1 --metrics-url=https://h/metrics", "--metrics-url HTTP"),
+        ("h:1 --rate=1 --interval=1", "--rate --interval"),
+        ("h:1 --listen=h:2", "'--listen'"),
+    ] {
+        let mut command = program();
+        command.arg("probe").args(args.split_whitespace());
+        let (status, out, err) = ended(&mut command);
+        assert_eq!((status, out.as_str()), (2, ""), "{args}: {err}");
+        for word in named.split(' ') {
+            assert!(err.contains(word), "{word} for {args}: {err}");
+        }
+    }
+}
+
+/// Each option, a value, and what it makes appear in the output against a daemon in echo mode.
+const EFFECTS: &str = "
+    COUNT | 2 | 2 sent
+    DURATION | 0.05 | 1 sent
+    INTERVAL | 0.007 | every 7ms
+    RATE | 123 | 123 a second
+    SIZE | 99 | 99 bytes from
+    WAIT | 0.2 | 1 received
+    FLOWS | 3 | 3 flows
+    MODE | lockstep | in lockstep mode
+    MAX_LOSS | 3 | 1 received
+    QUIET | true | ---
+    JSON | true | {\"target\"";
+
+#[test]
+fn each_option_has_a_variable_that_counts_unless_it_is_empty() {
+    let daemon = Daemon::start(&[]);
+    let mut help = program();
+    let (status, help, _) = ended(help.args(["probe", "--help"]));
+    assert_eq!(status, 0);
+    for line in EFFECTS.trim().lines() {
+        let fields: Vec<_> = line.trim().split(" | ").collect();
+        let variable = format!("UDP_ECHO_{}", fields[0]);
+        assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
+        let count = if ["COUNT", "DURATION"].contains(&fields[0]) {
+            ""
+        } else {
+            "--count=1"
+        };
+        let mut command = probe(daemon.address(), count);
+        let (status, out, _) = ended(command.env(&variable, fields[1]));
+        assert_eq!(status, 0, "{line}");
+        assert!(out.contains(fields[2]), "{line}: {out}");
+        let (status, out, _) = ended(probe(daemon.address(), "--count=1").env(&variable, ""));
+        assert_eq!(status, 0, "{line}");
+        assert!(out.contains("64 bytes, one every 1s"), "{line}: {out}");
+    }
+    let variable = "UDP_ECHO_METRICS_URL";
+    assert!(help.contains(&format!("[env: {variable}]")));
+    let (status, _, err) = ended(probe(daemon.address(), "").env(variable, "nowhere"));
+    assert_eq!(status, 2, "{err}");
+}
+
+#[test]
+fn help_shows_the_default_of_every_option() {
+    let (_, help, _) = ended(program().args(["probe", "--help"]));
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for default in [
+        "exchange",
+        "1s",
+        "64",
+        "1",
+        "100",
+        "off",
+        "none",
+        "until Ctrl-C",
+    ] {
+        assert!(
+            help.contains(&format!("[default: {default}]")),
+            "{default}: {help}"
+        );
+    }
+    let (_, help, _) = ended(program().arg("--help"));
+    assert!(help.contains("probe"), "{help}");
+}
+
+#[test]
+fn what_is_set_for_the_daemon_is_nothing_to_the_probe_and_the_other_way_round() {
+    let mut command = program();
+    command.env("UDP_ECHO_SIZE", "wrong");
+    command.env("UDP_ECHO_COUNT", "wrong\u{1b}");
+    let daemon = Daemon::start_as(command, &[]);
+    let mut command = probe(daemon.address(), "--count=1");
+    command
+        .env("UDP_ECHO_LISTEN", "wrong")
+        .env("UDP_ECHO_TIMEOUT", "wrong\u{1b}");
+    assert_eq!(ended(&mut command).0, 0);
+}
+
+#[test]
+fn there_is_a_line_for_each_reply_and_each_that_does_not_come() {
+    let reflector = Reflector::new(|request| match sequence(request) {
+        2 => vec![],
+        3 => vec![request.to_vec(), request.to_vec()],
+        _ => vec![request.to_vec()],
+    });
+    let args = "--mode=echo --count=3 --interval=0.05 --wait=0.3 --flows=2";
+    let (status, out, err) = ended(&mut probe(reflector.address, args));
+    assert_eq!((status, err.as_str()), (0, ""));
+    let from = format!("64 bytes from {}: seq=", reflector.address);
+    let lines: Vec<_> = out.lines().collect();
+    assert!(
+        lines[1].starts_with(&format!("{from}1 flow=1 time=0.")),
+        "{out}"
+    );
+    assert!(
+        lines[2].starts_with(&format!("{from}3 flow=1 time=0.")),
+        "{out}"
+    );
+    assert!(lines[3].ends_with(" ms (duplicate)"), "{out}");
+    assert_eq!(lines[4], "no reply to seq=2 flow=2 within 300ms", "{out}");
+    let summary = "3 sent, 2 received, 1 lost (33.33 %), 1 duplicate, 0 out of order, 0 corrupted";
+    assert!(out.contains(summary), "{out}");
+    // One flow loses and the other does not.
+    assert!(out.contains("\n  flow 1, from port ") && out.contains(": 2 sent, 0 lost (0 %)"));
+    assert!(out.contains("\n  flow 2, from port ") && out.contains(": 1 sent, 1 lost (100 %)"));
+    let quiet = ended(&mut probe(reflector.address, &format!("{args} --quiet"))).1;
+    assert!(
+        !quiet.contains("seq=") && quiet.contains(summary),
+        "{quiet}"
+    );
+}
+
+#[test]
+fn where_nobody_listens_it_says_so_and_does_not_wait() {
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let target = gone.local_addr().unwrap();
+    drop(gone);
+    for mode in ["exchange", "echo"] {
+        let args = format!("--count=5 --interval=0.01 --wait=30 --mode={mode}");
+        let (status, out, err) = ended(&mut probe(target, &args));
+        assert_eq!((status, err.as_str()), (1, ""));
+        let says = format!("nobody listens on {target} (ICMP port unreachable from 127.0.0.1)");
+        assert_eq!(
+            out.matches(&says).count(),
+            2,
+            "once, and in the summary: {out}"
+        );
+        assert!(out.contains("5 sent, 0 received, 5 lost (100 %)"), "{out}");
+        assert!(out.contains(&format!("5 of them: {says}")), "{out}");
+    }
+}
+
+#[test]
+fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
+    let daemon = Daemon::start(&[]);
+    let http = daemon.http.unwrap();
+    let page = format!("--metrics-url=http://{http}/");
+    let missing = format!("--metrics-url=http://{http}/nothing");
+    let local = daemon.address().to_string();
+    for (target, args, said) in [
+        // A name that no server has to be asked about.
+        ("no..name:9", "", "cannot resolve \"no..name\""),
+        ("255.255.255.255:9", "", "255.255.255.255:9"),
+        (
+            &local,
+            "--metrics-url=http://127.0.0.1:1/metrics",
+            "http://127.0.0.1:1/metrics",
+        ),
+        (&local, &page, "no metrics of a udp-echo"),
+        (&local, &missing, "404"),
+    ] {
+        let (status, out, err) = ended(&mut probe(target, &format!("{args} --count=1")));
+        assert_eq!(
+            (status, out.as_str(), err.lines().count()),
+            (1, "", 1),
+            "{err}"
+        );
+        assert!(err.starts_with("udp-echo: ") && err.contains(said), "{err}");
+    }
+}
+
+#[test]
+fn the_status_tells_whether_too_much_was_lost() {
+    let reflector = Reflector::new(|request| {
+        let dropped = sequence(request).is_multiple_of(4);
+        (!dropped).then(|| request.to_vec()).into_iter().collect()
+    });
+    for (max_loss, status) in [("100", 0), ("25.1", 0), ("25", 1), ("0.1", 1)] {
+        let args = format!("--mode=echo --count=8 --rate=1000 --wait=0.1 --max-loss={max_loss}");
+        assert_eq!(
+            ended(&mut probe(reflector.address, &args)).0,
+            status,
+            "{max_loss}"
+        );
+    }
+}
+
+#[test]
+fn ctrl_c_prints_the_summary_and_ends_with_the_usual_status() {
+    let daemon = Daemon::start(&[]);
+    let silent = Reflector::new(|_| vec![]);
+    for (target, signal, status) in [
+        (daemon.address(), Signal::SIGINT, 0),
+        (daemon.address(), Signal::SIGTERM, 0),
+        (silent.address, Signal::SIGINT, 1),
+    ] {
+        let mut command = probe(target, "--interval=0.02 --wait=0.2");
+        let mut child = started(&mut command);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut out: Vec<String> = lines.by_ref().take(2).map(Result::unwrap).collect();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        out.extend(lines.map(Result::unwrap));
+        assert_eq!(
+            told(child.wait_with_output().unwrap()).0,
+            status,
+            "{out:#?}"
+        );
+        let summary = out.iter().find(|line| line.contains(" sent, "));
+        assert!(summary.is_some(), "{out:#?}");
+    }
+}
+
+#[test]
+fn an_output_that_is_closed_is_an_ordinary_end() {
+    let daemon = Daemon::start(&[]);
+    let target = daemon.address();
+    for script in [
+        "timeout 20 \"$0\" probe \"$1\" --interval=0.01 | head -n 3 >/dev/null; exit ${PIPESTATUS[0]}",
+        "timeout 20 \"$0\" probe \"$1\" --count=2 --interval=0.01 >&-",
+        "timeout 20 \"$0\" probe \"$1\" --count=2 --interval=0.01 >/dev/full",
+        "timeout 20 \"$0\" probe --help | true",
+    ] {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).arg(program().get_program());
+        let (status, _, err) = ended(command.arg(target.to_string()));
+        assert_eq!((status, err.as_str()), (0, ""), "{script}");
+    }
+}
+
+#[test]
+fn a_rate_is_kept_and_a_duration_too() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let args = "--mode=echo --rate=500 --duration=1 --quiet";
+    let (_, out, _) = ended(&mut probe(daemon.address(), args));
+    let sent = out.split(" sent").next().unwrap().lines().last().unwrap();
+    // A machine that has no time for it sends fewer.
+    let sent: u32 = sent.parse().unwrap();
+    assert!((100..=501).contains(&sent), "{out}");
+}
