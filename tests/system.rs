@@ -38,6 +38,8 @@ mod network;
 mod offload;
 #[path = "system/package.rs"]
 mod package;
+#[path = "system/probe.rs"]
+mod probe;
 #[path = "system/page.rs"]
 mod page;
 #[path = "system/prometheus.rs"]

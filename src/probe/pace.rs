@@ -21,9 +21,11 @@ pub struct Pace {
     sent: u64,
 }
 
-/// How far behind a schedule is caught up with: what is above was missed for good, so that no
-/// burst follows a pause. At least one request, however far apart they are.
+/// How far behind a schedule is caught up with, at least by one request: what is above was missed
+/// for good, so that no burst follows a pause. Of a few requests that is longer.
 const BEHIND: Duration = Duration::from_millis(10);
+const BEHIND_BY_FEW: Duration = Duration::from_millis(100);
+const FEW: u128 = 64;
 
 impl Pace {
     /// The first is due at once.
@@ -42,7 +44,9 @@ impl Pace {
         let interval = time.as_nanos().max(1);
         let scheduled = since.as_nanos() * u128::from(count) / interval + 1;
         let due = scheduled.saturating_sub(u128::from(self.sent));
-        let most = (BEHIND.as_nanos() * u128::from(count) / interval).max(1);
+        let number_in = |time: Duration| time.as_nanos() * u128::from(count) / interval;
+        let few = number_in(BEHIND_BY_FEW).clamp(1, FEW);
+        let most = number_in(BEHIND).max(few);
         if due > most {
             // What is due now is the newest of what is scheduled.
             self.start = now.saturating_sub(self.after(u64::try_from(most - 1).unwrap_or(0)));
@@ -104,7 +108,8 @@ mod tests {
             for pause in milliseconds {
                 now += Duration::from_millis(pause);
                 let due = pace.due(now);
-                prop_assert!(due <= u64::from(count / 100).max(1));
+                let most = u64::from((count / 100).max((count / 10).clamp(1, 64)));
+                prop_assert!(due <= most);
                 sent += due;
                 (0..due).for_each(|_| pace.sent());
                 prop_assert_eq!(pace.due(now), 0);

@@ -1,5 +1,8 @@
 //! The loop: sends what is due, takes what came, until it is time to end.
 
+mod sending;
+mod telling;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -10,7 +13,7 @@ use super::notes::{Notes, Trouble};
 use super::pace::{Frequency, Pace};
 use super::screen::Screen;
 use super::tally::{Came, Tally};
-use super::turns::{Due, Turns};
+use super::turns::Turns;
 use super::wire::{Change, Run, Seen};
 use crate::exchange::Mode;
 use crate::record::Record;
@@ -98,17 +101,11 @@ pub struct Prober<'a> {
 /// Datagrams a call.
 const BATCH: usize = 64;
 
-/// From how many that are due on they are sent over one flow, by one call.
-const TOGETHER: usize = 16;
-
 /// How long to sleep at most, so that a stop is seen.
 const TICK: Duration = Duration::from_millis(100);
 
 /// What a socket's receive timeout is exact to, on any kernel.
 const COARSE: Duration = Duration::from_millis(20);
-
-/// How often progress is shown.
-const PROGRESS: Duration = Duration::from_secs(1);
 
 /// How long to look for duplicates of the last reply, at least; and twice the longest round trip.
 const LINGER: Duration = Duration::from_millis(50);
@@ -252,95 +249,6 @@ impl<'a> Prober<'a> {
         until.saturating_sub(now)
     }
 
-    fn send_due(&mut self, now: Duration) {
-        let left = self.settings.count.unwrap_or(u64::MAX) - self.tally.totals().sent;
-        let due = self.pace.due(now).min(left);
-        let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
-        if self.settings.mode == Mode::Echo && due >= TOGETHER {
-            if let Some(flow) = self.turns.next_flow() {
-                self.send_requests(flow, due);
-            }
-            return;
-        }
-        for _ in 0..due {
-            let Some(flow) = self.turns.next_flow() else {
-                return;
-            };
-            self.send_requests(flow, 1);
-        }
-    }
-
-    /// Sends so many requests over a flow.
-    fn send_requests(&mut self, flow: usize, number: usize) {
-        let size = self.settings.size;
-        let first = self.tally.next_sequence();
-        for (sequence, bytes) in (first..).zip(self.outgoing.chunks_mut(size).take(number)) {
-            self.run.write(sequence, bytes);
-        }
-        let now = self.clock.now();
-        self.last_sent = now;
-        for sequence in (first..).take(number) {
-            self.tally.sent(flow, now);
-            self.turns.asked(flow, sequence, now);
-            self.pace.sent();
-        }
-        let mut next = 0;
-        let mut tries = 0;
-        while next < number {
-            let bytes = &self.outgoing[next * size..number * size];
-            let sent = match bytes.len() / size {
-                1 => self.flows[flow].send(bytes).map(|()| 1),
-                _ => self.flows[flow].send_each(bytes, size),
-            };
-            match sent {
-                Ok(sent) => {
-                    next += sent;
-                    tries = 0;
-                }
-                // It may be about an earlier one.
-                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
-                Err(error) => {
-                    self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
-                    self.rejected(first + next as u64);
-                    next += 1;
-                    tries = 0;
-                }
-            }
-        }
-    }
-
-    fn send_record(&mut self, due: Due, rtt: Option<Duration>) {
-        let Due {
-            flow,
-            sequence,
-            earlier,
-        } = due;
-        let record = self.run.record(sequence, earlier, flow, rtt).encode();
-        let mut tries = 0;
-        loop {
-            match self.flows[flow].send(&record) {
-                Ok(()) => {
-                    self.notes.records_sent += 1;
-                    return;
-                }
-                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
-                Err(error) => {
-                    return self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
-                }
-            }
-        }
-    }
-
-    /// Whether a send may be tried again after an error: a signal came, or an ICMP error about an
-    /// earlier datagram was told in place of sending this one.
-    fn is_about_another(&mut self, flow: usize, error: &io::Error, tries: &mut u32) -> bool {
-        /// More of them than that come only as fast as they are told.
-        const MOST: u32 = 4;
-        *tries += 1;
-        let told = self.take_rejections(flow);
-        error.kind() == io::ErrorKind::Interrupted || *tries == 1 || (told && *tries <= MOST)
-    }
-
     /// Takes what came, after waiting for it.
     fn receive(&mut self, timeout: Duration) -> io::Result<()> {
         if !timeout.is_zero() {
@@ -471,72 +379,6 @@ impl<'a> Prober<'a> {
         *count += 1;
         if *count == 1 {
             self.tell(format_args!("{}", trouble.told(self.settings.target)));
-        }
-    }
-
-    fn tell(&mut self, line: std::fmt::Arguments<'_>) {
-        if self.settings.lines {
-            self.screen.line(line);
-        }
-    }
-
-    fn tell_reply(&mut self, sequence: u64, change: Change, length: usize, came: Came) {
-        let (rtt, flow, remark) = match came {
-            _ if !self.settings.lines => return,
-            Came::Unknown => return,
-            Came::First {
-                rtt,
-                flow,
-                reordered,
-            } => (rtt, flow, if reordered { " (out of order)" } else { "" }),
-            Came::Again { rtt, flow } => (rtt, flow, " (duplicate)"),
-        };
-        let change = match change {
-            Change::None => "",
-            Change::Cut { .. } => " (cut)",
-            Change::Other => " (corrupted)",
-        };
-        let target = self.settings.target;
-        let time = rtt.as_secs_f64() * 1e3;
-        let flow = self.flow_name(flow);
-        self.screen.line(format_args!(
-            "{length} bytes from {target}: seq={sequence}{flow} time={time:.3} ms{change}{remark}"
-        ));
-    }
-
-    fn tell_overdue(&mut self, now: Duration) {
-        let Some(before) = now.checked_sub(self.settings.wait) else {
-            return;
-        };
-        while let Some((sequence, flow)) = self.tally.overdue(before) {
-            let flow = self.flow_name(flow);
-            let wait = humantime::format_duration(self.settings.wait);
-            self.screen.line(format_args!(
-                "no reply to seq={sequence}{flow} within {wait}"
-            ));
-        }
-    }
-
-    fn tell_progress(&mut self, now: Duration) {
-        if !self.settings.progress || now < self.last_progress + PROGRESS {
-            return;
-        }
-        self.last_progress = now;
-        let totals = self.tally.totals();
-        let line = format!(
-            "{} sent, {} received, {:.3} % not back, {:.0} s",
-            totals.sent,
-            totals.received,
-            totals.loss_ratio() * 1e2,
-            now.as_secs_f64(),
-        );
-        self.screen.progress(&line);
-    }
-
-    fn flow_name(&self, flow: usize) -> String {
-        match self.flows.len() {
-            1 => String::new(),
-            _ => format!(" flow={}", flow + 1),
         }
     }
 }

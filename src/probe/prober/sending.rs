@@ -1,0 +1,107 @@
+//! What the loop sends: requests that are due, and records.
+
+use std::io;
+use std::time::Duration;
+
+use super::{BATCH, Prober};
+use crate::exchange::Mode;
+use crate::probe::notes::Trouble;
+use crate::probe::turns::Due;
+
+/// From how many that are due on they are sent over one flow, by one call.
+const TOGETHER: usize = 16;
+
+impl Prober<'_> {
+    /// Sends the requests that are due.
+    pub(super) fn send_due(&mut self, now: Duration) {
+        let left = self.settings.count.unwrap_or(u64::MAX) - self.tally.totals().sent;
+        let due = self.pace.due(now).min(left);
+        let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
+        if self.settings.mode == Mode::Echo && due >= TOGETHER {
+            if let Some(flow) = self.turns.next_flow() {
+                self.send_requests(flow, due);
+            }
+            return;
+        }
+        for _ in 0..due {
+            let Some(flow) = self.turns.next_flow() else {
+                return;
+            };
+            self.send_requests(flow, 1);
+        }
+    }
+
+    /// Sends so many requests over a flow.
+    fn send_requests(&mut self, flow: usize, number: usize) {
+        let size = self.settings.size;
+        let first = self.tally.next_sequence();
+        for (sequence, bytes) in (first..).zip(self.outgoing.chunks_mut(size).take(number)) {
+            self.run.write(sequence, bytes);
+        }
+        let now = self.clock.now();
+        self.last_sent = now;
+        for sequence in (first..).take(number) {
+            self.tally.sent(flow, now);
+            self.turns.asked(flow, sequence, now);
+            self.pace.sent();
+        }
+        let mut next = 0;
+        let mut tries = 0;
+        while next < number {
+            let bytes = &self.outgoing[next * size..number * size];
+            let sent = match bytes.len() / size {
+                1 => self.flows[flow].send(bytes).map(|()| 1),
+                _ => self.flows[flow].send_each(bytes, size),
+            };
+            match sent {
+                Ok(sent) => {
+                    next += sent;
+                    tries = 0;
+                }
+                // It may be about an earlier one.
+                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
+                Err(error) => {
+                    self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
+                    self.rejected(first + next as u64);
+                    next += 1;
+                    tries = 0;
+                }
+            }
+        }
+    }
+
+    /// Sends a record.
+    pub(super) fn send_record(&mut self, due: Due, rtt: Option<Duration>) {
+        let Due {
+            flow,
+            sequence,
+            earlier,
+        } = due;
+        let record = self.run.record(sequence, earlier, flow, rtt).encode();
+        let mut tries = 0;
+        loop {
+            match self.flows[flow].send(&record) {
+                Ok(()) => {
+                    self.notes.records_sent += 1;
+                    return;
+                }
+                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
+                Err(error) => {
+                    return self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
+                }
+            }
+        }
+    }
+
+    /// Whether a send may be tried again after an error: a signal came, or an ICMP error about an
+    /// earlier datagram was told in place of sending this one.
+    fn is_about_another(&mut self, flow: usize, error: &io::Error, tries: &mut u32) -> bool {
+        /// More of them than that come only as fast as they are told.
+        const MOST: u32 = 4;
+        *tries += 1;
+        let told = self.take_rejections(flow);
+        // What it says may have been taken just before.
+        let of_another = error.kind() == io::ErrorKind::ConnectionRefused;
+        error.kind() == io::ErrorKind::Interrupted || ((told || of_another) && *tries <= MOST)
+    }
+}

@@ -1,0 +1,228 @@
+//! The client where networks and other people's reflectors are.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::{DEADLINE, program, run};
+use crate::namespace::Namespace;
+
+const REFLECTOR: &str = "10.77.0.1:9999";
+
+#[test]
+#[ignore = "needs root and nft; .ci/run runs it"]
+fn a_firewall_that_rejects_is_told_in_words() {
+    for (verdict, words) in [
+        (
+            "reject with icmp type admin-prohibited",
+            "a firewall rejects it (ICMP administratively prohibited from 10.77.0.1)",
+        ),
+        (
+            "reject with icmp type host-prohibited",
+            "a firewall rejects it (ICMP host prohibited from 10.77.0.1)",
+        ),
+        (
+            "reject with icmp type host-unreachable",
+            "there is no way (ICMP host unreachable from 10.77.0.1)",
+        ),
+        (
+            "reject with icmp type port-unreachable",
+            "nobody listens on 10.77.0.1:9999 (ICMP port unreachable from 10.77.0.1)",
+        ),
+        ("drop", "3 sent, 0 received, 3 lost (100 %)"),
+    ] {
+        let (server, clients) = Namespace::pair();
+        let _daemon = server.daemon(&["--listen=10.77.0.1:9999"]);
+        rules(&server, "input", &format!("udp dport 9999 {verdict}"));
+        let args = "--count=3 --interval=0.2 --wait=0.3";
+        let (status, out) = probe(&clients, REFLECTOR, args);
+        assert_eq!(status, 1, "{out}");
+        assert!(out.contains(words), "{verdict}: {out}");
+        assert!(out.contains("3 sent, 0 received, 3 lost (100 %)"), "{out}");
+    }
+    let (_server, clients) = Namespace::pair();
+    let args = "--count=2 --interval=0.2 --wait=0.3";
+    rules(&clients, "output", "udp dport 9999 drop");
+    let (status, out) = probe(&clients, REFLECTOR, args);
+    assert_eq!(status, 1, "{out}");
+    assert!(out.contains("a firewall of this host forbids it"), "{out}");
+    let (status, out) = probe(&clients, "[fd77::1]:9998", args);
+    assert_eq!(status, 1, "{out}");
+    let words = "nobody listens on [fd77::1]:9998 (ICMPv6 port unreachable from fd77::1)";
+    assert!(out.contains(words), "{out}");
+}
+
+#[test]
+#[ignore = "needs root and nft; .ci/run runs it"]
+fn one_flow_that_loses_among_others_that_do_not_has_a_line() {
+    let (server, clients) = Namespace::pair();
+    let _daemon = server.daemon(&["--listen=10.77.0.1:9999", "--mode=echo"]);
+    // What comes from some ports leads nowhere.
+    rules(&server, "input", "udp dport 9999 udp sport @blocked drop");
+    let mut child = started(
+        &clients,
+        REFLECTOR,
+        "--mode=echo --flows=8 --rate=80 --duration=4 --quiet --wait=0.2",
+    );
+    // A port of the client's, once it has some.
+    let deadline = Instant::now() + DEADLINE;
+    let port = loop {
+        let sockets = clients.shell("ss -Huan dst 10.77.0.1");
+        let ports: Vec<String> = sockets
+            .lines()
+            .filter_map(|line| {
+                let local = line.split_whitespace().nth(3)?;
+                Some(local.rsplit(':').next()?.to_owned())
+            })
+            .collect();
+        if ports.len() == 8 {
+            break ports[3].clone();
+        }
+        assert!(Instant::now() < deadline, "{sockets}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    server.shell(&format!("nft add element inet t blocked '{{ {port} }}'"));
+    let out = ended(&mut child);
+    assert!(out.contains("some flows lose and others do not:"), "{out}");
+    let flows: Vec<_> = out
+        .lines()
+        .filter(|line| line.starts_with("  flow "))
+        .collect();
+    assert_eq!(flows.len(), 8, "{out}");
+    let losing: Vec<_> = flows
+        .iter()
+        .filter(|line| !line.contains(" 0 lost (0 %)"))
+        .collect();
+    assert_eq!(losing.len(), 1, "{out}");
+    assert!(losing[0].contains(&format!("from port {port}:")), "{out}");
+}
+
+#[test]
+#[ignore = "needs root and nft; .ci/run runs it"]
+fn where_the_lost_were_lost_is_told_by_the_daemons_metrics() {
+    let metrics = "--metrics-url=http://10.77.0.1:9862/metrics";
+    for (hook, port, place) in [
+        ("input", "dport", "uplink"),
+        ("output", "sport", "downlink"),
+    ] {
+        for side in ["server", "client"] {
+            let (server, clients) = Namespace::pair();
+            let args = [
+                "--listen=10.77.0.1:9999",
+                "--mode=echo",
+                "--metrics-listen=10.77.0.1:9862",
+            ];
+            let _daemon = server.daemon(&args);
+            // On the client's side the same datagrams pass the other hook; the fourth of each four
+            // is lost.
+            let (host, hook) = match (side, hook) {
+                ("server", hook) => (&server, hook),
+                (_, "input") => (&clients, "postrouting"),
+                _ => (&clients, "input"),
+            };
+            rules(
+                host,
+                hook,
+                &format!("udp {port} 9999 numgen inc mod 4 3 drop"),
+            );
+            let args = format!("--mode=echo --count=40 --rate=400 --wait=0.3 --json {metrics}");
+            let (status, out) = probe(&clients, REFLECTOR, &args);
+            assert_eq!(status, 0, "{out}");
+            assert!(out.contains("\"lost\": 10,"), "{side} {hook}: {out}");
+            let expected = |name: &str| {
+                let count = if name == place { 10 } else { 0 };
+                format!("\"{name}\": {count}")
+            };
+            for name in ["uplink", "server_drops", "server_refused", "downlink"] {
+                assert!(out.contains(&expected(name)), "{side} {hook} {name}: {out}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs ncat and xinetd; .ci/run runs it"]
+fn other_peoples_reflectors_are_measured_too() {
+    let (server, clients) = Namespace::pair();
+    let folder = std::env::temp_dir().join(format!("udp-echo-xinetd-{}", std::process::id()));
+    std::fs::write(
+        &folder,
+        "service echo\n{\n type = INTERNAL\n id = dgram\n socket_type = dgram\n protocol = udp\n \
+         user = root\n wait = yes\n bind = 10.77.0.1\n}\n",
+    )
+    .unwrap();
+    let xinetd = format!("xinetd -dontfork -f {} -pidfile {0}.pid", folder.display());
+    for (reflector, port) in [
+        (
+            "ncat --udp --listen --keep-open 10.77.0.1 9 --exec /bin/cat",
+            9,
+        ),
+        (xinetd.as_str(), 7),
+    ] {
+        let mut words = reflector.split(' ');
+        let mut command = server.command(words.next().unwrap());
+        command.args(words).stdin(Stdio::null());
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let target = format!("10.77.0.1:{port}");
+        let deadline = Instant::now() + DEADLINE;
+        while probe(&clients, &target, "--mode=echo --count=1 --wait=1").0 != 0 {
+            assert!(Instant::now() < deadline, "{reflector}");
+        }
+        for mode in ["echo", "exchange"] {
+            let args = format!("--mode={mode} --count=20 --interval=0.02");
+            let (status, out) = probe(&clients, &target, &args);
+            assert_eq!(status, 0, "{reflector}: {out}");
+            assert!(
+                out.contains("20 sent, 20 received, 0 lost (0 %)"),
+                "{reflector}: {out}"
+            );
+            let hinted = out.contains("use --mode echo");
+            assert_eq!(hinted, mode == "exchange", "{reflector}: {out}");
+        }
+        // `ip netns exec` becomes the program.
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    for name in [folder.clone(), folder.with_extension("pid")] {
+        let _ = std::fs::remove_file(name);
+    }
+}
+
+/// A set of source ports, a chain, and a rule of its.
+fn rules(host: &Namespace, hook: &str, rule: &str) {
+    host.shell("nft add table inet t");
+    host.shell("nft 'add set inet t blocked { type inet_service; }'");
+    host.shell(&format!(
+        "nft 'add chain inet t {hook} {{ type filter hook {hook} priority 0; }}'"
+    ));
+    host.shell(&format!("nft 'add rule inet t {hook} {rule}'"));
+}
+
+fn command(host: &Namespace, target: &str, args: &str) -> Command {
+    let mut command = host.command(program().get_program().to_str().unwrap());
+    command.arg("probe").arg(target).args(args.split(' '));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Its status and what it says.
+fn probe(host: &Namespace, target: &str, args: &str) -> (i32, String) {
+    let (status, out, err) = run(&mut command(host, target, args));
+    assert_eq!(err, "");
+    (status.code().unwrap(), out)
+}
+
+fn started(host: &Namespace, target: &str, args: &str) -> Child {
+    let mut command = command(host, target, args);
+    command.stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn ended(child: &mut Child) -> String {
+    let mut out = String::new();
+    std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut out).unwrap();
+    assert!(child.wait().unwrap().success(), "{out}");
+    out
+}
