@@ -48,14 +48,14 @@ impl Figure {
 }
 
 /// The median of some numbers, and the least and the greatest.
-struct Spread {
-    median: f64,
+pub struct Spread {
+    pub median: f64,
     least: f64,
     greatest: f64,
 }
 
 impl Spread {
-    fn of(numbers: impl Iterator<Item = f64>) -> Option<Self> {
+    pub fn of(numbers: impl Iterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = numbers.collect();
         sorted.sort_by(f64::total_cmp);
         let (least, greatest) = (*sorted.first()?, *sorted.last()?);
@@ -72,7 +72,7 @@ impl Spread {
         })
     }
 
-    fn show(&self) -> String {
+    pub fn show(&self) -> String {
         let Self {
             median,
             least,

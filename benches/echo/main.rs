@@ -20,6 +20,7 @@
 
 mod bursts;
 mod calls;
+mod clients;
 mod figures;
 mod loads;
 mod machine;
@@ -52,7 +53,7 @@ struct Args {
     /// How many rounds. Each drives every server once.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Only this load: one, paced, echo, large, gso, exchange, growth or workers. Repeatable.
+    /// Only this load: one, paced, echo, large, gso, exchange, growth, workers or client. Repeatable.
     #[arg(long)]
     load: Vec<String>,
     /// As root, on a busy machine: go before the programs of other sessions, until the end.
@@ -97,7 +98,7 @@ fn measure(args: &Args) -> io::Result<()> {
     if let Some(name) = args
         .load
         .iter()
-        .find(|name| loads.iter().all(|load| load.name != **name))
+        .find(|name| *name != CLIENT && loads.iter().all(|load| load.name != **name))
     {
         return Err(io::Error::other(format!("there is no load {name}")));
     }
@@ -132,12 +133,18 @@ fn measure(args: &Args) -> io::Result<()> {
     }
     print!("{}", figures::claims(&loads, &seen));
     println!("\n{}", figures::loss(&loads, &seen));
+    if args.load.is_empty() || args.load.iter().any(|name| name == CLIENT) {
+        print!("{}", clients::compare(&mut client, rounds, span)?);
+    }
     if args.load.is_empty() {
         eprintln!("idle");
         println!("{}", at_rest(idle)?);
     }
     Ok(())
 }
+
+/// What `--load` calls the comparison of clients.
+const CLIENT: &str = "client";
 
 /// What a reader has to know of the tables.
 fn preface(cpus: usize, rounds: usize, span: Span) -> io::Result<String> {

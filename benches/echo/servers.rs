@@ -137,7 +137,8 @@ impl Drop for Server {
 /// What every server says before its address.
 pub const LISTENING: &str = "listening on ";
 
-const DAEMON: &str = env!("CARGO_BIN_EXE_udp-echo");
+/// The program.
+pub const DAEMON: &str = env!("CARGO_BIN_EXE_udp-echo");
 
 fn reference_command(reference: Reference) -> io::Result<Command> {
     let name = reference.to_possible_value();
