@@ -38,10 +38,10 @@ mod network;
 mod offload;
 #[path = "system/package.rs"]
 mod package;
-#[path = "system/probe.rs"]
-mod probe;
 #[path = "system/page.rs"]
 mod page;
+#[path = "system/probe.rs"]
+mod probe;
 #[path = "system/prometheus.rs"]
 mod prometheus;
 #[path = "system/surviving.rs"]

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
@@ -50,7 +49,6 @@ impl Socket {
                 reuse_address: false,
                 timestamps: true,
                 offload: false,
-                send_timeout: Duration::ZERO,
             })
             .map_err(failed("size the buffers of a socket for"))?;
         Ok(socket)
