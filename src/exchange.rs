@@ -299,17 +299,15 @@ impl Exchange {
         newest
     }
 
+    #[inline]
     fn is_within_limits(&mut self, datagram: &Datagram<'_>) -> bool {
-        let random = &mut self.random;
-        // Xorshift, George Marsaglia, 2003.
-        let next = || {
-            *random ^= *random << 13;
-            *random ^= *random >> 7;
-            *random ^= *random << 17;
-            *random
-        };
-        let limits = self.settings.limits.as_ref();
-        limits.is_none_or(|limits| limits.allow(datagram.peer.ip(), datagram.at, next))
+        match &self.settings.limits {
+            None => true,
+            Some(limits) => {
+                let random = || next_random(&mut self.random);
+                limits.allow(datagram.peer.ip(), datagram.at, random)
+            }
+        }
     }
 
     fn may_be_unsent(&self, since: Instant) -> bool {
@@ -343,6 +341,14 @@ impl Exchange {
         }
         self.unsent_since.get_or_insert(now);
     }
+}
+
+/// Xorshift, George Marsaglia, 2003.
+fn next_random(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
 }
 
 #[inline]

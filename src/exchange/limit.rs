@@ -70,6 +70,7 @@ impl Limits {
 
     /// Whether a datagram is within the limits at `now`. If it is above that of its source,
     /// `random` decides.
+    #[inline(never)]
     pub(super) fn allow(&self, source: IpAddr, now: Instant, random: impl FnOnce() -> u64) -> bool {
         let is_lucky = || random().checked_rem(self.leak) == Some(0);
         self.take(source, 1, now, is_lucky)

@@ -42,7 +42,7 @@ fn a_long_run_takes_no_memory_and_no_descriptors_and_every_datagram_stays_counte
     }
     eprintln!("{minutes} minutes, {turns} turns; {restarts}");
     for load in &loads {
-        load.daemon.wait_until_accounted_for();
+        load.daemon.assert_accounted_for();
         eprintln!("{load}");
     }
     for load in loads {
@@ -241,7 +241,7 @@ impl Restarts {
             assert!(self.received + received <= self.sent);
             self.received + received == self.sent
         });
-        daemon.wait_until_accounted_for();
+        daemon.assert_accounted_for();
         drain(&self.peer);
         self.daemon = Some(daemon);
         self.count += 1;

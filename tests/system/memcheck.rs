@@ -60,7 +60,7 @@ fn assert_clean(args: &[&str]) {
             daemon.metric("datagrams_received_total") >= sent
         });
     }
-    daemon.wait_until_accounted_for();
+    daemon.assert_accounted_for();
     let log = daemon.shared_log();
     let status = daemon.stop();
     let found = |line: &&String| line.starts_with("==");
