@@ -6,7 +6,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,19 +28,21 @@ const BOOT: Duration = Duration::from_secs(90);
 pub const ECHO: &str = "127.0.0.1:9999";
 pub const METRICS: &str = "127.0.0.1:9862";
 
-/// A booted machine, gone when dropped. One at a time.
+/// A booted machine, gone when dropped. One at a time on this host: where control groups have no
+/// namespace, machines share them.
 pub struct Machine {
     nspawn: Child,
     init: Pid,
     folder: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _turn: File,
 }
 
 impl Machine {
     /// Boots a fresh one.
     pub fn boot() -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        fs::create_dir_all(KEPT).unwrap();
+        let turn = File::create(Path::new(KEPT).join("turn")).unwrap();
+        turn.lock().unwrap();
         let tree = tree();
         let name = format!("udp-echo-{}", std::process::id());
         let folder = Path::new(KEPT).join(&name);
@@ -222,7 +223,8 @@ impl Machine {
         cursor.trim_end().to_owned()
     }
 
-    /// What the journal has of the service, as an operator sees it, after a cursor.
+    /// What the journal has of the service, as an operator sees it, after a cursor. (With more that
+    /// selects, journalctl 252 leaves out the first line.)
     pub fn journal(&self, cursor: &str, options: &str) -> String {
         self.shell(&format!(
             "journalctl --sync; \
@@ -267,11 +269,8 @@ exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --
     --private-network --console=pipe
 "#;
 
-/// The kept Debian tree, made if it is not there.
+/// The kept Debian tree, made if it is not there: by the one whose turn it is.
 fn tree() -> PathBuf {
-    fs::create_dir_all(KEPT).unwrap();
-    let lock = File::create(Path::new(KEPT).join("lock")).unwrap();
-    lock.lock().unwrap();
     let making = Path::new(KEPT).join("making");
     let line = format!(
         "unshare --mount debootstrap --variant=minbase --include={PACKAGES} {RELEASE} {making} {} \
