@@ -14,6 +14,8 @@ mod harness;
 
 #[path = "probe/measuring.rs"]
 mod measuring;
+#[path = "probe/picture.rs"]
+mod picture;
 #[path = "probe/reflectors.rs"]
 mod reflectors;
 #[path = "probe/tally.rs"]
