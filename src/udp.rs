@@ -7,6 +7,7 @@
 mod array;
 mod batch;
 mod control;
+mod drops;
 mod inherit;
 mod limit;
 mod offload;
@@ -21,10 +22,11 @@ mod socket;
 
 pub use batch::{Batch, Received, Wait};
 pub use control::PacketInfo;
+pub use drops::Drops;
 pub use inherit::inherited;
 pub use limit::BufferLimits;
 pub use option::MemInfo;
 pub use ready::Ready;
 pub use rejection::{Icmp, Rejection};
 pub use replies::{Pieces, Sent};
-pub use socket::{AdoptError, Drops, Error, Options, Socket};
+pub use socket::{AdoptError, Error, Options, Socket};

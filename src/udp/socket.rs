@@ -6,12 +6,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
-use super::{BufferLimits, MemInfo, PacketInfo, offload, option};
+use super::{BufferLimits, Drops, MemInfo, PacketInfo, offload, option};
 
 /// What a socket is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -368,25 +367,6 @@ impl AsFd for Socket {
     }
 }
 
-/// Counts on where the kernel's counter of 32 bits wraps, from what it was at first.
-#[derive(Debug)]
-pub struct Drops(Mutex<(u32, u64)>);
-
-impl Drops {
-    /// Counts from `baseline`, the kernel's counter now.
-    pub fn from_baseline(baseline: u32) -> Self {
-        Self(Mutex::new((baseline, 0)))
-    }
-
-    /// The drops since the baseline, given the kernel's counter now.
-    pub fn total(&self, counter: u32) -> u64 {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, total) = *seen;
-        *seen = (counter, total + u64::from(counter.wrapping_sub(last)));
-        seen.1
-    }
-}
-
 /// Whether a socket is for UDP over IP.
 fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
     let unusable = |cause| AdoptError::Unusable {
@@ -430,19 +410,5 @@ fn hint(action: &str, cause: &io::Error) -> &'static str {
             "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
         }
         _ => "",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drops_go_on_where_the_kernels_counter_wraps() {
-        let drops = Drops::from_baseline(u32::MAX - 1);
-        assert_eq!(drops.total(u32::MAX - 1), 0);
-        assert_eq!(drops.total(u32::MAX), 1);
-        assert_eq!(drops.total(1), 3);
-        assert_eq!(drops.total(1), 3);
     }
 }

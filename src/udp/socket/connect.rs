@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Type};
 
-use super::{Bursts, Drops, Error, Options, Socket};
+use super::{Bursts, Error, Options, Socket};
+use crate::udp::Drops;
 use crate::udp::{option, send};
 
 /// What fails where there is no way to a peer.

@@ -1,0 +1,36 @@
+//! How many datagrams the kernel dropped at a socket.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Counts on where the kernel's counter of 32 bits wraps, from what it was at first.
+#[derive(Debug)]
+pub struct Drops(Mutex<(u32, u64)>);
+
+impl Drops {
+    /// Counts from `baseline`, the kernel's counter now.
+    pub fn from_baseline(baseline: u32) -> Self {
+        Self(Mutex::new((baseline, 0)))
+    }
+
+    /// The drops since the baseline, given the kernel's counter now.
+    pub fn total(&self, counter: u32) -> u64 {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, total) = *seen;
+        *seen = (counter, total + u64::from(counter.wrapping_sub(last)));
+        seen.1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_go_on_where_the_kernels_counter_wraps() {
+        let drops = Drops::from_baseline(u32::MAX - 1);
+        assert_eq!(drops.total(u32::MAX - 1), 0);
+        assert_eq!(drops.total(u32::MAX), 1);
+        assert_eq!(drops.total(1), 3);
+        assert_eq!(drops.total(1), 3);
+    }
+}
