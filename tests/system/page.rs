@@ -215,12 +215,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        // Else the browser goes on without its driver, which takes only requests to its own address.
         if let Ok(mut stream) = TcpStream::connect(self.address) {
+            let (session, address) = (&self.session, self.address);
             let _ = write!(
                 stream,
-                "DELETE /session/{} HTTP/1.1\r\nHost: x\r\n\r\n",
-                self.session
+                "DELETE /session/{session} HTTP/1.1\r\nHost: {address}\r\n\r\n"
             );
+            let _ = stream.set_read_timeout(Some(DEADLINE));
             let _ = stream.read(&mut [0; 1024]);
         }
         let _ = self.driver.kill();
