@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Daemon, receive, wait_until};
 use crate::namespace::Namespace;
@@ -25,9 +25,7 @@ const BLOCKED: u16 = 5555;
 #[test]
 #[ignore = "needs root, nft and prometheus; .ci/run runs it"]
 fn every_query_of_the_dashboard_has_data_from_a_daemon_under_load() {
-    let text = fs::read_to_string(format!("{EXAMPLES}/grafana/udp-echo.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&text).unwrap();
-    let queries = queries(&dashboard);
+    let queries = queries(&dashboard());
 
     let host = Namespace::new();
     host.shell(&format!(
@@ -72,10 +70,69 @@ fn every_query_of_the_dashboard_has_data_from_a_daemon_under_load() {
     eprintln!("{} queries have data", queries.len());
 }
 
+#[test]
+fn the_dashboard_imports_anywhere_and_each_panel_says_what_it_shows() {
+    let dashboard = dashboard();
+    // From here on panels have the form that Grafana 10 and later read as it is.
+    assert!(dashboard["schemaVersion"].as_u64() >= Some(38));
+    assert!(dashboard["id"].is_null() && dashboard["uid"] == "udp-echo");
+    let source = json!({ "type": "prometheus", "uid": "${DS_PROMETHEUS}" });
+    let variables = list(&dashboard["templating"]["list"]);
+    let names: Vec<_> = variables.iter().map(|variable| &variable["name"]).collect();
+    assert_eq!(names, ["DS_PROMETHEUS", "job", "instance"]);
+    assert_eq!(variables[0]["type"], "datasource");
+    for variable in &variables[1..] {
+        assert_eq!(variable["datasource"], source, "{variable}");
+        assert_eq!(variable["query"]["query"], variable["definition"]);
+    }
+
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in list(&dashboard["panels"]) {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+        let [x, y, width, height] =
+            ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        assert!(x + width <= 24, "{title} is on the grid");
+        for cell in (x..x + width).flat_map(|x| (y..y + height).map(move |y| (x, y))) {
+            assert!(cells.insert(cell), "{title} covers another at {cell:?}");
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert_eq!(panel["datasource"], source, "{title}");
+        let description = panel["description"].as_str().unwrap_or_default();
+        assert!(description.ends_with('.'), "{title}: {description:?}");
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string());
+        let mut references = BTreeSet::new();
+        for target in list(&panel["targets"]) {
+            assert!(references.insert(target["refId"].as_str().unwrap()));
+            assert_eq!(target["datasource"], source, "{title}");
+            let query = target["expr"].as_str().unwrap();
+            // Each selector keeps to what is chosen, each rate to what is scraped.
+            let selectors = query.matches("udp_echo_").count() + query.matches("process_").count();
+            let chosen = query.matches("{job=~\"$job\",instance=~\"$instance\"}");
+            assert_eq!(chosen.count(), selectors.max(1), "{query}");
+            let windows = query.matches('[').count();
+            let fitting = query.matches("[$__rate_interval]").count();
+            assert_eq!(fitting + query.matches("[$__range]").count(), windows);
+            if panel["type"] == "timeseries" {
+                assert_ne!(target["legendFormat"], "", "{title}");
+            }
+        }
+    }
+    // No gap: a row is as wide as the grid.
+    let lowest = cells.iter().map(|(_, y)| y + 1).max().unwrap();
+    assert_eq!(cells.len() as u64, 24 * lowest);
+}
+
+fn dashboard() -> Value {
+    let text = fs::read_to_string(format!("{EXAMPLES}/grafana/udp-echo.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
 /// All queries, each with its panel's title, as Grafana would send them.
 fn queries(dashboard: &Value) -> Vec<(String, String)> {
     let mut queries = Vec::new();
-    let mut ids = BTreeSet::new();
     let mut add = |title: &Value, query: &str| {
         let query = query
             .replace("$__rate_interval", "10s")
@@ -86,13 +143,10 @@ fn queries(dashboard: &Value) -> Vec<(String, String)> {
         queries.push((title.as_str().expect("a title").to_owned(), query));
     };
     for panel in list(&dashboard["panels"]) {
-        assert!(ids.insert(panel["id"].as_u64()), "{panel}");
         if panel["type"] == "row" {
             continue;
         }
-        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string());
         for target in list(&panel["targets"]) {
-            assert_eq!(target["datasource"]["uid"], "${DS_PROMETHEUS}");
             add(&panel["title"], target["expr"].as_str().unwrap());
         }
     }
