@@ -11,9 +11,11 @@ use crate::metrics::{SocketState, Summary};
 /// From one sample to the next.
 pub(super) const PERIOD: Duration = Duration::from_secs(2);
 /// How many samples are kept: five minutes.
-const SAMPLES: usize = 151;
+const SAMPLES: u16 = 151;
 /// How many samples the figures a second are of: ten seconds.
 const RECENT: usize = 5;
+/// What a chart shows: from the second sample on there are rates.
+const WIDTH: Duration = PERIOD.saturating_mul(SAMPLES as u32 - 2);
 
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
@@ -26,7 +28,7 @@ impl History {
     /// Adds what is counted now.
     pub(super) fn add(&self, now: Instant, summary: Summary) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if samples.len() == SAMPLES {
+        if samples.len() == usize::from(SAMPLES) {
             samples.pop_front();
         }
         samples.push_back((now, summary));
@@ -52,27 +54,25 @@ pub(super) struct Facts<'a> {
 }
 
 /// The whole page. Only what has the `nonce` is applied or run.
-pub(super) fn page(nonce: &str, main: &str) -> String {
-    let version = env!("CARGO_PKG_VERSION");
+pub(super) fn page(nonce: &str, title: &str, main: &str) -> String {
     format!(
         r#"<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>udp-echo</title>
+<title>udp-echo {title}</title>
 <link rel="icon" href="data:,">
 <style nonce="{nonce}">{STYLE}</style>
 <noscript><meta http-equiv="refresh" content="5"></noscript>
 <script type="module" nonce="{nonce}">{SCRIPT}</script>
 </head>
 <body>
-<h1>udp-echo {version}</h1>
-<p id="lost" class="bad" role="status">No answer from the daemon: these are its last figures.</p>
+<p id="lost" class="bad" role="alert">No answer from the daemon: these are its last figures.</p>
 <main>{main}</main>
 <footer class="dim">
 <a href="/metrics">metrics</a> · <a href="/-/healthy">healthy</a> · <a href="/-/ready">ready</a>
-· figures a second are of the last ten
+· figures a second are means of the last ten seconds
 </footer>
 </body>
 </html>
@@ -108,27 +108,37 @@ fn write_main(
     let uptime = humantime::format_duration(Duration::from_secs(facts.uptime.as_secs()));
     writeln!(
         out,
-        "<p>{mode} mode on {addresses}<br><span class=\"dim\">up {uptime}, </span>\
-         <span class=\"{class}\">{state}</span></p>"
+        "<h1>udp-echo {}</h1>\n<p>{mode} mode on {addresses}<br>\
+         <span class=\"dim\">up {uptime}, </span><span class=\"{class}\">{state}</span></p>",
+        env!("CARGO_PKG_VERSION")
     )?;
     let recent = &samples[samples.len().saturating_sub(RECENT + 1)..];
     let per_second = |count: fn(&Summary) -> u64| rate(recent, count);
     out.push_str("<div class=\"tiles\">");
-    for (label, value) in [
-        ("received a second", shown(per_second(|sum| sum.received))),
-        ("echoed a second", shown(per_second(|sum| sum.echoed))),
-        ("dropped a second", shown(per_second(|sum| sum.drops))),
-        ("peers owe a record", grouped(summary.peers)),
+    let drops = per_second(|sum| sum.drops);
+    let alarm = if drops > 0.0 { " class=\"bad\"" } else { "" };
+    for (label, class, value) in [
+        (
+            "received a second",
+            "",
+            shown(per_second(|sum| sum.received)),
+        ),
+        ("echoed a second", "", shown(per_second(|sum| sum.echoed))),
+        ("dropped a second", alarm, shown(drops)),
+        ("peers owe a record", "", grouped(summary.peers)),
     ] {
-        write!(out, "<div class=\"tile\"><b>{value}</b>{label}</div>")?;
+        write!(
+            out,
+            "<div class=\"tile\"><b{class}>{value}</b>{label}</div>"
+        )?;
     }
     out.push_str("</div>\n<div class=\"charts\">\n");
     let received: Line = ("first", "received", |sum| sum.received);
     let echoed: Line = ("second", "echoed", |sum| sum.echoed);
     write_chart(out, "Datagrams a second", samples, &[received, echoed])?;
-    let drops: Line = ("third", "dropped by the kernel", |sum| sum.drops);
+    let drops: Line = ("third", "dropped", |sum| sum.drops);
     let refused: Line = ("first", "refused", |sum| sum.refused);
-    write_chart(out, "Not answered, a second", samples, &[drops, refused])?;
+    write_chart(out, "Lost and refused a second", samples, &[drops, refused])?;
     out.push_str("</div>\n");
     write_counts(out, summary, recent)?;
     write_sockets(out, facts.sockets)
@@ -158,12 +168,16 @@ fn write_counts(
         ("drops", "dropped by the kernel", |sum| sum.drops),
     ];
     out.push_str(
-        "<h2>Datagrams</h2>\n<table>\n<tr><th><th scope=\"col\">in all<th scope=\"col\">a second\n",
+        "<h2 id=\"datagrams\">Datagrams</h2>\n<table aria-labelledby=\"datagrams\">\n\
+         <tr><td><th scope=\"col\">in all<th scope=\"col\">a second\n",
     );
     for (id, label, count) in rows {
         let all = grouped(count(summary));
         let second = shown(rate(recent, count));
-        writeln!(out, "<tr><td>{label}<td id=\"{id}\">{all}<td>{second}")?;
+        writeln!(
+            out,
+            "<tr><th scope=\"row\">{label}<td id=\"{id}\">{all}<td>{second}"
+        )?;
     }
     out.push_str("</table>\n");
     Ok(())
@@ -171,7 +185,9 @@ fn write_counts(
 
 fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result {
     out.push_str(
-        "<h2>Sockets</h2>\n<div class=\"wide\"><table>\n<tr><th scope=\"col\">address\
+        "<h2 id=\"sockets\">Sockets</h2>\n<div class=\"wide\" role=\"region\" \
+         aria-labelledby=\"sockets\" tabindex=\"0\">\
+         <table aria-labelledby=\"sockets\">\n<tr><th scope=\"col\">address\
          <th scope=\"col\">worker<th scope=\"col\">receive buffer<th scope=\"col\">waiting\
          <th scope=\"col\">dropped<th scope=\"col\">send buffer\n",
     );
@@ -183,21 +199,30 @@ fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result 
             reading,
         } = socket;
         let Some(reading) = reading else {
-            writeln!(out, "<tr><td>{listen}<td>{worker}<td colspan=\"4\">gone")?;
+            writeln!(
+                out,
+                "<tr><th scope=\"row\">{listen}<td>{worker}<td colspan=\"4\">gone"
+            )?;
             continue;
         };
         let [receive, send] = [0, 1].map(|buffer| {
-            let got = grouped(reading.buffers[buffer] as u64);
-            match requested[buffer] {
-                Some(asked) => format!("{got} (asked for {})", grouped(asked as u64)),
-                None => got,
-            }
+            let got = reading.buffers[buffer];
+            let shown = grouped(got as u64);
+            let Some(asked) = requested[buffer] else {
+                return format!("<td>{shown}");
+            };
+            let class = if got < asked.saturating_mul(2) {
+                " class=\"bad\""
+            } else {
+                ""
+            };
+            format!("<td{class}>{shown} (asked for {})", grouped(asked as u64))
         });
         let waiting = grouped(reading.receive_queue.into());
         let drops = grouped(reading.drops);
         writeln!(
             out,
-            "<tr><td>{listen}<td>{worker}<td>{receive}<td>{waiting}<td>{drops}<td>{send}"
+            "<tr><th scope=\"row\">{listen}<td>{worker}{receive}<td>{waiting}<td>{drops}{send}"
         )?;
     }
     out.push_str(
@@ -222,32 +247,61 @@ fn write_chart(
     };
     let all: Vec<_> = lines.iter().map(|(.., count)| rates(*count)).collect();
     let most = all.iter().flatten().copied().fold(0.0, f64::max);
-    let top = most.max(1.0);
+    let (top, width) = (round_above(most), WIDTH.as_secs());
+    write!(out, "<figure>\n<figcaption><b>{title}</b> <span>")?;
+    for (class, name, _) in lines {
+        write!(out, "<span class=\"key {class}\">{name}</span>")?;
+    }
     writeln!(
         out,
-        "<figure>\n<svg viewBox=\"0 0 {} 100\" preserveAspectRatio=\"none\" role=\"img\" \
+        "</span></figcaption>\n<div class=\"plot\"><span class=\"top\" aria-hidden=\"true\">{}</span>\n\
+         <svg viewBox=\"0 0 {width} 100\" preserveAspectRatio=\"none\" role=\"img\" \
          aria-label=\"{title} in the last five minutes, at most {}\">",
-        SAMPLES - 2,
+        shown(top),
         shown(most)
     )?;
+    let at = |sample: usize| {
+        let age = samples[samples.len() - 1].0 - samples[sample].0;
+        // Those from before a pause may be too old.
+        WIDTH.as_secs_f64() - age.as_secs_f64()
+    };
     for ((class, ..), rates) in lines.iter().zip(&all) {
-        write!(out, "<polyline class=\"{class}\" points=\"")?;
-        let start = SAMPLES - 1 - rates.len();
-        for (at, rate) in rates.iter().enumerate() {
-            write!(out, "{},{:.1} ", start + at, 99.0 - 98.0 * rate / top)?;
+        let mut points = String::new();
+        for (index, rate) in rates.iter().enumerate() {
+            write!(
+                points,
+                "{:.0},{:.1} ",
+                at(index + 1),
+                99.0 - 98.0 * rate / top
+            )?;
         }
-        out.push_str("\"/>\n");
+        if !rates.is_empty() {
+            let start = at(1);
+            writeln!(
+                out,
+                "<polygon class=\"{class}\" points=\"{start:.0},100 {points}{width},100\"/>"
+            )?;
+        }
+        writeln!(out, "<polyline class=\"{class}\" points=\"{points}\"/>")?;
     }
-    write!(
-        out,
-        "</svg>\n<figcaption>{title}, five minutes, at most {}:",
-        shown(most)
-    )?;
-    for (class, name, _) in lines {
-        write!(out, " <span class=\"key {class}\">{name}</span>")?;
-    }
-    out.push_str("</figcaption>\n</figure>\n");
+    out.push_str(
+        "</svg>\n<div class=\"ends\" aria-hidden=\"true\"><span>5 minutes ago</span><span>now</span></div>\
+         </div>\n</figure>\n",
+    );
     Ok(())
+}
+
+/// 1, 2 or 5 with zeros, and not less: the top of a chart, which so seldom changes.
+fn round_above(rate: f64) -> f64 {
+    let mut unit = 1.0;
+    loop {
+        for digit in [1.0, 2.0, 5.0] {
+            if digit * unit >= rate {
+                return digit * unit;
+            }
+        }
+        unit *= 10.0;
+    }
 }
 
 /// How much it grew a second from the first sample to the last.
@@ -292,6 +346,7 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::SocketReading;
 
     #[test]
     fn numbers_are_grouped_and_small_rates_have_a_decimal() {
@@ -328,8 +383,137 @@ mod tests {
             history.add(start + sample * PERIOD, summary);
         }
         let samples = history.samples();
-        assert_eq!(samples.len(), SAMPLES);
+        assert_eq!(samples.len(), usize::from(SAMPLES));
         assert_eq!(samples[150].0 - samples[0].0, Duration::from_mins(5));
         assert!((rate(&samples, |sum| sum.received) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn charts_have_round_tops() {
+        for (rate, top) in [
+            (0.0, 1.0),
+            (1.0, 1.0),
+            (1.2, 2.0),
+            (20.5, 50.0),
+            (870.0, 1000.0),
+            (1e12, 1e12),
+        ] {
+            assert!((round_above(rate) - top).abs() < 1e-9, "{rate}");
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn each_figure_is_shown_where_it_belongs() {
+        let (history, start) = (History::default(), Instant::now());
+        let summary = |times: u64| Summary {
+            received: 3_000_000_000_000 + 2 * times,
+            echoed: 20 * times,
+            decoded: 40 * times,
+            decode_errors: 60 * times,
+            empty: 80 * times,
+            refused: 100 * times,
+            send_errors: 120 * times,
+            truncated: 140 * times,
+            drops: 160 * times,
+            peers: 7,
+        };
+        // Ten seconds after this one it is forgotten, but for the charts.
+        history.add(start, Summary::default());
+        let paused = start + Duration::from_mins(1);
+        for sample in 0..6 {
+            let now = paused + sample * PERIOD;
+            history.add(now, summary(u64::from(sample) + 1));
+        }
+        let page = shown_page(&history, summary(6), &[]);
+        for (id, all, second) in [
+            ("received", "3 000 000 000 012", "1.0"),
+            ("echoed", "120", "10"),
+            ("decoded", "240", "20"),
+            ("decode-errors", "360", "30"),
+            ("empty", "480", "40"),
+            ("refused", "600", "50"),
+            ("send-errors", "720", "60"),
+            ("truncated", "840", "70"),
+            ("drops", "960", "80"),
+        ] {
+            let row = format!("<td id=\"{id}\">{all}<td>{second}\n");
+            assert!(page.contains(&row), "{row} in {page}");
+        }
+        for tile in [
+            "<b>1.0</b>received a second",
+            "<b>10</b>echoed a second",
+            "<b class=\"bad\">80</b>dropped a second",
+            "<b>7</b>peers owe a record",
+        ] {
+            assert!(page.contains(tile), "{tile} in {page}");
+        }
+        // The newest is at the right, and a pause is as wide as it was long.
+        let drops = page.split("<polyline class=\"third\" points=\"").nth(1);
+        let drops = drops.unwrap().split('"').next().unwrap();
+        assert_eq!(
+            drops,
+            "288,96.4 290,20.6 292,20.6 294,20.6 296,20.6 298,20.6 "
+        );
+        let start = page.split("<polygon class=\"third\" points=\"").nth(1);
+        assert!(start.unwrap().starts_with("288,100 288,"), "{page}");
+        assert!(page.contains("Lost and refused a second in the last five minutes, at most 80\""));
+    }
+
+    #[test]
+    fn what_is_wrong_stands_out_and_all_else_is_calm() {
+        let socket = |requested, receive| SocketState {
+            listen: "[::1]:9".into(),
+            worker: "0".into(),
+            requested: [requested, Some(1000)],
+            reading: Some(SocketReading {
+                buffers: [receive, 2000],
+                receive_queue: 5,
+                drops: 6,
+            }),
+        };
+        let all =
+            |sockets: &[SocketState]| shown_page(&History::default(), Summary::default(), sockets);
+        let page = all(&[socket(Some(4_194_304), 425_984)]);
+        let row = "<td class=\"bad\">425 984 (asked for 4 194 304)<td>5<td>6<td>2 000 (asked for 1 000)\n";
+        assert!(page.contains(row), "{page}");
+        let page = all(&[socket(Some(212_992), 425_984), socket(None, 425_984)]);
+        assert!(
+            page.contains("<td>425 984 (asked for 212 992)<td>"),
+            "{page}"
+        );
+        assert!(page.contains("<td>425 984<td>"), "{page}");
+        assert!(!page.contains("bad"), "{page}");
+        let gone = SocketState {
+            reading: None,
+            ..socket(None, 0)
+        };
+        assert!(all(&[gone]).contains("<th scope=\"row\">[::1]:9<td>0<td colspan=\"4\">gone"));
+
+        let mut facts = facts(Summary::default(), &[]);
+        facts.health = Err("worker 0 made no progress".into());
+        let page = main(&facts, &History::default());
+        assert!(page.contains("<span class=\"bad\">worker 0 made no progress</span>"));
+        facts.health = Ok(());
+        facts.ready = false;
+        let page = main(&facts, &History::default());
+        assert!(page.contains("<span class=\"bad\">not serving yet"));
+    }
+
+    /// The part that changes, with plain spaces.
+    fn shown_page(history: &History, summary: Summary, sockets: &[SocketState]) -> String {
+        main(&facts(summary, sockets), history).replace('\u{202f}', " ")
+    }
+
+    fn facts(summary: Summary, sockets: &[SocketState]) -> Facts<'_> {
+        Facts {
+            mode: "echo",
+            addresses: "[::1]:9",
+            uptime: Duration::from_secs(3),
+            health: Ok(()),
+            ready: true,
+            summary,
+            sockets,
+        }
     }
 }

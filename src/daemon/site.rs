@@ -101,7 +101,7 @@ impl Site for Daemon {
     }
 
     fn page(&self, nonce: &str) -> String {
-        page::page(nonce, &self.page_main())
+        page::page(nonce, &self.listen[0], &self.page_main())
     }
 
     fn page_main(&self) -> String {

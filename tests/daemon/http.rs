@@ -144,12 +144,17 @@ fn the_status_page_shows_addresses_counts_and_buffers_without_a_script() {
     for path in ["/metrics", "/-/healthy", "/-/ready"] {
         assert_has(&page, &format!("<a href=\"{path}\">"));
     }
+    let address = daemon.address();
+    assert_has(&page, &format!("<title>udp-echo {address}</title>"));
+    assert_has(&page, "<noscript><meta http-equiv=\"refresh\"");
     assert_has(&page, "echo mode on");
     assert_has(&page, ">healthy</span>");
     for address in &daemon.listen {
         assert_has(
             &page,
-            &format!("<td>{address}<td>0<td>131\u{202f}072 (asked for 65\u{202f}536)"),
+            &format!(
+                "<th scope=\"row\">{address}<td>0<td>131\u{202f}072 (asked for 65\u{202f}536)"
+            ),
         );
     }
     for (id, count) in [("received", 3), ("echoed", 3), ("decoded", 0), ("drops", 0)] {
@@ -159,7 +164,7 @@ fn the_status_page_shows_addresses_counts_and_buffers_without_a_script() {
     // What the script asks for is the same part again.
     let main = daemon.get("/?main").body;
     assert!(
-        main.starts_with("<p>echo mode on") && !page.contains("src="),
+        main.starts_with("<h1>udp-echo ") && !page.contains("src="),
         "{main}"
     );
 }
