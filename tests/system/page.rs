@@ -1,7 +1,7 @@
 //! The status page in a real browser.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -57,27 +57,92 @@ fn the_status_page_lives_in_a_browser_on_a_desk_and_on_a_phone() {
     browser.devtools("Emulation.setDeviceMetricsOverride", &phone);
     let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
     browser.devtools("Emulation.setEmulatedMedia", &dark);
-    let seen = browser.run("return document.querySelector('#received').textContent");
     let width = browser.run("return document.documentElement.scrollWidth");
     assert_eq!(width, 390, "it fits");
     let paper = browser.run("return getComputedStyle(document.body).backgroundColor");
     assert_eq!(paper, "rgb(17, 17, 19)", "it is dark");
     browser.screenshot("phone");
 
-    let complaints = browser.ask("se/log", &json!({ "type": "browser" }));
-    assert_eq!(complaints, json!([]), "the console says nothing");
+    browser.assert_content();
+}
+
+#[test]
+#[ignore = "needs Chromium and its driver; .ci/run runs it"]
+fn the_status_page_is_renewed_in_place_and_outlives_its_daemon() {
+    let daemon = Daemon::start(&["--mode=echo", "--recv-buffer=64KiB"]);
+    let peer = client(daemon.address());
+    let browser = Browser::start();
+    let url = format!("http://{}/", daemon.http.unwrap());
+    browser.ask("url", &json!({ "url": url }));
+    let phone = json!({ "width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true });
+    browser.devtools("Emulation.setDeviceMetricsOverride", &phone);
+
+    // What is new comes in place: what one looks at stays where it is.
+    let moved = "const wide = document.querySelector('.wide'); wide.focus(); wide.scrollLeft = 99; \
+                 return document.querySelector('#received').textContent";
+    let before = browser.run(moved);
+    peer.send(b"x").unwrap();
+    receive(&peer);
+    wait_until("the numbers move", || {
+        browser.run("return document.querySelector('#received').textContent") != before
+    });
+    let place = "const wide = document.querySelector('.wide'); \
+                 return [wide.scrollLeft, wide === document.activeElement]";
+    assert_eq!(browser.run(place), json!([99, true]));
+
+    // Where the daemon is of another version, so is the page.
+    browser.run("window.old = true; document.querySelector('h1').textContent = 'udp-echo 0'");
+    wait_until("it is loaded anew", || {
+        browser.run("return window.old ?? false") == false
+    });
+
+    // Without scripts it is loaded again and again.
+    let script = |disabled| {
+        let value = json!({ "value": disabled });
+        browser.devtools("Emulation.setScriptExecutionDisabled", &value);
+        browser.ask("url", &json!({ "url": url }));
+    };
+    script(true);
+    let shown = || browser.run("return document.querySelector('#received')?.textContent");
+    let before = shown();
+    peer.send(b"x").unwrap();
+    receive(&peer);
+    wait_until("the numbers move without a script", || shown() != before);
+    script(false);
+    browser.assert_content();
 
     let lost = "return getComputedStyle(document.querySelector('#lost')).display";
     assert_eq!(browser.run(lost), "none");
+    daemon.pause();
+    wait_until("it says that there is no answer", || {
+        browser.run(lost) == "block"
+    });
+    daemon.resume();
+    wait_until("there is one again", || browser.run(lost) == "none");
+    let (address, http) = (daemon.address(), daemon.http.unwrap());
     assert!(daemon.stop().success());
     wait_until("it says that there is no answer", || {
         browser.run(lost) == "block"
     });
     let left = browser.run("return document.querySelector('#received').textContent");
-    assert!(
-        left != "0" && !seen.is_null(),
-        "the last figures stay: {left}"
-    );
+    assert!(left != "0", "the last figures stay: {left}");
+    // Another program on the port is not the daemon.
+    let other = TcpListener::bind(http).unwrap();
+    for _ in 0..2 {
+        let (mut stream, _) = other.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let answer = "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\nnothing here\n";
+        stream.write_all(answer.as_bytes()).unwrap();
+    }
+    drop(other);
+    assert_eq!((browser.run(lost), shown()), (json!("block"), left));
+    let _another = Daemon::start(&[
+        &format!("--listen={address}"),
+        &format!("--metrics-listen={http}"),
+    ]);
+    wait_until("it goes on with the next daemon", || {
+        browser.run(lost) == "none" && shown() == "0"
+    });
 }
 
 /// A browser without a screen, and its driver (`WebDriver`, W3C).
@@ -136,6 +201,12 @@ impl Browser {
     /// Runs a script in the page.
     fn run(&self, script: &str) -> Value {
         self.ask("execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// That the console says nothing.
+    fn assert_content(&self) {
+        let complaints = self.ask("se/log", &json!({ "type": "browser" }));
+        assert_eq!(complaints, json!([]));
     }
 
     fn devtools(&self, command: &str, parameters: &Value) {

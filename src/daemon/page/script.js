@@ -1,14 +1,45 @@
 // Without this the page is the same; it only has to be loaded again.
+
+// Changes what has changed and nothing else: what is scrolled or has the focus stays so.
+const renew = (old, now) => {
+  if (old.isEqualNode(now)) return;
+  const parts = [...now.childNodes];
+  if (old.nodeName !== now.nodeName || old.childNodes.length !== parts.length) {
+    old.replaceWith(now);
+  } else if (old.nodeType === Node.TEXT_NODE) {
+    old.data = now.data;
+  } else {
+    for (const { name } of [...old.attributes]) {
+      if (!now.hasAttribute(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of now.attributes) old.setAttribute(name, value);
+    parts.forEach((part, at) => renew(old.childNodes[at], part));
+  }
+};
+
 const refresh = async () => {
   // Nobody looks, or somebody copies.
   if (document.hidden || !getSelection().isCollapsed) return;
   let lost = false;
   try {
-    const response = await fetch("/?main");
-    document.querySelector("main").innerHTML = await response.text();
+    const response = await fetch("/?main", { signal: AbortSignal.timeout(5000) });
+    if (!response.ok) throw response.status;
+    const main = document.querySelector("main");
+    const now = main.cloneNode();
+    now.innerHTML = await response.text();
+    const version = (part) => part.querySelector("h1").textContent;
+    // Another one: its page may need another style, and another script.
+    if (version(now) !== version(main)) location.reload();
+    renew(main, now);
   } catch {
     lost = true;
   }
   document.body.classList.toggle("lost", lost);
 };
-setInterval(refresh, 2000);
+
+const again = async () => {
+  await refresh();
+  setTimeout(again, 2000);
+};
+setTimeout(again, 2000);
+document.addEventListener("visibilitychange", refresh);
