@@ -1,83 +1,156 @@
 //! The client beside what a plain client does: what it adds to a round trip, how many it sends.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::figures::Spread;
+use nix::cmsg_space;
+use nix::sys::socket::sockopt::ReceiveTimestampns;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
+use nix::sys::time::TimeSpec;
+
+use crate::figures::{Judged, Spread, Table};
 use crate::loads::{self, Client, Shape, Span};
 use crate::machine;
+use crate::plan::Bound;
 use crate::servers::{DAEMON, Server, Start};
 
 /// What is claimed of it.
-const SLOWER: f64 = 1.10;
-const AS_MANY: f64 = 0.90;
+const SLOWER: Bound = Bound::AtMost(1.10);
+const AS_MANY: Bound = Bound::AtLeast(0.90);
 
-/// Measures rounds of both, in turn, and tells the ratios.
-pub fn compare(client: &mut Client, rounds: usize, span: Span) -> io::Result<String> {
-    let (mut rtts, mut rates) = (Vec::new(), Vec::new());
+const CLIENT: &str = "udp-echo probe";
+/// Its like: the clock before the send, the kernel's timestamp of the reply.
+const STAMPED: &str = "sendto/recvmsg, kernel timestamp";
+/// Its own wake-up is in what it sees.
+const UNSTAMPED: &str = "sendto/recvfrom, clock after it";
+const LOAD: &str = "the load generator, 16 in flight a flow";
+
+/// Measures rounds of all of them, in turn. Tells the figures, and what is claimed of them.
+pub fn compare(
+    client: &mut Client,
+    rounds: usize,
+    span: Span,
+) -> io::Result<(String, Vec<Judged>)> {
     let mut seen = Vec::new();
     for round in 0..rounds {
         eprintln!("round {} of {rounds}: the client", round + 1);
-        let exchange = Start::Daemon(vec!["--mode=exchange"], 1);
-        let plain = median_of_plain(&Server::start(&exchange)?, span)?;
-        let own = probe(&Server::start(&exchange)?, &["--mode=exchange"], span)?;
-        rtts.push(own.p50 / plain);
-        let echo = Start::Daemon(vec!["--mode=echo"], 1);
+        let exchange = || Server::start(&Start::Daemon(vec!["--mode=exchange"], 1));
+        let mut rtts = [0.0; 3];
+        for turn in 0..rtts.len() {
+            let at = (round + turn) % rtts.len();
+            rtts[at] = match at {
+                0 => median_of_plain(&exchange()?, span, true)?,
+                1 => median_of_plain(&exchange()?, span, false)?,
+                _ => probe(&exchange()?, &["--mode=exchange"], span)?.p50 * 1e6,
+            };
+        }
+        let [stamped, unstamped, own] = rtts;
+        let echo = || Server::start(&Start::Daemon(vec!["--mode=echo"], 1));
         let shape = Shape::Windows {
             flows: 16,
             window: 16,
             bytes: 64,
             pause: Duration::ZERO,
         };
-        let load = loads::run(client, &Server::start(&echo)?, shape, span)?;
+        let load = loads::run(client, &echo()?, shape, span)?;
         let load = load.echoes as f64 / load.time.as_secs_f64();
-        let full = probe(&Server::start(&echo)?, &["--mode=echo", "--flows=16"], span)?;
-        rates.push(full.sent / load);
-        seen.push([plain * 1e6, own.p50 * 1e6, load, full.sent, full.received]);
+        let full = probe(&echo()?, &["--mode=echo", "--flows=16"], span)?;
+        seen.push([stamped, unstamped, own, load, full.sent, full.received]);
     }
-    let median = |column: usize| {
-        Spread::of(seen.iter().map(|seen| seen[column])).map_or(f64::NAN, |spread| spread.median)
+    let spread = |value: &dyn Fn(&[f64; 6]) -> f64| {
+        Spread::of(seen.iter().map(value)).ok_or_else(|| io::Error::other("no rounds"))
     };
-    let show = |ratios: Vec<f64>| Spread::of(ratios.into_iter()).map(|spread| spread.show());
-    Ok(format!(
-        "\n## The client, `udp-echo probe`\n\n\
-         One in flight, exchanges, RTT p50: {:.1} µs by a plain blocking loop, {:.1} µs by the \
-         client; ratio {} (at most {SLOWER:.2}).\n\
-         As many as it can, 16 flows, a second: {:.0} sent by the load (16 in flight each), {:.0} \
-         by the client, of which {:.0} came back; sent, ratio {} (at least {AS_MANY:.2}).\n",
-        median(0),
-        median(1),
-        show(rtts).unwrap_or_default(),
-        median(2),
-        median(3),
-        median(4),
-        show(rates).unwrap_or_default(),
+    let median = |column: usize| spread(&|seen| seen[column]).map(|spread| spread.median);
+    let mut rtts = Table::new(&["one in flight, exchanges", "RTT p50, µs"]);
+    for (column, name) in [STAMPED, UNSTAMPED, CLIENT].into_iter().enumerate() {
+        rtts.row(vec![name.into(), format!("{:.1}", median(column)?)]);
+    }
+    let mut rates = Table::new(&["16 flows, as many as it can", "sent a second", "came back"]);
+    let load = format!("{:.0}", median(3)?);
+    rates.row(vec![LOAD.into(), load.clone(), load]);
+    let [sent, received] = [4, 5].map(median);
+    let cells = [format!("{:.0}", sent?), format!("{:.0}", received?)];
+    rates.row([vec![CLIENT.into()], cells.into()].concat());
+    let judged = |figure, against, column: usize, to: usize, bound| {
+        Ok(Judged {
+            title: "the client, `udp-echo probe`",
+            figure,
+            against,
+            bound,
+            ratio: spread(&|seen| seen[column] / seen[to])?,
+        })
+    };
+    Ok((
+        format!(
+            "\n## client: `udp-echo probe` beside plain clients\n\n{}\n{}",
+            rtts.show(),
+            rates.show()
+        ),
+        [
+            judged("RTT p50", STAMPED, 2, 0, SLOWER),
+            judged("RTT p50", UNSTAMPED, 2, 1, SLOWER),
+            judged("sent a second", LOAD, 4, 3, AS_MANY),
+        ]
+        .into_iter()
+        .collect::<io::Result<_>>()?,
     ))
 }
 
-/// The median round trip, in seconds, of a client in a few lines: send, wait, send the record.
-fn median_of_plain(server: &Server, span: Span) -> io::Result<f64> {
+/// The median round trip, in microseconds, of a client in a few lines: send, wait, send the record.
+fn median_of_plain(server: &Server, span: Span, stamped: bool) -> io::Result<f64> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(server.address)?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    setsockopt(&socket, ReceiveTimestampns, &stamped)?;
+    let receive = if stamped { receive_stamped } else { receive };
     let mut rtts = Vec::new();
-    let mut bytes = [0; 64];
     let begin = loads::now();
     while begin.elapsed() < span.warm_up + span.window {
-        let sent = loads::now();
+        let sent = since_1970();
         socket.send(&[1; 64])?;
-        socket.recv(&mut bytes)?;
-        let rtt = sent.elapsed();
+        let rtt = receive(&socket)?.saturating_sub(sent);
         socket.send(&[0; 22])?;
         if begin.elapsed() > span.warm_up {
-            rtts.push(rtt.as_secs_f64());
+            rtts.push(rtt.as_secs_f64() * 1e6);
         }
     }
     rtts.sort_by(f64::total_cmp);
     let middle = rtts.get(rtts.len() / 2).copied();
     middle.ok_or_else(|| io::Error::other("not one reply"))
+}
+
+/// Receives a reply. When it came, by the clock after the call.
+fn receive(socket: &UdpSocket) -> io::Result<Duration> {
+    socket.recv(&mut [0; 64])?;
+    Ok(since_1970())
+}
+
+/// The same by the kernel.
+fn receive_stamped(socket: &UdpSocket) -> io::Result<Duration> {
+    let mut bytes = [0; 64];
+    let mut bytes = [IoSliceMut::new(&mut bytes)];
+    let mut control = cmsg_space!(TimeSpec);
+    let flags = MsgFlags::empty();
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut control), flags)?;
+    for message in message.cmsgs()? {
+        if let ControlMessageOwned::ScmTimestampns(time) = message {
+            return Ok(Duration::from(time));
+        }
+    }
+    Err(io::Error::other("no timestamp"))
+}
+
+fn since_1970() -> Duration {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kernel's timestamps are of this clock"
+    )]
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// What the client says.

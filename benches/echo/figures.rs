@@ -150,38 +150,54 @@ pub fn tables(load: &Load, seen: &Seen) -> String {
     text + &table.show()
 }
 
-/// The claims about the loads that were run, and which of them were not seen to hold.
-pub fn claims(loads: &[Load], seen: &[Seen]) -> String {
+/// A claim, and what was seen of it.
+pub struct Judged {
+    /// The load, for people.
+    pub title: &'static str,
+    pub figure: &'static str,
+    pub against: &'static str,
+    pub bound: Bound,
+    pub ratio: Spread,
+}
+
+/// The claims about the loads that were run.
+pub fn judged(loads: &[Load], seen: &[Seen]) -> Vec<Judged> {
+    let judged = CLAIMS.iter().filter_map(|claim| {
+        let index = loads.iter().position(|load| load.name == claim.load)?;
+        let load = &loads[index];
+        let seen = &seen[index];
+        Some(Judged {
+            title: claim.title,
+            figure: claim.figure.name(load),
+            against: claim.against,
+            bound: claim.bound,
+            ratio: ratio(load, seen, claim.figure, claim.contender, claim.against)?,
+        })
+    });
+    judged.collect()
+}
+
+/// All claims, and which of them were not seen to hold.
+pub fn claims(judged: &[Judged]) -> String {
     let mut table = Table::new(&["load", "figure", "against", "at most", "seen (spread)"]);
     let mut missed = String::new();
-    for claim in &CLAIMS {
-        let Some(index) = loads.iter().position(|load| load.name == claim.load) else {
-            continue;
+    for Judged {
+        title,
+        figure,
+        against,
+        bound,
+        ratio,
+    } in judged
+    {
+        let (bound, holds) = match bound {
+            Bound::AtMost(bound) => (format!("{bound:.2}"), ratio.median <= *bound),
+            Bound::AtLeast(bound) => (format!("at least {bound} ×"), ratio.median >= *bound),
         };
-        let load = &loads[index];
-        let ratio = ratio(
-            load,
-            &seen[index],
-            claim.figure,
-            claim.contender,
-            claim.against,
-        );
-        let Some(ratio) = ratio else { continue };
-        let (bound, holds) = match claim.bound {
-            Bound::AtMost(bound) => (format!("{bound:.2}"), ratio.median <= bound),
-            Bound::AtLeast(bound) => (format!("at least {bound:.0} ×"), ratio.median >= bound),
-        };
-        let figure = claim.figure.name(load);
         if !holds {
-            let _ = writeln!(missed, "Not so here: {}, {figure}.", claim.title);
+            let _ = writeln!(missed, "Not so here: {title}, {figure}, against {against}.");
         }
-        table.row(vec![
-            claim.title.into(),
-            figure.into(),
-            claim.against.into(),
-            bound,
-            ratio.show(),
-        ]);
+        let cells = [*title, *figure, *against, &bound, &ratio.show()];
+        table.row(cells.map(str::to_owned).into());
     }
     format!("\n## All in all\n\n{}\n{missed}", table.show())
 }
@@ -202,18 +218,18 @@ pub fn loss(loads: &[Load], seen: &[Seen]) -> String {
 }
 
 /// A table in Markdown, its columns as wide as they need to be.
-struct Table(Vec<Vec<String>>);
+pub struct Table(Vec<Vec<String>>);
 
 impl Table {
-    fn new(head: &[&str]) -> Self {
+    pub fn new(head: &[&str]) -> Self {
         Self(vec![head.iter().map(|&name| name.to_owned()).collect()])
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub fn row(&mut self, cells: Vec<String>) {
         self.0.push(cells);
     }
 
-    fn show(&self) -> String {
+    pub fn show(&self) -> String {
         let columns = self.0[0].len();
         let width = |column: usize| {
             let widths = self.0.iter().map(|row| row[column].chars().count());

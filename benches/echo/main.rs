@@ -131,10 +131,15 @@ fn measure(args: &Args) -> io::Result<()> {
     for (load, seen) in loads.iter().zip(&seen) {
         print!("{}", figures::tables(load, seen));
     }
-    print!("{}", figures::claims(&loads, &seen));
-    println!("\n{}", figures::loss(&loads, &seen));
+    let mut judged = figures::judged(&loads, &seen);
     if args.load.is_empty() || args.load.iter().any(|name| name == CLIENT) {
-        print!("{}", clients::compare(&mut client, rounds, span)?);
+        let (text, more) = clients::compare(&mut client, rounds, span)?;
+        print!("{text}");
+        judged.extend(more);
+    }
+    print!("{}", figures::claims(&judged));
+    if !loads.is_empty() {
+        println!("\n{}", figures::loss(&loads, &seen));
     }
     if args.load.is_empty() {
         eprintln!("idle");
