@@ -97,9 +97,13 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
             settings: &settings,
             outcome: &outcome,
             whereabouts: whereabouts.as_ref(),
+            columns: screen.columns(),
         };
         summary.to_string()
     };
+    if !settings.lines {
+        screen.wipe();
+    }
     screen.line(format_args!("{text}"));
     screen.flush();
     let totals = outcome.tally.totals();

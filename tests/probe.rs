@@ -20,6 +20,8 @@ mod picture;
 mod reflectors;
 #[path = "probe/tally.rs"]
 mod tally;
+#[path = "probe/terminal.rs"]
+mod terminal;
 #[path = "probe/turns.rs"]
 mod turns;
 #[path = "probe/using.rs"]

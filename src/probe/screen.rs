@@ -1,7 +1,9 @@
 //! Standard output: lines, a line of progress that comes and goes, and an end if nobody reads.
 
-use std::fmt::{self, Arguments};
+use std::fmt::Arguments;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+
+use terminal_size::{Width, terminal_size_of};
 
 /// Where a run is told.
 #[derive(Debug)]
@@ -36,20 +38,40 @@ impl Screen {
         self.closed
     }
 
+    /// How many characters a row of the terminal has, if one reads and tells.
+    pub fn columns(&self) -> Option<usize> {
+        let size = terminal_size_of(self.out.get_ref()).filter(|_| self.terminal);
+        size.map(|(Width(columns), _)| usize::from(columns))
+    }
+
     /// Writes a line.
     pub fn line(&mut self, line: Arguments<'_>) {
-        let clear = if self.progress { "\r\x1b[K" } else { "" };
-        self.progress = false;
-        let written = writeln!(self.out, "{clear}{line}");
+        if self.progress {
+            self.wipe();
+        }
+        let written = writeln!(self.out, "{line}");
         self.note(&written);
     }
 
-    /// Writes a line in place of the last one of progress.
-    pub fn progress(&mut self, line: &dyn fmt::Display) {
+    /// Writes a line in place of the last one of progress, as much of it as fits into a row, where
+    /// there is to be room for `^C` too: of two rows only one could be taken back.
+    pub fn progress(&mut self, line: &str) {
+        let room = |columns: usize| columns.saturating_sub("^C".len() + 1);
+        let room = self.columns().map_or(line.len(), room);
+        self.wipe();
         self.progress = true;
-        let written = write!(self.out, "\r\x1b[K{line}");
+        let written = write!(self.out, "{line:.room$}");
         self.note(&written);
         self.flush();
+    }
+
+    /// Takes back what is in the terminal's row: progress, or the `^C` that it shows itself.
+    pub fn wipe(&mut self) {
+        self.progress = false;
+        if self.terminal {
+            let written = write!(self.out, "\r\x1b[K");
+            self.note(&written);
+        }
     }
 
     /// Shows what was written.

@@ -19,6 +19,8 @@ pub struct Summary<'a> {
     pub outcome: &'a Outcome,
     /// Where the missing were lost, if that was to be found out.
     pub whereabouts: Option<&'a Where>,
+    /// How long a row of the terminal is, if there is one.
+    pub columns: Option<usize>,
 }
 
 /// Where the missing were lost, by the daemon's metrics.
@@ -35,9 +37,11 @@ pub enum Where {
 /// From how many replies on their times are drawn.
 const DRAWN: u64 = 10;
 
-/// How many lines that takes at most, and how long they are.
+/// How many bars that takes at most, how long the longest one is, and how long it is at least
+/// where a row of the terminal is short.
 const BARS: u32 = 8;
-const BAR: u64 = 40;
+const BAR: usize = 40;
+const SHORT_BAR: usize = 8;
 
 /// Up to how many flows each has its line; with more, those that lost nothing share one.
 const FLOWS: usize = 32;
@@ -123,13 +127,23 @@ impl Summary<'_> {
         }
         let bars = rtts.bars(BARS);
         let most = bars.iter().map(|bar| bar.count).max().unwrap_or(1).max(1);
+        let time = |time| Milliseconds(time).to_string();
+        let digits = bars.iter().map(|bar| time(bar.to).len()).max().unwrap_or(0);
+        let beside = format!("  {0:digits$} to {0:digits$} || {most}", "").len();
+        let room = self
+            .columns
+            .map_or(BAR, |columns| columns.saturating_sub(beside));
+        let width = room.clamp(SHORT_BAR, BAR);
         for bar in bars {
-            let [from, to] = [bar.from, bar.to].map(|time| Milliseconds(time).to_string());
             // Any at all are to be seen.
-            let length = (bar.count * BAR).div_ceil(most);
+            let length = (bar.count * width as u64).div_ceil(most);
             let drawn = "#".repeat(usize::try_from(length).unwrap_or_default());
-            let width = usize::try_from(BAR).unwrap_or_default();
-            write!(f, "\n{from:>10} to {to:>10} |{drawn:width$}| {}", bar.count)?;
+            let [from, to] = [bar.from, bar.to].map(time);
+            let count = bar.count;
+            write!(
+                f,
+                "\n  {from:>digits$} to {to:>digits$} |{drawn:width$}| {count}"
+            )?;
         }
         Ok(())
     }

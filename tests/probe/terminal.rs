@@ -1,0 +1,168 @@
+//! How it looks on a terminal: a line of progress that comes and goes, Ctrl-C, bars that fit.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use nix::pty::{Winsize, openpty};
+
+use crate::harness::{Daemon, program, wait_until};
+use crate::reflectors::{ended, probe};
+
+/// A client on a terminal of its own.
+struct Terminal {
+    columns: u16,
+    keyboard: File,
+    shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+    child: Child,
+}
+
+impl Terminal {
+    fn start(columns: u16, daemon: &Daemon, args: &str) -> Self {
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(&size, None).unwrap();
+        // Only what leads a session can have a terminal whose keys send signals.
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(program().get_program());
+        command.args(["probe", &daemon.address().to_string()]);
+        command.args(args.split(' '));
+        command.stdin(pty.slave.try_clone().unwrap());
+        command.stdout(pty.slave.try_clone().unwrap());
+        command.stderr(pty.slave);
+        let child = command.spawn().unwrap();
+        let keyboard = File::from(pty.master);
+        let mut master = keyboard.try_clone().unwrap();
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&shown);
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // It fails when the last who has the terminal is gone.
+            while let Ok(count @ 1..) = master.read(&mut bytes) {
+                seen.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        });
+        Self {
+            columns,
+            keyboard,
+            shown,
+            reader,
+            child,
+        }
+    }
+
+    /// All that was written to it.
+    fn text(&self) -> String {
+        String::from_utf8(self.shown.lock().unwrap().clone()).unwrap()
+    }
+
+    /// How many were sent by each line of progress so far.
+    fn progress(&self) -> Vec<u64> {
+        let text = self.text();
+        let lines = text.split("\r\x1b[K").skip(1);
+        let sent = lines.filter_map(|line| line.split_once(" sent, ")?.0.parse().ok());
+        sent.collect()
+    }
+
+    /// What is to be seen, row by row.
+    fn rows(&self) -> Vec<String> {
+        let mut rows = vec![Vec::new()];
+        let mut column = 0;
+        let text = self.text().replace("\x1b[K", "\x1b");
+        for character in text.chars() {
+            let row = rows.last_mut().unwrap();
+            match character {
+                '\r' => column = 0,
+                '\n' => rows.push(Vec::new()),
+                '\x1b' => row.truncate(column),
+                _ if column == usize::from(self.columns) => {
+                    rows.push(vec![character]);
+                    column = 1;
+                }
+                _ => {
+                    row.truncate(column);
+                    row.resize(column, ' ');
+                    row.push(character);
+                    column += 1;
+                }
+            }
+        }
+        rows.into_iter().map(String::from_iter).collect()
+    }
+
+    /// Waits for it to end. What was to be seen then.
+    fn end(mut self) -> (ExitStatus, String, Vec<String>) {
+        wait_until("it ends", || self.child.try_wait().unwrap().is_some());
+        wait_until("all is read", || self.reader.is_finished());
+        let status = self.child.wait().unwrap();
+        (status, self.text(), self.rows())
+    }
+
+    fn press_ctrl_c(&mut self) {
+        self.keyboard.write_all(b"\x03").unwrap();
+    }
+}
+
+#[test]
+fn a_quiet_run_has_a_line_of_progress_that_goes_before_the_summary_at_any_width() {
+    let daemon = Daemon::start(&[]);
+    for columns in [80, 40] {
+        let mut terminal = Terminal::start(columns, &daemon, "--quiet --interval=0.01");
+        wait_until("progress is shown", || terminal.progress().len() >= 2);
+        let sent = terminal.progress();
+        assert!(sent.is_sorted_by(|one, next| one < next), "{sent:?}");
+        assert_eq!(terminal.rows().len(), 1, "{:?}", terminal.text());
+        terminal.press_ctrl_c();
+        let (status, text, rows) = terminal.end();
+        assert!(status.success(), "{text:?}");
+        assert!(rows[0].starts_with("--- "), "{rows:#?}");
+        let seen = rows.concat();
+        assert!(seen.contains(" 0 lost (0 %)"), "{rows:#?}");
+        assert!(
+            !seen.contains("not back") && !seen.contains("^C"),
+            "{rows:#?}"
+        );
+        // A bar is in one row, with its times and its count.
+        let bars: Vec<_> = rows.iter().filter(|row| row.contains('|')).collect();
+        assert!((1..=8).contains(&bars.len()), "{rows:#?}");
+        for bar in &bars {
+            let parts: Vec<_> = bar.split('|').collect();
+            assert_eq!(parts.len(), 3, "{rows:#?}");
+            assert!(parts[0].contains(" to "), "{bar}");
+            assert!(parts[2].trim().parse::<u64>().is_ok(), "{bar}");
+        }
+        assert!(
+            bars.iter().any(|bar| bar.contains("########|")),
+            "{rows:#?}"
+        );
+    }
+}
+
+#[test]
+fn there_is_no_progress_among_lines_nor_for_programs_nor_in_a_pipe() {
+    let daemon = Daemon::start(&[]);
+    let mut lines = Terminal::start(80, &daemon, "--interval=0.1");
+    let long = "--interval=0.1 --duration=2 --quiet";
+    let json = Terminal::start(80, &daemon, &format!("{long} --json"));
+    let (status, out, _) = ended(&mut probe(daemon.address(), long));
+    assert_eq!(status, 0);
+    assert!(
+        out.starts_with("--- ") && !out.contains(['\r', '\x1b']),
+        "{out:?}"
+    );
+    let (_, text, rows) = json.end();
+    assert!(!text.contains("not back"), "{text:?}");
+    assert!(rows[0].starts_with("{\"target\""), "{rows:#?}");
+    wait_until("two seconds of lines", || lines.text().contains("seq=20 "));
+    lines.press_ctrl_c();
+    let (status, text, rows) = lines.end();
+    assert!(status.success() && !text.contains("not back"), "{text:?}");
+    assert!(rows.iter().any(|row| row.starts_with("--- ")), "{rows:#?}");
+}
