@@ -68,6 +68,8 @@ pub struct Outcome {
     pub own_drops: u64,
     /// Whether the reflector echoes records too.
     pub is_plain: bool,
+    /// How many records came back that a daemon in exchange mode would have taken.
+    pub echoed_records: u64,
     /// How long it took.
     pub time: Duration,
 }
@@ -190,6 +192,7 @@ impl<'a> Prober<'a> {
                 .collect(),
             own_drops: drops.filter_map(Result::ok).map(|(_, drops)| drops).sum(),
             is_plain: self.settings.mode != Mode::Echo && self.turns.is_plain(),
+            echoed_records: self.turns.echoed_after_reply(),
             tally: self.tally,
             notes: self.notes,
             time,

@@ -193,6 +193,13 @@ impl Summary<'_> {
                 f,
                 "\nthe reflector echoes records too: it is a plain one, use --mode echo"
             )?;
+        } else if outcome.echoed_records > 0 {
+            write!(
+                f,
+                "\n{} of the records came back, which a daemon in exchange mode takes: if this is a \
+                 plain reflector, use --mode echo",
+                outcome.echoed_records
+            )?;
         }
         if totals.sent > 1
             && totals.received.abs_diff(totals.sent - totals.received) <= 1

@@ -18,6 +18,8 @@
 //!
 //! A plain reflector echoes the records too. It is known by echoing two datagrams of a flow in a
 //! row; seen [`PLAIN`] times without an exchange that went by the book, no more records are sent.
+//! Some leave out what comes too soon after another datagram (xinetd), so that exchanges may go by
+//! the book there too: records that came back are counted also where no conclusion is drawn.
 //!
 //! In lockstep mode the daemon has one exchange for all its peers, so one request is in flight
 //! over all flows. In echo mode nothing of this holds: flows do not wait, and there are no records.
@@ -55,6 +57,8 @@ pub struct Turns {
     deadlines: VecDeque<(Duration, usize)>,
     /// How often in a row the other end echoed what a daemon in exchange mode would have taken.
     echoed_records: u32,
+    /// How many records came back that followed a reply.
+    echoed_after_reply: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +66,8 @@ struct Turn {
     wait: Wait,
     /// The last record that was sent: the request's sequence number, and how many before it.
     last: (u64, u8),
+    /// Whether that followed a reply.
+    follows_reply: bool,
     /// The same when the last request was sent.
     last_before: (u64, u8),
     /// The newest record that came back.
@@ -91,12 +97,19 @@ impl Turns {
             busy: 0,
             deadlines: VecDeque::new(),
             echoed_records: 0,
+            echoed_after_reply: 0,
         }
     }
 
     /// Whether the other end is a plain reflector, as it shows.
     pub fn is_plain(&self) -> bool {
         self.mode == Mode::Echo || self.echoed_records >= PLAIN
+    }
+
+    /// How many records came back though they followed a reply. A daemon in exchange mode echoes
+    /// such a one only if the network doubled the request, or it forgot the flow.
+    pub fn echoed_after_reply(&self) -> u64 {
+        self.echoed_after_reply
     }
 
     /// Whether any flow may send a request.
@@ -154,7 +167,9 @@ impl Turns {
         if record_is_sent {
             return None;
         }
-        self.due(flow, sequence, 0)
+        let due = self.due(flow, sequence, 0);
+        self.flows[flow].follows_reply = due.is_some();
+        due
     }
 
     /// A record came back. Says whether another one is to be sent now.
@@ -165,6 +180,7 @@ impl Turns {
         if turn.last != (sequence, earlier) || again {
             return None;
         }
+        self.echoed_after_reply += u64::from(turn.follows_reply);
         match turn.wait {
             // The request that waits was sent after that record, and ends its exchange.
             Wait::Reply { .. } => None,
@@ -234,7 +250,9 @@ impl Turns {
         if self.is_plain() {
             return None;
         }
-        self.flows[flow].last = (sequence, earlier);
+        let turn = &mut self.flows[flow];
+        turn.last = (sequence, earlier);
+        turn.follows_reply = false;
         Some(Due {
             flow,
             sequence,

@@ -128,6 +128,25 @@ fn a_plain_reflector_is_told_and_loses_nothing() {
 }
 
 #[test]
+fn a_plain_reflector_that_leaves_out_what_comes_too_soon_is_told_too() {
+    // As xinetd does.
+    let mut records = 0;
+    let reflector = Reflector::new(move |datagram| {
+        let is_record = datagram.len() == 22;
+        records += u32::from(is_record);
+        let is_taken = is_record && records != 4;
+        (!is_taken).then(|| datagram.to_vec()).into_iter().collect()
+    });
+    let args = "--count=8 --interval=0.01 --quiet";
+    let (status, out, _) = ended(&mut probe(reflector.address, args));
+    assert_eq!(status, 0);
+    assert!(out.contains("8 sent, 8 received, 0 lost (0 %)"), "{out}");
+    let hint = "1 of the records came back, which a daemon in exchange mode takes: if this is a \
+                plain reflector, use --mode echo";
+    assert!(out.contains(hint), "{out}");
+}
+
+#[test]
 fn what_the_daemon_cuts_is_corrupted_and_the_option_is_named() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let args = "--mode=echo --size=2000 --count=3 --interval=0.01";

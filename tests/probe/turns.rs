@@ -202,6 +202,7 @@ proptest! {
         prop_assert_eq!(world.tally.totals().lost(), world.lost.len() as u64);
         prop_assert_eq!(world.daemon.owing(), 0);
         prop_assert!(!world.turns.is_plain());
+        prop_assert_eq!(world.turns.echoed_after_reply(), 0);
     }
 
     #[test]
@@ -221,6 +222,7 @@ proptest! {
         world.run(20, interval);
         prop_assert!(world.tally.totals().lost() <= before + 1);
         prop_assert!(!world.turns.is_plain());
+        prop_assert_eq!(world.turns.echoed_after_reply(), 0);
     }
 
     #[test]
