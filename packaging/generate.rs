@@ -5,16 +5,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 use clap_complete::{Shell, generate_to};
 use clap_mangen::Man;
-use udp_echo::cli::Args;
+use udp_echo::cli;
 
 fn main() -> io::Result<()> {
     let folder = std::env::args_os().nth(1).map(PathBuf::from);
     let folder = folder.ok_or_else(|| io::Error::other("usage: generate FOLDER"))?;
     fs::create_dir_all(&folder)?;
-    let mut command = Args::command();
+    let mut command = cli::command();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut command, "udp-echo", &folder)?;
     }

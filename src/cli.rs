@@ -2,23 +2,24 @@
 
 mod control;
 mod probe;
+mod values;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
-use std::str::FromStr;
 use std::time::Duration;
 
-use bytesize::ByteSize;
-use clap::builder::{BoolishValueParser, PossibleValue, Resettable};
+use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use probe::{MetricsUrl, ProbeArgs, Target};
+pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 
 use crate::address::HostPort;
-use crate::exchange::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate, Timeout};
+use crate::exchange::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
+use values::{buffer_size, busy_poll, rate, timeout};
 
 /// A UDP reflector: sends datagrams back, decodes records, counts everything.
 ///
@@ -39,8 +40,6 @@ pub struct Args {
     /// Where to receive datagrams; repeatable, or a list with commas
     #[arg(
         long,
-        env = "UDP_ECHO_LISTEN",
-        hide_env_values = true,
         value_name = "HOST:PORT",
         value_delimiter = ',',
         default_value = "localhost:9999",
@@ -52,21 +51,13 @@ pub struct Args {
     pub listen: Vec<HostPort>,
 
     /// What happens to a datagram
-    #[arg(
-        long,
-        env = "UDP_ECHO_MODE",
-        hide_env_values = true,
-        value_enum,
-        default_value = "exchange"
-    )]
+    #[arg(long, value_enum, default_value = "exchange")]
     pub mode: Mode,
 
     /// How long to wait for a record or a datagram: seconds (5, 0.25), with a unit (250ms),
     /// or none to wait for ever
     #[arg(
         long,
-        env = "UDP_ECHO_TIMEOUT",
-        hide_env_values = true,
         value_name = "DURATION",
         value_parser = timeout,
         default_value = "5s"
@@ -76,8 +67,6 @@ pub struct Args {
     /// Cut echo datagrams to this many bytes, 1 to 65507
     #[arg(
         long,
-        env = "UDP_ECHO_MAX_DATAGRAM",
-        hide_env_values = true,
         value_name = "BYTES",
         value_parser = clap::value_parser!(u16).range(1..=65507),
         default_value = "1024"
@@ -87,8 +76,6 @@ pub struct Args {
     /// Ask for a receive buffer of this size (4MiB, 4194304) [default: the kernel's]
     #[arg(
         long,
-        env = "UDP_ECHO_RECV_BUFFER",
-        hide_env_values = true,
         value_name = "BYTES",
         value_parser = buffer_size
     )]
@@ -97,8 +84,6 @@ pub struct Args {
     /// Ask for a send buffer of this size [default: the kernel's]
     #[arg(
         long,
-        env = "UDP_ECHO_SEND_BUFFER",
-        hide_env_values = true,
         value_name = "BYTES",
         value_parser = buffer_size
     )]
@@ -106,21 +91,13 @@ pub struct Args {
 
     /// How many threads, each with its own socket on the same address, or auto for one a CPU;
     /// a peer stays with one of them
-    #[arg(
-        long,
-        env = "UDP_ECHO_WORKERS",
-        hide_env_values = true,
-        value_name = "N",
-        default_value = "1"
-    )]
+    #[arg(long, value_name = "N", default_value = "1")]
     pub workers: Workers,
 
     /// How long a worker polls for the next datagram before it sleeps: replies come sooner, and
     /// each worker takes a whole CPU while datagrams come and for this long after
     #[arg(
         long,
-        env = "UDP_ECHO_BUSY_POLL",
-        hide_env_values = true,
         value_name = "DURATION",
         value_parser = busy_poll,
         default_value = "0"
@@ -130,8 +107,6 @@ pub struct Args {
     /// Whether the kernel may hand over and take bursts as one (UDP GRO and GSO).
     #[arg(
         long,
-        env = "UDP_ECHO_OFFLOAD",
-        hide_env_values = true,
         value_enum,
         default_value = "auto",
         help = "Receive and send bursts as one, where the kernel can (UDP GRO and GSO): far less \
@@ -146,8 +121,6 @@ pub struct Args {
     /// How many peers may owe a record at once, per worker; then the longest-owing is forgotten
     #[arg(
         long,
-        env = "UDP_ECHO_MAX_PEERS",
-        hide_env_values = true,
         value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=16_777_216),
         default_value = "65536",
@@ -159,14 +132,7 @@ pub struct Args {
     pub max_peers: u32,
 
     /// Stop as the original recipe does, on any of these; a list with commas [default: nothing]
-    #[arg(
-        long,
-        env = "UDP_ECHO_EXIT_ON",
-        hide_env_values = true,
-        value_enum,
-        value_name = "LIST",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
     pub exit_on: Vec<End>,
 
     /// Whether others may take over the port.
@@ -175,8 +141,6 @@ pub struct Args {
         help = "Set SO_REUSEADDR, as the original recipe does [default: off]",
         long_help = "Set SO_REUSEADDR, as the original recipe does. On Linux this lets any other \
                      process that sets it too take over the port, unseen [default: off]",
-        env = "UDP_ECHO_REUSE_ADDRESS",
-        hide_env_values = true,
         value_parser = BoolishValueParser::new()
     )]
     pub reuse_address: bool,
@@ -186,29 +150,19 @@ pub struct Args {
         long,
         help = "Have the kernel say when it received each datagram, for the metric \
                 residence_seconds [default: off]",
-        env = "UDP_ECHO_TIMESTAMPS",
-        hide_env_values = true,
         value_parser = BoolishValueParser::new()
     )]
     pub timestamps: bool,
 
     /// Refuse datagrams from lower source ports: those of services that might answer the reply.
     /// Port 0 always is refused, and in echo mode the listening ports are too
-    #[arg(
-        long,
-        env = "UDP_ECHO_MIN_SOURCE_PORT",
-        hide_env_values = true,
-        value_name = "N",
-        default_value = "1024"
-    )]
+    #[arg(long, value_name = "N", default_value = "1024")]
     pub min_source_port: u16,
 
     /// Refuse datagrams above so many a second from one source address, or IPv6 network of 64
     /// bits [default: off]
     #[arg(
         long,
-        env = "UDP_ECHO_RATE_LIMIT",
-        hide_env_values = true,
         value_name = "N",
         value_parser = rate,
         long_help = format!(
@@ -224,41 +178,21 @@ pub struct Args {
     /// Refuse datagrams above so many a second from all sources [default: off]
     #[arg(
         long,
-        env = "UDP_ECHO_RATE_LIMIT_TOTAL",
-        hide_env_values = true,
         value_name = "N",
         value_parser = rate
     )]
     pub rate_limit_total: Option<Rate>,
 
     /// Where to serve metrics, health and the status page over HTTP, or none
-    #[arg(
-        long,
-        env = "UDP_ECHO_METRICS_LISTEN",
-        hide_env_values = true,
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9862"
-    )]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9862")]
     pub metrics_listen: MetricsListen,
 
     /// What to log: error, warn, info, debug (each datagram), trace, off or a filter
-    #[arg(
-        long,
-        env = "UDP_ECHO_LOG",
-        hide_env_values = true,
-        value_name = "LEVEL-OR-FILTER",
-        default_value = "info"
-    )]
+    #[arg(long, value_name = "LEVEL-OR-FILTER", default_value = "info")]
     pub log: telemetry::Filter,
 
     /// How to log
-    #[arg(
-        long,
-        env = "UDP_ECHO_LOG_FORMAT",
-        hide_env_values = true,
-        value_enum,
-        default_value = "auto"
-    )]
+    #[arg(long, value_enum, default_value = "auto")]
     pub log_format: LogFormat,
 
     /// What to do, if not to serve.
@@ -277,45 +211,6 @@ pub enum Command {
     Probe(ProbeArgs),
 }
 
-/// A timeout, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MaybeTimeout(pub Option<Timeout>);
-
-/// How many threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Workers {
-    /// One for each CPU that the process may use.
-    Auto,
-    /// So many.
-    Number(NonZeroU32),
-}
-
-/// Whether the kernel may hand over and take bursts as one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Offload {
-    /// Where the kernel can, and where no datagram can end the daemon
-    Auto,
-    /// One datagram at a time
-    Off,
-}
-
-/// Where to serve HTTP, if at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MetricsListen(pub Option<HostPort>);
-
-/// How to log, as the command line has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// The journal if standard error leads there, else text
-    Auto,
-    /// Native entries in the systemd journal
-    Journald,
-    /// Lines of text on standard error
-    Text,
-    /// Lines of JSON on standard error
-    Json,
-}
-
 impl Args {
     /// Parses the command line `arguments`, the program's name first, and the environment.
     ///
@@ -326,7 +221,7 @@ impl Args {
     ) -> Result<Self, clap::Error> {
         let arguments: Vec<_> = arguments.into_iter().collect();
         let probes = arguments.get(1).is_some_and(|word| word == PROBE);
-        let command = Self::command()
+        let command = command()
             // What is set for the daemon is nothing to the client, right or wrong.
             .mut_args(|argument| prepared(argument, !probes))
             .mut_subcommand(PROBE, |probe| {
@@ -400,86 +295,25 @@ impl Args {
     }
 }
 
-impl Workers {
-    /// The number, at most this many.
-    const MOST: u32 = 1024;
-
-    /// How many threads that is on this machine.
-    pub fn number(self) -> usize {
-        match self {
-            Self::Auto => std::thread::available_parallelism().map_or(1, usize::from),
-            Self::Number(number) => number.get() as usize,
-        }
-    }
-}
-
-impl FromStr for Workers {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        text.parse::<NonZeroU32>()
-            .ok()
-            .filter(|number| number.get() <= Self::MOST)
-            .map(Self::Number)
-            .ok_or_else(|| format!("expected 1 to {} or auto", Self::MOST))
-    }
-}
-
-impl FromStr for MetricsListen {
-    type Err = crate::address::ParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self(None)),
-            address => address.parse().map(Some).map(Self),
-        }
-    }
-}
-
-impl ValueEnum for Mode {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Exchange, Self::Lockstep, Self::Echo]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let (name, help) = match self {
-            Self::Exchange => (
-                "exchange",
-                "Per peer: a datagram is echoed, the next is a record and is decoded",
-            ),
-            Self::Lockstep => (
-                "lockstep",
-                "The original recipe's loop: one exchange for the whole socket, whoever sends",
-            ),
-            Self::Echo => ("echo", "RFC 862: every datagram is echoed"),
-        };
-        Some(PossibleValue::new(name).help(help))
-    }
-}
-
-impl ValueEnum for End {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Timeout, Self::Empty, Self::DecodeError]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let (name, help) = match self {
-            Self::Timeout => ("timeout", "No datagram for the whole timeout; status 0"),
-            Self::Empty => (
-                "empty",
-                "An empty datagram where one to echo was due; status 0",
-            ),
-            Self::DecodeError => ("decode-error", "A record of less than 22 bytes; status 1"),
-        };
-        Some(PossibleValue::new(name).help(help))
-    }
-}
-
 /// The client's name on the command line.
 const PROBE: &str = "probe";
+
+/// All options, each with an environment variable of its name.
+pub fn command() -> clap::Command {
+    Args::command()
+        .mut_args(with_variable)
+        .mut_subcommand(PROBE, |probe| probe.mut_args(with_variable))
+}
+
+fn with_variable(argument: Arg) -> Arg {
+    let Some(name) = argument.get_long() else {
+        return argument;
+    };
+    let name = name.to_uppercase().replace('-', "_");
+    argument
+        .env(format!("UDP_ECHO_{name}"))
+        .hide_env_values(true)
+}
 
 /// An option as the command line and the environment are read. Its variable counts only if the
 /// environment is for it and it is not empty.
@@ -495,87 +329,13 @@ fn prepared(argument: Arg, has_environment: bool) -> Arg {
     }
 }
 
-/// Seconds, or a number with a unit.
-fn duration(text: &str) -> Option<Duration> {
-    match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_) => humantime::parse_duration(text).ok(),
-    }
-}
-
-fn timeout(text: &str) -> Result<MaybeTimeout, &'static str> {
-    if text == "none" {
-        return Ok(MaybeTimeout(None));
-    }
-    duration(text)
-        .and_then(Timeout::new)
-        .map(|timeout| MaybeTimeout(Some(timeout)))
-        .ok_or("expected more than 0 seconds (5, 0.25), a time with a unit (250ms, 1m), or none")
-}
-
-fn busy_poll(text: &str) -> Result<Duration, &'static str> {
-    duration(text).ok_or("expected seconds (0, 0.001) or a time with a unit (50us, 1ms)")
-}
-
-fn rate(text: &str) -> Result<Rate, String> {
-    text.parse()
-        .ok()
-        .and_then(Rate::new)
-        .ok_or_else(|| format!("expected 1 to {} datagrams a second", Rate::MOST))
-}
-
-/// `setsockopt` takes an `int`, of which the kernel makes twice as much.
-fn buffer_size(text: &str) -> Result<usize, String> {
-    const MOST: usize = i32::MAX as usize / 2;
-    text.parse::<ByteSize>()
-        .ok()
-        .and_then(|size| usize::try_from(size.as_u64()).ok())
-        .filter(|size| (1..=MOST).contains(size))
-        .ok_or_else(|| format!("expected 1 to {MOST} bytes, such as 4194304, 4096KiB or 4MiB"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_seconds_or_have_a_unit() {
-        for (text, milliseconds) in [("5", 5000), ("0.25", 250), ("250ms", 250), ("1m 1s", 61000)] {
-            assert_eq!(
-                duration(text),
-                Some(Duration::from_millis(milliseconds)),
-                "{text}"
-            );
-        }
-        for wrong in [
-            "soon",
-            "",
-            "-1",
-            "nan",
-            "inf",
-            "1e300",
-            "5 parsecs",
-            "0",
-            "0ms",
-        ] {
-            assert!(timeout(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(timeout("none"), Ok(MaybeTimeout(None)));
-    }
-
-    #[test]
-    fn buffer_sizes_have_binary_and_decimal_units() {
-        for (text, bytes) in [("4MiB", 4 << 20), ("4194304", 4 << 20), ("64K", 64000)] {
-            assert_eq!(buffer_size(text), Ok(bytes), "{text}");
-        }
-        for wrong in ["0", "-1", "2GiB", "many", ""] {
-            assert!(buffer_size(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn every_option_has_its_environment_variable_and_its_default_in_the_help() {
-        let command = Args::command().term_width(1000);
+        let command = command().term_width(1000);
         command.clone().debug_assert();
         let probe = command.find_subcommand(PROBE).unwrap().clone();
         for command in [command, probe.term_width(1000)] {

@@ -24,7 +24,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use clap::CommandFactory;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -253,7 +252,7 @@ fn the_ends_of_all_ranges_serve() {
 }
 
 fn options() -> Vec<String> {
-    let command = Args::command();
+    let command = udp_echo::cli::command();
     let names = command.get_arguments().filter_map(|it| it.get_long());
     names.map(str::to_owned).collect()
 }

@@ -7,7 +7,7 @@ use clap::Parser;
 use clap::builder::BoolishValueParser;
 use hyper::Uri;
 
-use super::duration;
+use super::values::duration;
 use crate::address::HostPort;
 use crate::exchange::Mode;
 use crate::probe::pace::Frequency;
@@ -32,8 +32,6 @@ pub struct ProbeArgs {
     /// What the reflector does, as its own --mode says
     #[arg(
         long,
-        env = "UDP_ECHO_MODE",
-        hide_env_values = true,
         value_enum,
         default_value = "exchange",
         long_help = "What the reflector does, as its own --mode says\n\n\
@@ -51,8 +49,6 @@ pub struct ProbeArgs {
     /// Stop after so many requests [default: neither, until Ctrl-C]
     #[arg(
         long,
-        env = "UDP_ECHO_COUNT",
-        hide_env_values = true,
         value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..)
     )]
@@ -61,8 +57,6 @@ pub struct ProbeArgs {
     /// Send for so long: seconds, or with a unit (10m) [default: until Ctrl-C]
     #[arg(
         long,
-        env = "UDP_ECHO_DURATION",
-        hide_env_values = true,
         value_name = "DURATION",
         value_parser = some_time
     )]
@@ -71,8 +65,6 @@ pub struct ProbeArgs {
     /// From one request to the next: seconds, or with a unit (10ms)
     #[arg(
         long,
-        env = "UDP_ECHO_INTERVAL",
-        hide_env_values = true,
         value_name = "DURATION",
         value_parser = some_time,
         default_value = "1s"
@@ -83,8 +75,6 @@ pub struct ProbeArgs {
     /// [default: none]
     #[arg(
         long,
-        env = "UDP_ECHO_RATE",
-        hide_env_values = true,
         value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=10_000_000),
         conflicts_with = "interval"
@@ -94,8 +84,6 @@ pub struct ProbeArgs {
     /// How long a request is, 16 to 65507
     #[arg(
         long,
-        env = "UDP_ECHO_SIZE",
-        hide_env_values = true,
         value_name = "BYTES",
         value_parser = clap::value_parser!(u16).range(HEADER_BYTES as i64..=65507),
         default_value = "64"
@@ -105,8 +93,6 @@ pub struct ProbeArgs {
     /// How long to wait for late replies at the end
     #[arg(
         long,
-        env = "UDP_ECHO_WAIT",
-        hide_env_values = true,
         value_name = "DURATION",
         value_parser = some_time,
         default_value = "1s"
@@ -117,8 +103,6 @@ pub struct ProbeArgs {
     /// flows (ECMP, LAG)
     #[arg(
         long,
-        env = "UDP_ECHO_FLOWS",
-        hide_env_values = true,
         value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=4096),
         default_value = "1"
@@ -128,8 +112,6 @@ pub struct ProbeArgs {
     /// Exit with status 1 when so many of a hundred are lost, or more
     #[arg(
         long,
-        env = "UDP_ECHO_MAX_LOSS",
-        hide_env_values = true,
         value_name = "PERCENT",
         value_parser = percent,
         default_value = "100"
@@ -140,8 +122,6 @@ pub struct ProbeArgs {
     /// [default: none]
     #[arg(
         long,
-        env = "UDP_ECHO_METRICS_URL",
-        hide_env_values = true,
         value_name = "URL",
         long_help = "Read the daemon's metrics before and after, and say where the lost ones were \
                      lost: on the way there, dropped by the daemon's host, refused by the daemon, \
@@ -153,8 +133,6 @@ pub struct ProbeArgs {
     /// Only the summary [default: off]
     #[arg(
         long,
-        env = "UDP_ECHO_QUIET",
-        hide_env_values = true,
         value_parser = BoolishValueParser::new()
     )]
     pub quiet: bool,
@@ -162,8 +140,6 @@ pub struct ProbeArgs {
     /// Only one JSON object, at the end [default: off]
     #[arg(
         long,
-        env = "UDP_ECHO_JSON",
-        hide_env_values = true,
         value_parser = BoolishValueParser::new()
     )]
     pub json: bool,
