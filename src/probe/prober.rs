@@ -344,7 +344,7 @@ impl<'a> Prober<'a> {
                 }
                 let came = self.tally.reply(sequence, change != Change::None, at, by);
                 if let Came::First { flow, rtt, .. } = came
-                    && let Some(due) = self.turns.replied(flow, sequence)
+                    && let Some(due) = self.turns.replied(flow, sequence, at, by)
                 {
                     self.send_record(due, Some(rtt));
                 }

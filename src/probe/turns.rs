@@ -16,6 +16,10 @@
 //! avoid that without an acknowledgement of records, and it would need one of that in turn; the
 //! request after it is in step again.
 //!
+//! A client that is held up itself, stopped or on a machine that has no time for it, may send a
+//! record when the daemon has given it up, and then that is echoed. So after a record that is this
+//! late the flow waits for its echo too, or else the next request would be taken for the record.
+//!
 //! A plain reflector echoes the records too. It is known by echoing two datagrams of a flow in a
 //! row; seen [`PLAIN`] times without an exchange that went by the book, no more records are sent.
 //! Some leave out what comes too soon after another datagram (xinetd), so that exchanges may go by
@@ -31,6 +35,9 @@ use crate::exchange::Mode;
 
 /// How often the other end has to do what no daemon in exchange mode does.
 pub const PLAIN: u32 = 3;
+
+/// How long after its reply a record may have been given up, by a daemon with a short timeout.
+const LATE: Duration = Duration::from_millis(500);
 
 /// A record that is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +73,7 @@ struct Turn {
     wait: Wait,
     /// The last record that was sent: the request's sequence number, and how many before it.
     last: (u64, u8),
-    /// Whether that followed a reply.
+    /// Whether that followed a reply, in time.
     follows_reply: bool,
     /// The same when the last request was sent.
     last_before: (u64, u8),
@@ -81,7 +88,7 @@ enum Wait {
     Not,
     /// For the reply to a request, until then.
     Reply { sequence: u64, until: Duration },
-    /// For the echo of the record that was sent without a reply, until then.
+    /// For the echo of the record that was sent without a reply or late, until then.
     Echo { sequence: u64, until: Duration },
 }
 
@@ -144,8 +151,14 @@ impl Turns {
         }
     }
 
-    /// A reply came. Says whether a record is to be sent now.
-    pub fn replied(&mut self, flow: usize, sequence: u64) -> Option<Due> {
+    /// A reply came at `came`, which is seen now. Says whether a record is to be sent now.
+    pub fn replied(
+        &mut self,
+        flow: usize,
+        sequence: u64,
+        came: Duration,
+        now: Duration,
+    ) -> Option<Due> {
         let turn = self.flows[flow];
         let record_is_sent = match turn.wait {
             Wait::Reply {
@@ -167,9 +180,14 @@ impl Turns {
         if record_is_sent {
             return None;
         }
-        let due = self.due(flow, sequence, 0);
-        self.flows[flow].follows_reply = due.is_some();
-        due
+        let due = self.due(flow, sequence, 0)?;
+        if now.saturating_sub(came) < LATE {
+            self.flows[flow].follows_reply = true;
+        } else {
+            let until = now + self.patience;
+            self.set(flow, Wait::Echo { sequence, until });
+        }
+        Some(due)
     }
 
     /// A record came back. Says whether another one is to be sent now.

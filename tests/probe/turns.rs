@@ -13,6 +13,7 @@ use udp_echo::probe::turns::{Due, Turns};
 use udp_echo::probe::wire::{Change, Run, Seen};
 
 const WAIT: Duration = Duration::from_secs(1);
+const NOW: Duration = Duration::ZERO;
 
 /// What may be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +150,9 @@ impl World {
                     sequence,
                     change: Change::None,
                 } => match self.tally.reply(sequence, false, self.now, self.now) {
-                    Came::First { flow, .. } => self.turns.replied(flow, sequence),
+                    Came::First { flow, .. } => {
+                        self.turns.replied(flow, sequence, self.now, self.now)
+                    }
                     other => panic!("{other:?}"),
                 },
                 Seen::Record { sequence, earlier } => {
@@ -259,6 +262,26 @@ fn without_loss_each_request_is_followed_by_one_record() {
 }
 
 #[test]
+fn after_a_record_that_was_held_up_a_flow_waits_for_its_echo() {
+    let milliseconds = Duration::from_millis;
+    let mut turns = Turns::new(Mode::Exchange, 1, WAIT);
+    turns.asked(0, 1, NOW);
+    let (came, now) = (milliseconds(1), milliseconds(900));
+    let due = turns.replied(0, 1, came, now).unwrap();
+    assert_eq!((due.earlier, turns.next_flow()), (0, None));
+    // The daemon had given it up: another one ends what it began.
+    let due = turns.record_came_back(0, 1, 0).unwrap();
+    assert_eq!((due.earlier, turns.next_flow()), (1, Some(0)));
+    assert_eq!(turns.echoed_after_reply(), 0);
+    // It took the next one.
+    turns.asked(0, 2, now);
+    assert!(turns.replied(0, 2, now, now + WAIT).is_some());
+    assert_eq!((turns.time(now + WAIT), turns.next_flow()), (None, None));
+    assert_eq!(turns.time(now + WAIT * 2), None);
+    assert_eq!(turns.next_flow(), Some(0));
+}
+
+#[test]
 fn in_turn_are_the_flows_that_do_not_wait() {
     let mut turns = Turns::new(Mode::Exchange, 3, WAIT);
     for flow in [0, 1, 2] {
@@ -266,7 +289,7 @@ fn in_turn_are_the_flows_that_do_not_wait() {
         turns.asked(flow, flow as u64 + 1, Duration::ZERO);
     }
     assert_eq!(turns.next_flow(), None);
-    assert!(turns.replied(1, 2).is_some());
+    assert!(turns.replied(1, 2, NOW, NOW).is_some());
     assert_eq!(turns.next_flow(), Some(1));
     turns.asked(1, 4, Duration::ZERO);
     turns.rejected(0, 1);
@@ -279,12 +302,12 @@ fn in_lockstep_one_request_is_in_flight_over_all_flows_and_in_echo_mode_none_wai
     assert_eq!(turns.next_flow(), Some(0));
     turns.asked(0, 1, Duration::ZERO);
     assert_eq!(turns.next_flow(), None);
-    assert!(turns.replied(0, 1).is_some());
+    assert!(turns.replied(0, 1, NOW, NOW).is_some());
     assert_eq!(turns.next_flow(), Some(1));
     let mut turns = Turns::new(Mode::Echo, 2, WAIT);
     for (sequence, flow) in (1..).zip([0, 1, 0, 1, 0]) {
         assert_eq!(turns.next_flow(), Some(flow));
         turns.asked(flow, sequence, Duration::ZERO);
     }
-    assert_eq!(turns.replied(0, 1), None);
+    assert_eq!(turns.replied(0, 1, NOW, NOW), None);
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{Daemon, program};
+use crate::harness::{Daemon, program, wait_until};
 use crate::reflectors::{Reflector, ended, probe, sequence, started, told};
 
 #[test]
@@ -244,6 +244,32 @@ fn ctrl_c_prints_the_summary_and_ends_with_the_usual_status() {
         let summary = out.iter().find(|line| line.contains(" sent, "));
         assert!(summary.is_some(), "{out:#?}");
     }
+}
+
+#[test]
+fn a_client_that_was_stopped_loses_nothing_by_it() {
+    let daemon = Daemon::start(&["--timeout=1s"]);
+    let args = "--rate=100000 --flows=32 --quiet --wait=2";
+    let child = started(&mut probe(daemon.address(), args));
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let goes_on = || {
+        let before = daemon.metric("datagrams_echoed_total");
+        wait_until("it goes on", || {
+            daemon.metric("datagrams_echoed_total") > before + 100.0
+        });
+    };
+    wait_until("it was stopped with replies to take", || {
+        goes_on();
+        kill(pid, Signal::SIGSTOP).unwrap();
+        wait_until("no record is owed", || daemon.metric("peers") == 0.0);
+        kill(pid, Signal::SIGCONT).unwrap();
+        daemon.metric("timeouts_total{waiting_for=\"record\"}") > 0.0
+    });
+    goes_on();
+    kill(pid, Signal::SIGINT).unwrap();
+    let (status, out, _) = told(child.wait_with_output().unwrap());
+    assert_eq!(status, 0);
+    assert!(out.contains(" 0 lost (0 %)"), "{out}");
 }
 
 #[test]
