@@ -30,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::address::ResolveError;
 use crate::cli::{ProbeArgs, Target};
+use crate::udp;
 use attribution::{Attribution, Own};
 use prober::{Outcome, Prober, Settings};
 use screen::Screen;
@@ -74,6 +75,8 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
     };
     let url = args.metrics_url.as_ref().map(|url| &url.0);
     let before = url.map(fetch::counters).transpose()?;
+    // A flow is a socket. If it cannot be had, that will show.
+    let _ = udp::open_as_many_as_allowed();
     let stops = count_stops().map_err(Error::Signals)?;
     let prober = Prober::new(&settings, random(), &mut screen, &stops)?;
     if settings.lines {

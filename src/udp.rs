@@ -2,12 +2,13 @@
 //!
 //! The one room with `unsafe`, because no safe crate has `recvmmsg` and `sendmmsg` with packet
 //! info and reusable buffers: see `batch` for the datagrams and `option` for the rest.
-//! `socket/connect`, `send`, `rejection` and `ready` are the client's.
+//! `socket/connect`, `send`, `rejection`, `ready` and `files` are the client's.
 
 mod array;
 mod batch;
 mod control;
 mod drops;
+mod files;
 mod inherit;
 mod limit;
 mod offload;
@@ -23,6 +24,7 @@ mod socket;
 pub use batch::{Batch, Received, Wait};
 pub use control::PacketInfo;
 pub use drops::Drops;
+pub use files::open_as_many_as_allowed;
 pub use inherit::inherited;
 pub use limit::BufferLimits;
 pub use option::MemInfo;

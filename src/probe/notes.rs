@@ -95,6 +95,7 @@ fn hint(errno: i32) -> &'static str {
         libc::EPERM => "; a firewall of this host forbids it",
         libc::EACCES => "; a broadcast address, or a route of this host that prohibits it",
         libc::EMSGSIZE => "; longer than what can be sent there",
+        libc::ENOBUFS => "; the interface drops it, mostly as more is sent than it can send",
         libc::ENETUNREACH => "; `ip route get` shows the way",
         _ => "",
     }

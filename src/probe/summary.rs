@@ -86,12 +86,13 @@ impl Display for Summary<'_> {
             totals.lost(),
             Percent(totals.lost(), totals.sent),
             totals.duplicates,
-            if totals.duplicates == 1 { "" } else { "s" },
+            plural(totals.duplicates),
             totals.reordered,
             totals.corrupted,
         )?;
         if settings.mode != Mode::Echo {
-            write!(f, ", {} records", notes.records_sent)?;
+            let records = notes.records_sent;
+            write!(f, ", {records} record{}", plural(records))?;
         }
         write!(f, " in {:.1} s", outcome.time.as_secs_f64())?;
         self.times(f)?;
@@ -271,6 +272,10 @@ impl Summary<'_> {
         }
         Ok(())
     }
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 /// A time in milliseconds, to the microsecond.

@@ -29,7 +29,7 @@ pub struct Options {
 
 /// A socket that could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} UDP {address}: {cause}{}", hint(.action, .cause))]
+#[error("cannot {action} UDP {address}: {cause}{}", hint(.action, .address, .cause))]
 pub struct Error {
     action: &'static str,
     address: SocketAddr,
@@ -398,8 +398,14 @@ fn is_one_host(ip: IpAddr) -> bool {
 }
 
 /// What an operator can do about it.
-fn hint(action: &str, cause: &io::Error) -> &'static str {
+fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
+    if cause.raw_os_error() == Some(libc::EMFILE) {
+        return "; `ulimit -Hn` shows how many files may be open";
+    }
     match cause.kind() {
+        io::ErrorKind::InvalidInput if lacks_zone(address) => {
+            "; a link-local address needs its interface, as in [fe80::1%eth0]"
+        }
         io::ErrorKind::PermissionDenied if action == connect::ACTION => {
             "; it is a broadcast address, or a route of this host prohibits it"
         }
@@ -410,5 +416,12 @@ fn hint(action: &str, cause: &io::Error) -> &'static str {
             "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
         }
         _ => "",
+    }
+}
+
+fn lacks_zone(address: &SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
     }
 }

@@ -188,6 +188,11 @@ fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
         ("no..name:9", "", "cannot resolve \"no..name\""),
         ("255.255.255.255:9", "", "255.255.255.255:9"),
         (
+            "[fe80::1]:9",
+            "",
+            "needs its interface, as in [fe80::1%eth0]",
+        ),
+        (
             &local,
             "--metrics-url=http://127.0.0.1:1/metrics",
             "http://127.0.0.1:1/metrics",
@@ -202,6 +207,27 @@ fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
             "{err}"
         );
         assert!(err.starts_with("udp-echo: ") && err.contains(said), "{err}");
+    }
+}
+
+#[test]
+fn it_has_as_many_flows_as_the_process_may_have_files() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    for (limit, status, said) in [
+        ("-Sn 20", 0, "100 sent, 100 received"),
+        (
+            "-n 20",
+            1,
+            "; `ulimit -Hn` shows how many files may be open",
+        ),
+    ] {
+        let args = "--mode=echo --flows=100 --count=100 --rate=1000 --quiet";
+        let script = format!("ulimit {limit}; exec \"$0\" probe \"$1\" {args}");
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).arg(program().get_program());
+        let (ended, out, err) = ended(command.arg(daemon.address().to_string()));
+        assert_eq!(ended, status, "{out}{err}");
+        assert!(format!("{out}{err}").contains(said), "{out}{err}");
     }
 }
 
