@@ -11,6 +11,15 @@ pub struct Frequency {
     pub time: Duration,
 }
 
+impl Frequency {
+    /// Whether it is not lower than another.
+    pub fn is_at_least(self, other: Self) -> bool {
+        let [own, others] = [(self, other), (other, self)]
+            .map(|(one, other)| u128::from(one.count) * other.time.as_nanos());
+        own >= others
+    }
+}
+
 /// A schedule. Times are since the start of the run.
 #[derive(Debug)]
 pub struct Pace {
@@ -81,6 +90,15 @@ mod tests {
 
     fn pace(count: u32, time: Duration) -> Pace {
         Pace::new(Frequency { count, time })
+    }
+
+    #[test]
+    fn frequencies_are_compared_whatever_their_times() {
+        let [ten, five] = [(1, 100), (10, 2000)].map(|(count, milliseconds)| Frequency {
+            count,
+            time: Duration::from_millis(milliseconds),
+        });
+        assert!(ten.is_at_least(five) && ten.is_at_least(ten) && !five.is_at_least(ten));
     }
 
     proptest! {

@@ -3,6 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -207,6 +210,39 @@ fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
             "{err}"
         );
         assert!(err.starts_with("udp-echo: ") && err.contains(said), "{err}");
+    }
+}
+
+#[test]
+fn what_is_caught_up_with_after_a_pause_takes_the_flows_in_turn_too() {
+    let came = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&came);
+    let reflector = Reflector::new(move |request| {
+        seen.store(sequence(request), Relaxed);
+        let lost = sequence(request) % 4 == 3;
+        (!lost).then(|| request.to_vec()).into_iter().collect()
+    });
+    let args = "--mode=echo --flows=4 --rate=200 --count=100 --quiet --wait=0.3";
+    let child = started(&mut probe(reflector.address, args));
+    wait_until("it sends", || came.load(Relaxed) > 8);
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let stopped = Instant::now();
+    wait_until("twenty are due", || {
+        stopped.elapsed() > Duration::from_millis(150)
+    });
+    kill(pid, Signal::SIGCONT).unwrap();
+    let (_, out, _) = told(child.wait_with_output().unwrap());
+    for (flow, counts) in [
+        (1, "25 sent, 0 lost (0 %)"),
+        (2, "25 sent, 0 lost (0 %)"),
+        (3, "25 sent, 25 lost (100 %)"),
+        (4, "25 sent, 0 lost (0 %)"),
+    ] {
+        let line = out
+            .lines()
+            .find(|line| line.contains(&format!("  flow {flow}, ")));
+        assert!(line.is_some_and(|line| line.ends_with(counts)), "{out}");
     }
 }
 

@@ -6,10 +6,16 @@ use std::time::Duration;
 use super::{BATCH, Prober};
 use crate::exchange::Mode;
 use crate::probe::notes::Trouble;
+use crate::probe::pace::Frequency;
 use crate::probe::turns::Due;
 
-/// From how many that are due on they are sent over one flow, by one call.
+/// From how many that are due on they are sent over one flow, by one call, at a rate from which on
+/// one core needs that. What is caught up with at a lower rate takes the flows in turn as ever.
 const TOGETHER: usize = 16;
+const FAST: Frequency = Frequency {
+    count: 10_000,
+    time: Duration::from_secs(1),
+};
 
 impl Prober<'_> {
     /// Sends the requests that are due.
@@ -17,7 +23,8 @@ impl Prober<'_> {
         let left = self.settings.count.unwrap_or(u64::MAX) - self.tally.totals().sent;
         let due = self.pace.due(now).min(left);
         let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
-        if self.settings.mode == Mode::Echo && due >= TOGETHER {
+        let together = due >= TOGETHER && self.settings.frequency.is_at_least(FAST);
+        if self.settings.mode == Mode::Echo && together {
             if let Some(flow) = self.turns.next_flow() {
                 self.send_requests(flow, due);
             }
