@@ -46,7 +46,7 @@ pub struct ProbeArgs {
     )]
     pub mode: Mode,
 
-    /// Stop after so many requests [default: neither, until Ctrl-C]
+    /// Stop after so many requests [default: until Ctrl-C]
     #[arg(
         long,
         value_name = "N",
