@@ -6,6 +6,7 @@
     reason = "each test program uses a part; this is no library"
 )]
 
+pub mod readme;
 pub mod service;
 
 use std::collections::BTreeMap;

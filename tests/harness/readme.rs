@@ -1,0 +1,232 @@
+//! README.md: its sections, and what one types who follows it.
+//!
+//! A command is every line of a fenced `sh` block, every code span of more than one word whose
+//! first word could be a program's name (`udp-echo probe --help`), every one that is a program of
+//! the checkout (`packaging/build-deb`), and every local address (`http://localhost:9090/…`), which
+//! one opens. No test has a list of them: a new one is run, and fails where it does not work.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is run nowhere as it stands, and the test that covers it.
+pub const ELSEWHERE: [(&str, &str); 1] = [
+    // It runs all tests, so none can run it.
+    (
+        ".ci/run",
+        "every_command_for_a_developer_is_a_step_of_the_projects_own_check",
+    ),
+];
+
+/// Tags of fenced blocks that nobody types.
+const NOT_TYPED: [&str; 5] = ["text", "ini", "yaml", "json", "mermaid"];
+
+/// The client's name, and no command without a host.
+const CLIENT: &str = "udp-echo probe";
+
+/// Where a command is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A booted Debian with the package: what nothing else is said of.
+    Machine,
+    /// The checkout, in a network of its own: `cargo run`, `cargo install`, and what goes with it.
+    Checkout,
+    /// It is a step of `.ci/run`: `cargo test`, `cargo bench`.
+    Step,
+    /// `packaging/build-deb`: the package that is installed on the machine is what it built.
+    Package,
+    /// [`ELSEWHERE`].
+    Elsewhere,
+}
+
+/// What stands under one heading of the second level, or above the first.
+#[derive(Debug, Default)]
+pub struct Section {
+    pub title: String,
+    pub text: String,
+    pub passages: Vec<Passage>,
+}
+
+/// A fenced block, a row of a table, a paragraph or an item of a list.
+#[derive(Debug, Default)]
+pub struct Passage {
+    pub text: String,
+    /// Between backquotes, each on one line; none in a block.
+    pub spans: Vec<String>,
+    /// In order.
+    pub commands: Vec<String>,
+}
+
+impl Section {
+    /// The commands of a passage that are run in a place.
+    pub fn commands<'a>(&self, passage: &'a Passage, place: Place) -> Vec<&'a str> {
+        let all = passage.commands.iter().map(String::as_str);
+        all.filter(|command| self.place(command) == place).collect()
+    }
+
+    pub fn place(&self, command: &str) -> Place {
+        let command = bare(command);
+        if ELSEWHERE.iter().any(|(name, _)| *name == command) {
+            Place::Elsewhere
+        } else if command == "packaging/build-deb" {
+            Place::Package
+        } else if command.starts_with("cargo run") || command.starts_with("cargo install") {
+            Place::Checkout
+        } else if command.starts_with("cargo ") {
+            Place::Step
+        } else if self.has("cargo run") && asks(command) {
+            // What else there is would change the test's own host.
+            Place::Checkout
+        } else {
+            Place::Machine
+        }
+    }
+
+    /// Whether there is a command that begins so.
+    pub fn has(&self, start: &str) -> bool {
+        let mut commands = self.passages.iter().flat_map(|passage| &passage.commands);
+        commands.any(|command| command.starts_with(start))
+    }
+}
+
+/// A command without the comment at its end.
+pub fn bare(command: &str) -> &str {
+    match command.split_once(" #") {
+        Some((command, _)) if !command.contains('\n') => command.trim_end(),
+        _ => command,
+    }
+}
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn text() -> String {
+    std::fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+pub fn sections() -> Vec<Section> {
+    let mut sections = vec![Section::default()];
+    let mut passage = String::new();
+    let text = text();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let section = sections.last_mut().unwrap();
+        let own = ["- ", "|", "#", "```"];
+        if line.is_empty() || own.iter().any(|start| line.starts_with(start)) {
+            let text = std::mem::take(&mut passage);
+            section.passages.push(Passage::prose(text));
+        }
+        if let Some(title) = line.strip_prefix("## ") {
+            sections.push(Section {
+                title: title.to_owned(),
+                ..Section::default()
+            });
+        } else if let Some(tag) = line.strip_prefix("```") {
+            let lines: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+            if tag == "sh" {
+                section.passages.push(Passage::block(&lines));
+            }
+            let known = tag == "sh" || NOT_TYPED.contains(&tag);
+            assert!(known, "is a block of {tag:?} typed? {lines:#?}");
+        } else {
+            passage.push_str(line);
+            passage.push('\n');
+        }
+        let section = sections.last_mut().unwrap();
+        section.text.push_str(line);
+        section.text.push('\n');
+    }
+    let section = sections.last_mut().unwrap();
+    section.passages.push(Passage::prose(passage));
+    sections
+}
+
+impl Passage {
+    fn prose(text: String) -> Self {
+        // A link that says where it leads is like a span.
+        let links = ["http://localhost", "http://127.0.0.1"];
+        let mut quoted = text.clone();
+        for line in text.split_inclusive('>') {
+            let link = line.rsplit('<').next().unwrap();
+            if links.iter().any(|start| link.starts_with(start)) {
+                let span = format!("`{}`", link.trim_end_matches('>'));
+                quoted = quoted.replace(&format!("<{link}"), &span);
+            }
+        }
+        let spans = quoted.split('`').skip(1).step_by(2);
+        let spans: Vec<_> = spans.map(|span| span.replace('\n', " ")).collect();
+        let commands = spans.iter().filter_map(|span| {
+            if links.iter().any(|start| span.starts_with(start)) {
+                Some(format!("curl -fsSLg -o /dev/null '{span}'"))
+            } else {
+                is_command(span).then(|| span.clone())
+            }
+        });
+        Self {
+            commands: commands.collect(),
+            spans,
+            text,
+        }
+    }
+
+    fn block(lines: &[&str]) -> Self {
+        let mut commands = Vec::new();
+        let mut command = String::new();
+        for line in lines {
+            let is_comment = line.trim_start().starts_with('#') || line.trim().is_empty();
+            if command.is_empty() && is_comment {
+                continue;
+            }
+            command.push_str(line);
+            if is_whole(&command) {
+                commands.push(std::mem::take(&mut command));
+            } else {
+                command.push('\n');
+            }
+        }
+        assert!(command.is_empty(), "no whole command: {command}");
+        Self {
+            text: lines.join("\n"),
+            spans: Vec::new(),
+            commands,
+        }
+    }
+}
+
+/// Whether a command only asks a daemon.
+fn asks(command: &str) -> bool {
+    let programs = ["python3 ", "curl "];
+    programs.iter().any(|program| command.starts_with(program))
+}
+
+/// Whether a span is a command, and no option, expression, message or synopsis.
+fn is_command(span: &str) -> bool {
+    let words: Vec<_> = span.split(' ').collect();
+    let is_name = span.starts_with(|first: char| first.is_ascii_lowercase() || first == '.')
+        && words[0]
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric() || "._/-".contains(character));
+    let is_stand_in = |word: &&str| {
+        word.starts_with(|first: char| first.is_ascii_uppercase())
+            && word
+                .chars()
+                .all(|character| character.is_ascii_uppercase() || ":_-".contains(character))
+    };
+    is_name
+        && span != CLIENT
+        && !words.contains(&"=")
+        && !words.iter().any(is_stand_in)
+        && (words.len() > 1 || is_program(&root().join(span)))
+}
+
+fn is_program(path: &PathBuf) -> bool {
+    let data = std::fs::metadata(path);
+    data.is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// Whether the shell waits for no more lines.
+fn is_whole(command: &str) -> bool {
+    let shell = Command::new("sh").args(["-n", "-c", command]).output();
+    !command.ends_with('\\') && shell.expect("sh").status.success()
+}
