@@ -44,6 +44,8 @@ mod page;
 mod probe;
 #[path = "system/prometheus.rs"]
 mod prometheus;
+#[path = "system/readme.rs"]
+mod readme;
 #[path = "system/surviving.rs"]
 mod surviving;
 #[path = "system/unread.rs"]

@@ -106,15 +106,26 @@ impl Machine {
 
     /// The same, whether it succeeds or not.
     pub fn attempt(&self, line: &str) -> (ExitStatus, String, String) {
+        run(self.command("sh").args(["-c", line]))
+    }
+
+    /// A command that runs in it, as its root.
+    pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.init.to_string(), "--all"])
-            .args(["sh", "-c", line])
+            .args(["--target", &self.init.to_string(), "--all", program])
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive");
-        run(&mut command)
+        command
+    }
+
+    /// A command that it does not have, in its network.
+    pub fn outer_command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.init.to_string(), "--net", program]);
+        command
     }
 
     fn shell_or_nothing(&self, line: &str) -> String {
