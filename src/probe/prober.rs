@@ -169,6 +169,9 @@ impl<'a> Prober<'a> {
             if sends {
                 self.send_due(now);
             }
+            if self.gives_up(now, sends) {
+                self.catch_up().map_err(Error::Wait)?;
+            }
             while let Some(due) = self.turns.time(now) {
                 self.send_record(due, None);
             }
@@ -207,6 +210,32 @@ impl<'a> Prober<'a> {
         self.stops.load(Relaxed) == 0
             && count.is_none_or(|count| self.tally.totals().sent < count)
             && duration.is_none_or(|duration| now < duration)
+    }
+
+    /// Whether something is too late by the clock.
+    fn gives_up(&mut self, now: Duration, sends: bool) -> bool {
+        let wait = self.settings.wait;
+        let overdue = self.tally.next_overdue().map(|sent| sent + wait);
+        let overdue = overdue.filter(|_| self.settings.lines);
+        [self.turns.next_time(), overdue]
+            .into_iter()
+            .flatten()
+            .any(|at| at <= now)
+            || (!sends && self.is_over(now))
+    }
+
+    /// Takes what came meanwhile: it is not late, if only this process was held up.
+    fn catch_up(&mut self) -> io::Result<()> {
+        // A reply to each request and the echo of a record, and not what somebody sends without end.
+        let most = self.tally.outstanding() * 2 + 1;
+        let mut taken = 0;
+        while taken < most {
+            match self.receive(Duration::ZERO)? {
+                0 => break,
+                count => taken += count,
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is nothing more to wait for, when all is sent.
@@ -252,8 +281,8 @@ impl<'a> Prober<'a> {
         until.saturating_sub(now)
     }
 
-    /// Takes what came, after waiting for it.
-    fn receive(&mut self, timeout: Duration) -> io::Result<()> {
+    /// Takes some of what came, after waiting for it. Says how much, errors included.
+    fn receive(&mut self, timeout: Duration) -> io::Result<u64> {
         if !timeout.is_zero() {
             self.screen.flush();
         }
@@ -263,18 +292,15 @@ impl<'a> Prober<'a> {
                 self.set_receive_timeout(timeout.saturating_sub(COARSE))?;
                 wait = Wait::Block;
             } else if !timeout.is_zero() && !self.flows[0].wait_readable(timeout)? {
-                return Ok(());
+                return Ok(0);
             }
-            self.take(0, wait);
-            return Ok(());
+            return Ok(self.take(0, wait));
         };
         let mut found = std::mem::take(&mut self.found);
         ready.wait(timeout, &mut found)?;
-        for flow in &found {
-            self.take(*flow, Wait::Poll);
-        }
+        let taken = found.iter().map(|flow| self.take(*flow, Wait::Poll)).sum();
         self.found = found;
-        Ok(())
+        Ok(taken)
     }
 
     fn set_receive_timeout(&mut self, timeout: Duration) -> io::Result<()> {
@@ -288,8 +314,8 @@ impl<'a> Prober<'a> {
         Ok(())
     }
 
-    /// Takes what came on a flow.
-    fn take(&mut self, flow: usize, wait: Wait) {
+    /// Takes some of what came on a flow. Says how much.
+    fn take(&mut self, flow: usize, wait: Wait) -> u64 {
         // With one request in flight one datagram is all there is (Batch::receive).
         let most = self.tally.outstanding().clamp(1, BATCH as u64);
         let most = usize::try_from(most).unwrap_or(BATCH);
@@ -303,9 +329,10 @@ impl<'a> Prober<'a> {
                     let at = now.of_receipt(received.received_at);
                     self.came(flow, seen, received.length, at, now.at);
                 }
+                count as u64
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => {
                 if !self.take_rejections(flow) {
                     self.trouble(Trouble::Rejected {
@@ -314,6 +341,7 @@ impl<'a> Prober<'a> {
                         from: None,
                     });
                 }
+                1
             }
         }
     }
@@ -344,7 +372,7 @@ impl<'a> Prober<'a> {
                 }
                 let came = self.tally.reply(sequence, change != Change::None, at, by);
                 if let Came::First { flow, rtt, .. } = came
-                    && let Some(due) = self.turns.replied(flow, sequence, at, by)
+                    && let Some(due) = self.turns.replied(flow, sequence, rtt, at, by)
                 {
                     self.send_record(due, Some(rtt));
                 }

@@ -28,7 +28,8 @@
 //! In lockstep mode the daemon has one exchange for all its peers, so one request is in flight
 //! over all flows. In echo mode nothing of this holds: flows do not wait, and there are no records.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::exchange::Mode;
@@ -61,7 +62,7 @@ pub struct Turns {
     /// How many flows wait.
     busy: usize,
     /// When flows have waited long enough, in order; some of them do not wait any more.
-    deadlines: VecDeque<(Duration, usize)>,
+    deadlines: BinaryHeap<Reverse<(Duration, usize)>>,
     /// How often in a row the other end echoed what a daemon in exchange mode would have taken.
     echoed_records: u32,
     /// How many records came back that followed a reply.
@@ -102,7 +103,7 @@ impl Turns {
             flows: vec![Turn::default(); flows].into(),
             next: 0,
             busy: 0,
-            deadlines: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
             echoed_records: 0,
             echoed_after_reply: 0,
         }
@@ -151,11 +152,13 @@ impl Turns {
         }
     }
 
-    /// A reply came at `came`, which is seen now. Says whether a record is to be sent now.
+    /// A reply came at `came`, which is seen now, after a round trip of `rtt`. Says whether a record
+    /// is to be sent now.
     pub fn replied(
         &mut self,
         flow: usize,
         sequence: u64,
+        rtt: Duration,
         came: Duration,
         now: Duration,
     ) -> Option<Due> {
@@ -184,7 +187,7 @@ impl Turns {
         if now.saturating_sub(came) < LATE {
             self.flows[flow].follows_reply = true;
         } else {
-            let until = now + self.patience;
+            let until = now + self.patience.min(LATE.max(rtt * 2));
             self.set(flow, Wait::Echo { sequence, until });
         }
         Some(due)
@@ -230,8 +233,10 @@ impl Turns {
     /// Time has passed. Returns the next record that is to be sent for want of a reply, if any;
     /// to be called until there is none.
     pub fn time(&mut self, now: Duration) -> Option<Due> {
-        while let Some((until, flow)) = self.deadlines.front().copied().filter(|at| at.0 <= now) {
-            self.deadlines.pop_front();
+        while let Some(Reverse((until, flow))) = self.deadlines.peek().copied()
+            && until <= now
+        {
+            self.deadlines.pop();
             match self.flows[flow].wait {
                 Wait::Reply {
                     sequence,
@@ -253,12 +258,12 @@ impl Turns {
 
     /// When to call [`Self::time`].
     pub fn next_time(&mut self) -> Option<Duration> {
-        while let Some((until, flow)) = self.deadlines.front().copied() {
+        while let Some(Reverse((until, flow))) = self.deadlines.peek().copied() {
             match self.flows[flow].wait {
                 Wait::Reply { until: own, .. } | Wait::Echo { until: own, .. } if own == until => {
                     return Some(until);
                 }
-                _ => self.deadlines.pop_front(),
+                _ => self.deadlines.pop(),
             };
         }
         None
@@ -286,7 +291,7 @@ impl Turns {
             Wait::Not => {}
             Wait::Reply { until, .. } | Wait::Echo { until, .. } => {
                 self.busy += 1;
-                self.deadlines.push_back((until, flow));
+                self.deadlines.push(Reverse((until, flow)));
             }
         }
     }

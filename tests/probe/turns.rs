@@ -150,8 +150,8 @@ impl World {
                     sequence,
                     change: Change::None,
                 } => match self.tally.reply(sequence, false, self.now, self.now) {
-                    Came::First { flow, .. } => {
-                        self.turns.replied(flow, sequence, self.now, self.now)
+                    Came::First { flow, rtt, .. } => {
+                        self.turns.replied(flow, sequence, rtt, self.now, self.now)
                     }
                     other => panic!("{other:?}"),
                 },
@@ -267,7 +267,7 @@ fn after_a_record_that_was_held_up_a_flow_waits_for_its_echo() {
     let mut turns = Turns::new(Mode::Exchange, 1, WAIT);
     turns.asked(0, 1, NOW);
     let (came, now) = (milliseconds(1), milliseconds(900));
-    let due = turns.replied(0, 1, came, now).unwrap();
+    let due = turns.replied(0, 1, came, came, now).unwrap();
     assert_eq!((due.earlier, turns.next_flow()), (0, None));
     // The daemon had given it up: another one ends what it began.
     let due = turns.record_came_back(0, 1, 0).unwrap();
@@ -275,10 +275,28 @@ fn after_a_record_that_was_held_up_a_flow_waits_for_its_echo() {
     assert_eq!(turns.echoed_after_reply(), 0);
     // It took the next one.
     turns.asked(0, 2, now);
-    assert!(turns.replied(0, 2, now, now + WAIT).is_some());
+    assert!(turns.replied(0, 2, NOW, now, now + WAIT).is_some());
     assert_eq!((turns.time(now + WAIT), turns.next_flow()), (None, None));
     assert_eq!(turns.time(now + WAIT * 2), None);
     assert_eq!(turns.next_flow(), Some(0));
+}
+
+#[test]
+fn that_wait_is_not_longer_than_an_echo_may_take_however_long_others_are() {
+    let seconds = Duration::from_secs;
+    let mut turns = Turns::new(Mode::Exchange, 2, seconds(60));
+    let now = seconds(2);
+    for (flow, sequence) in [(0, 1), (1, 2)] {
+        turns.asked(flow, sequence, NOW);
+    }
+    // The other flow goes on to wait for its reply.
+    assert!(turns.replied(1, 2, NOW, NOW, now).is_some());
+    assert_eq!(turns.next_time(), Some(now + Duration::from_millis(500)));
+    assert!(turns.replied(0, 1, seconds(1), seconds(1), now).is_some());
+    assert_eq!(turns.time(now + seconds(1)), None);
+    assert_eq!(turns.next_flow(), Some(1));
+    assert_eq!(turns.time(now + seconds(2)), None);
+    assert_eq!((turns.next_flow(), turns.next_time()), (Some(0), None));
 }
 
 #[test]
@@ -289,7 +307,7 @@ fn in_turn_are_the_flows_that_do_not_wait() {
         turns.asked(flow, flow as u64 + 1, Duration::ZERO);
     }
     assert_eq!(turns.next_flow(), None);
-    assert!(turns.replied(1, 2, NOW, NOW).is_some());
+    assert!(turns.replied(1, 2, NOW, NOW, NOW).is_some());
     assert_eq!(turns.next_flow(), Some(1));
     turns.asked(1, 4, Duration::ZERO);
     turns.rejected(0, 1);
@@ -302,12 +320,12 @@ fn in_lockstep_one_request_is_in_flight_over_all_flows_and_in_echo_mode_none_wai
     assert_eq!(turns.next_flow(), Some(0));
     turns.asked(0, 1, Duration::ZERO);
     assert_eq!(turns.next_flow(), None);
-    assert!(turns.replied(0, 1, NOW, NOW).is_some());
+    assert!(turns.replied(0, 1, NOW, NOW, NOW).is_some());
     assert_eq!(turns.next_flow(), Some(1));
     let mut turns = Turns::new(Mode::Echo, 2, WAIT);
     for (sequence, flow) in (1..).zip([0, 1, 0, 1, 0]) {
         assert_eq!(turns.next_flow(), Some(flow));
         turns.asked(flow, sequence, Duration::ZERO);
     }
-    assert_eq!(turns.replied(0, 1, NOW, NOW), None);
+    assert_eq!(turns.replied(0, 1, NOW, NOW, NOW), None);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{Daemon, program, wait_until};
+use crate::harness::{DEADLINE, Daemon, program, wait_until};
 use crate::reflectors::{Reflector, ended, probe, sequence, started, told};
 
 #[test]
@@ -332,6 +332,43 @@ fn a_client_that_was_stopped_loses_nothing_by_it() {
     let (status, out, _) = told(child.wait_with_output().unwrap());
     assert_eq!(status, 0);
     assert!(out.contains(" 0 lost (0 %)"), "{out}");
+}
+
+#[test]
+fn what_came_while_it_was_stopped_is_no_loss_even_when_its_time_is_over() {
+    const REQUESTS: usize = 300;
+    for flows in [1, 300] {
+        let reflector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        reflector.set_read_timeout(Some(DEADLINE)).unwrap();
+        let args = format!("--mode=echo --count={REQUESTS} --rate=5000 --wait=0.5 --flows={flows}");
+        let child = started(&mut probe(reflector.local_addr().unwrap(), &args));
+        let mut bytes = [0; 64];
+        let requests: Vec<_> = (0..REQUESTS)
+            .map(|_| {
+                let (_, peer) = reflector.recv_from(&mut bytes).unwrap();
+                (bytes, peer)
+            })
+            .collect();
+        let pid = child.id();
+        let signal = |signal| kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+        signal(Signal::SIGSTOP);
+        wait_until("it is stopped", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        });
+        for (request, peer) in requests {
+            reflector.send_to(&request, peer).unwrap();
+        }
+        let stopped = Instant::now();
+        wait_until("its time is over", || {
+            stopped.elapsed() > Duration::from_millis(600)
+        });
+        signal(Signal::SIGCONT);
+        let (status, out, _) = told(child.wait_with_output().unwrap());
+        let all = format!("{REQUESTS} sent, {REQUESTS} received, 0 lost (0 %)");
+        assert!(status == 0 && out.contains(&all), "{flows}: {out}");
+        assert!(!out.contains("no reply to"), "{flows}: {out}");
+    }
 }
 
 #[test]
