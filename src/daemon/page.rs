@@ -28,7 +28,10 @@ impl History {
     /// Adds what is counted now.
     pub(super) fn add(&self, now: Instant, summary: Summary) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if samples.len() == usize::from(SAMPLES) {
+        // Also those from before a pause.
+        while let Some((at, _)) = samples.front()
+            && now.duration_since(*at) > WIDTH + PERIOD
+        {
             samples.pop_front();
         }
         samples.push_back((now, summary));
@@ -108,8 +111,9 @@ fn write_main(
     let uptime = humantime::format_duration(Duration::from_secs(facts.uptime.as_secs()));
     writeln!(
         out,
-        "<h1>udp-echo {}</h1>\n<p>{mode} mode on {addresses}<br>\
+        "<h1 data-revision=\"{}\">udp-echo {}</h1>\n<p>{mode} mode on {addresses}<br>\
          <span class=\"dim\">up {uptime}, </span><span class=\"{class}\">{state}</span></p>",
+        env!("UDP_ECHO_REVISION"),
         env!("CARGO_PKG_VERSION")
     )?;
     let recent = &samples[samples.len().saturating_sub(RECENT + 1)..];
@@ -386,6 +390,8 @@ mod tests {
         assert_eq!(samples.len(), usize::from(SAMPLES));
         assert_eq!(samples[150].0 - samples[0].0, Duration::from_mins(5));
         assert!((rate(&samples, |sum| sum.received) - 10.0).abs() < 1e-9);
+        history.add(start + Duration::from_hours(1), Summary::default());
+        assert_eq!(history.samples().len(), 1, "before a pause is too old");
     }
 
     #[test]

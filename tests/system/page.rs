@@ -90,8 +90,24 @@ fn the_status_page_is_renewed_in_place_and_outlives_its_daemon() {
                  return [wide.scrollLeft, wide === document.activeElement]";
     assert_eq!(browser.run(place), json!([99, true]));
 
-    // Where the daemon is of another version, so is the page.
-    browser.run("window.old = true; document.querySelector('h1').textContent = 'udp-echo 0'");
+    // What one selects stays as it is, for as long.
+    let text = "return document.querySelector('#received').textContent";
+    let select = "getSelection().selectAllChildren(document.querySelector('#received')); \
+                  window.asked = performance.getEntriesByType('resource').length";
+    browser.run(select);
+    let before = browser.run(text);
+    peer.send(b"x").unwrap();
+    receive(&peer);
+    let asked = "return performance.getEntriesByType('resource').length - window.asked";
+    wait_until("it has asked twice", || {
+        browser.run(asked).as_u64() >= Some(2)
+    });
+    assert_eq!(browser.run(text), before);
+    browser.run("getSelection().empty()");
+    wait_until("the numbers move", || browser.run(text) != before);
+
+    // Where the daemon is of another revision, so is the page.
+    browser.run("window.old = true; document.querySelector('h1').dataset.revision = 'older'");
     wait_until("it is loaded anew", || {
         browser.run("return window.old ?? false") == false
     });

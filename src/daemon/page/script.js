@@ -18,8 +18,8 @@ const renew = (old, now) => {
 };
 
 const refresh = async () => {
-  // Nobody looks, or somebody copies.
-  if (document.hidden || !getSelection().isCollapsed) return;
+  // Nobody looks.
+  if (document.hidden) return;
   let lost = false;
   try {
     const response = await fetch("/?main", { signal: AbortSignal.timeout(5000) });
@@ -27,10 +27,11 @@ const refresh = async () => {
     const main = document.querySelector("main");
     const now = main.cloneNode();
     now.innerHTML = await response.text();
-    const version = (part) => part.querySelector("h1").textContent;
+    const revision = (part) => part.querySelector("h1").dataset.revision;
     // Another one: its page may need another style, and another script.
-    if (version(now) !== version(main)) location.reload();
-    renew(main, now);
+    if (revision(now) !== revision(main)) location.reload();
+    // Unless somebody copies from it.
+    if (getSelection().isCollapsed) renew(main, now);
   } catch {
     lost = true;
   }
