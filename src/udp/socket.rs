@@ -400,7 +400,7 @@ fn is_one_host(ip: IpAddr) -> bool {
 /// What an operator can do about it.
 fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
     if cause.raw_os_error() == Some(libc::EMFILE) {
-        return "; `ulimit -Hn` shows how many files may be open";
+        return "; `ulimit -n` says how many files may be open, `ulimit -Hn` how far that may be raised";
     }
     match cause.kind() {
         io::ErrorKind::InvalidInput if lacks_zone(address) => {

@@ -254,7 +254,7 @@ fn it_has_as_many_flows_as_the_process_may_have_files() {
         (
             "-n 20",
             1,
-            "; `ulimit -Hn` shows how many files may be open",
+            "; `ulimit -n` says how many files may be open, `ulimit -Hn` how far that may be raised",
         ),
     ] {
         let args = "--mode=echo --flows=100 --count=100 --rate=1000 --quiet";
