@@ -52,6 +52,19 @@ fn port_and_options_are_changed_where_the_comments_say() {
         }
     }
     assert_eq!(machine.shell("ss -Hnlu 'sport = :9999'"), "");
+
+    // Several workers on one address.
+    let twice = "[Socket]\nListenDatagram=127.0.0.1:9999\nReusePort=yes\n";
+    undo(&machine);
+    drop_in(&machine, "udp-echo.socket", twice);
+    machine.shell(restart);
+    for worker in ["0", "1"] {
+        let drops = format!("socket_drops_total{{listen=\"{ECHO}\",worker=\"{worker}\"}}");
+        assert!(machine.metric(&drops).abs() < 0.5);
+    }
+    for _ in 0..20 {
+        machine.assert_echoes(ECHO, 1);
+    }
     undo(&machine);
 
     // Without sockets, as the service's comment says, to the letter.
