@@ -177,7 +177,8 @@ impl Worker {
     /// Receives, after so many tries, and handles what came. Returns the time, and whether
     /// anything came.
     fn round(&mut self, wait: Wait, tries: u32) -> Result<(Instant, bool), Stopped> {
-        let received = match self.receive(wait, tries) {
+        let most = self.slots();
+        let received = match self.receive(wait, tries, most) {
             Ok(received) => received,
             Err(error) => {
                 self.receive_error(error)?;
@@ -195,7 +196,7 @@ impl Worker {
         }
         let due = self.exchange.next_time().is_some_and(|at| at <= time);
         self.look_again = false;
-        if due && end.is_none() && received < self.batch.slots() {
+        if due && end.is_none() && received < most {
             // What comes between the receive and the look at the clock came in time, and a
             // signal ends a receive whatever waits.
             self.look_again = wait == Wait::Block;
@@ -211,8 +212,18 @@ impl Worker {
         }
     }
 
-    fn receive(&mut self, wait: Wait, tries: u32) -> io::Result<usize> {
-        let mut most = self.batch.slots();
+    /// How many slots a round may fill: so many bursts that it takes no longer than other rounds
+    /// where the log shows each datagram.
+    fn slots(&self) -> usize {
+        if self.verbose && self.socket.gets_bursts() {
+            1
+        } else {
+            self.batch.slots()
+        }
+    }
+
+    /// Receives into up to `most` slots, after so many tries.
+    fn receive(&mut self, wait: Wait, tries: u32, mut most: usize) -> io::Result<usize> {
         for _ in 1..tries {
             match self.batch.receive(&self.socket, wait, most) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
