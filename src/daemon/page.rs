@@ -1,47 +1,22 @@
 //! The status page: all of it made here, in HTML that needs no script. The script only asks for
 //! the changing part anew.
 
-use std::collections::VecDeque;
+mod chart;
+mod history;
+
 use std::fmt::Write;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::metrics::{SocketState, Summary};
+use chart::write_chart;
+use history::rate;
+pub(super) use history::{History, PERIOD};
 
-/// From one sample to the next.
-pub(super) const PERIOD: Duration = Duration::from_secs(2);
-/// How many samples are kept: five minutes.
-const SAMPLES: u16 = 151;
 /// How many samples the figures a second are of: ten seconds.
 const RECENT: usize = 5;
-/// What a chart shows: from the second sample on there are rates.
-const WIDTH: Duration = PERIOD.saturating_mul(SAMPLES as u32 - 2);
 
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
-
-/// What was counted in the last minutes.
-#[derive(Debug, Default)]
-pub(super) struct History(Mutex<VecDeque<(Instant, Summary)>>);
-
-impl History {
-    /// Adds what is counted now.
-    pub(super) fn add(&self, now: Instant, summary: Summary) {
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Also those from before a pause.
-        while let Some((at, _)) = samples.front()
-            && now.duration_since(*at) > WIDTH + PERIOD
-        {
-            samples.pop_front();
-        }
-        samples.push_back((now, summary));
-    }
-
-    fn samples(&self) -> Vec<(Instant, Summary)> {
-        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        samples.iter().copied().collect()
-    }
-}
 
 /// What the page shows beside counts.
 #[derive(Debug)]
@@ -239,86 +214,6 @@ fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result 
 /// A line of a chart or of a table: its class or id, its name, what it counts.
 type Line = (&'static str, &'static str, fn(&Summary) -> u64);
 
-/// A chart of rates from sample to sample, the newest at the right.
-fn write_chart(
-    out: &mut String,
-    title: &str,
-    samples: &[(Instant, Summary)],
-    lines: &[Line],
-) -> std::fmt::Result {
-    let rates = |count: fn(&Summary) -> u64| -> Vec<f64> {
-        samples.windows(2).map(|pair| rate(pair, count)).collect()
-    };
-    let all: Vec<_> = lines.iter().map(|(.., count)| rates(*count)).collect();
-    let most = all.iter().flatten().copied().fold(0.0, f64::max);
-    let (top, width) = (round_above(most), WIDTH.as_secs());
-    write!(out, "<figure>\n<figcaption><b>{title}</b> <span>")?;
-    for (class, name, _) in lines {
-        write!(out, "<span class=\"key {class}\">{name}</span>")?;
-    }
-    writeln!(
-        out,
-        "</span></figcaption>\n<div class=\"plot\"><span class=\"top\" aria-hidden=\"true\">{}</span>\n\
-         <svg viewBox=\"0 0 {width} 100\" preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"{title} in the last five minutes, at most {}\">",
-        shown(top),
-        shown(most)
-    )?;
-    let at = |sample: usize| {
-        let age = samples[samples.len() - 1].0 - samples[sample].0;
-        // Those from before a pause may be too old.
-        WIDTH.as_secs_f64() - age.as_secs_f64()
-    };
-    for ((class, ..), rates) in lines.iter().zip(&all) {
-        let mut points = String::new();
-        for (index, rate) in rates.iter().enumerate() {
-            write!(
-                points,
-                "{:.0},{:.1} ",
-                at(index + 1),
-                99.0 - 98.0 * rate / top
-            )?;
-        }
-        if !rates.is_empty() {
-            let start = at(1);
-            writeln!(
-                out,
-                "<polygon class=\"{class}\" points=\"{start:.0},100 {points}{width},100\"/>"
-            )?;
-        }
-        writeln!(out, "<polyline class=\"{class}\" points=\"{points}\"/>")?;
-    }
-    out.push_str(
-        "</svg>\n<div class=\"ends\" aria-hidden=\"true\"><span>5 minutes ago</span><span>now</span></div>\
-         </div>\n</figure>\n",
-    );
-    Ok(())
-}
-
-/// 1, 2 or 5 with zeros, and not less: the top of a chart, which so seldom changes.
-fn round_above(rate: f64) -> f64 {
-    let mut unit = 1.0;
-    loop {
-        for digit in [1.0, 2.0, 5.0] {
-            if digit * unit >= rate {
-                return digit * unit;
-            }
-        }
-        unit *= 10.0;
-    }
-}
-
-/// How much it grew a second from the first sample to the last.
-#[expect(clippy::cast_precision_loss, reason = "it is shown to people")]
-fn rate(samples: &[(Instant, Summary)], count: fn(&Summary) -> u64) -> f64 {
-    let (Some((start, first)), Some((end, last))) = (samples.first(), samples.last()) else {
-        return 0.0;
-    };
-    let grown = count(last).saturating_sub(count(first)) as f64;
-    let seconds = end.saturating_duration_since(*start).as_secs_f64();
-    if seconds > 0.0 { grown / seconds } else { 0.0 }
-}
-
 /// A rate for people.
 #[expect(
     clippy::cast_possible_truncation,
@@ -370,41 +265,6 @@ mod tests {
             (12345.6, "12 346"),
         ] {
             assert_eq!(shown(rate).replace('\u{202f}', " "), text);
-        }
-    }
-
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
-    fn the_history_keeps_five_minutes_and_tells_rates() {
-        let (history, start) = (History::default(), Instant::now());
-        assert!(rate(&history.samples(), |sum| sum.received).abs() < 1e-9);
-        for sample in 0..200 {
-            let received = u64::from(sample) * 20;
-            let summary = Summary {
-                received,
-                ..Summary::default()
-            };
-            history.add(start + sample * PERIOD, summary);
-        }
-        let samples = history.samples();
-        assert_eq!(samples.len(), usize::from(SAMPLES));
-        assert_eq!(samples[150].0 - samples[0].0, Duration::from_mins(5));
-        assert!((rate(&samples, |sum| sum.received) - 10.0).abs() < 1e-9);
-        history.add(start + Duration::from_hours(1), Summary::default());
-        assert_eq!(history.samples().len(), 1, "before a pause is too old");
-    }
-
-    #[test]
-    fn charts_have_round_tops() {
-        for (rate, top) in [
-            (0.0, 1.0),
-            (1.0, 1.0),
-            (1.2, 2.0),
-            (20.5, 50.0),
-            (870.0, 1000.0),
-            (1e12, 1e12),
-        ] {
-            assert!((round_above(rate) - top).abs() < 1e-9, "{rate}");
         }
     }
 
