@@ -1,6 +1,7 @@
 //! The loop: sends what is due, takes what came, until it is time to end.
 
 mod sending;
+mod taking;
 mod telling;
 
 use std::io;
@@ -12,12 +13,12 @@ use super::clock::Clock;
 use super::notes::{Notes, Trouble};
 use super::pace::{Frequency, Pace};
 use super::screen::Screen;
-use super::tally::{Came, Tally};
+use super::tally::Tally;
 use super::turns::Turns;
-use super::wire::{Change, Run, Seen};
+use super::wire::Run;
 use crate::exchange::Mode;
 use crate::record::Record;
-use crate::udp::{self, Batch, Ready, Socket, Wait};
+use crate::udp::{self, Batch, Ready, Socket};
 
 /// How a run is to go.
 #[derive(Debug, Clone)]
@@ -105,9 +106,6 @@ const BATCH: usize = 64;
 
 /// How long to sleep at most, so that a stop is seen.
 const TICK: Duration = Duration::from_millis(100);
-
-/// What a socket's receive timeout is exact to, on any kernel.
-const COARSE: Duration = Duration::from_millis(20);
 
 /// How long to look for duplicates of the last reply, at least; and twice the longest round trip.
 const LINGER: Duration = Duration::from_millis(50);
@@ -279,123 +277,6 @@ impl<'a> Prober<'a> {
             wake(self.settings.duration);
         }
         until.saturating_sub(now)
-    }
-
-    /// Takes some of what came, after waiting for it. Says how much, errors included.
-    fn receive(&mut self, timeout: Duration) -> io::Result<u64> {
-        if !timeout.is_zero() {
-            self.screen.flush();
-        }
-        let Some(ready) = &mut self.ready else {
-            let mut wait = Wait::Poll;
-            if timeout > COARSE * 2 {
-                self.set_receive_timeout(timeout.saturating_sub(COARSE))?;
-                wait = Wait::Block;
-            } else if !timeout.is_zero() && !self.flows[0].wait_readable(timeout)? {
-                return Ok(0);
-            }
-            return Ok(self.take(0, wait));
-        };
-        let mut found = std::mem::take(&mut self.found);
-        ready.wait(timeout, &mut found)?;
-        let taken = found.iter().map(|flow| self.take(*flow, Wait::Poll)).sum();
-        self.found = found;
-        Ok(taken)
-    }
-
-    fn set_receive_timeout(&mut self, timeout: Duration) -> io::Result<()> {
-        // Nothing is lost by a wait that is a little shorter; most need no call then.
-        let steps = timeout.as_millis() / COARSE.as_millis();
-        let timeout = COARSE * u32::try_from(steps.max(1)).unwrap_or(1);
-        if timeout != self.receive_timeout {
-            self.flows[0].set_receive_timeout(timeout)?;
-            self.receive_timeout = timeout;
-        }
-        Ok(())
-    }
-
-    /// Takes some of what came on a flow. Says how much.
-    fn take(&mut self, flow: usize, wait: Wait) -> u64 {
-        // With one request in flight one datagram is all there is (Batch::receive).
-        let most = self.tally.outstanding().clamp(1, BATCH as u64);
-        let most = usize::try_from(most).unwrap_or(BATCH);
-        match self.batch.receive(&self.flows[flow], wait, most) {
-            Ok(count) => {
-                let now = self.clock.moment();
-                for slot in 0..count {
-                    let received = self.batch.received(slot);
-                    let bytes = self.batch.bytes(slot, 0..received.length);
-                    let seen = self.run.read(bytes, received.length);
-                    let at = now.of_receipt(received.received_at);
-                    self.came(flow, seen, received.length, at, now.at);
-                }
-                count as u64
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => {
-                if !self.take_rejections(flow) {
-                    self.trouble(Trouble::Rejected {
-                        errno: error.raw_os_error().unwrap_or(0),
-                        icmp: None,
-                        from: None,
-                    });
-                }
-                1
-            }
-        }
-    }
-
-    /// Something came on a flow.
-    fn came(&mut self, flow: usize, seen: Seen, length: usize, at: Duration, by: Duration) {
-        let target = self.settings.target;
-        match seen {
-            Seen::Foreign => self.notes.foreign += 1,
-            Seen::Damaged => {
-                self.tally.damaged();
-                if length < super::wire::HEADER_BYTES {
-                    self.notes.cut_to = self.notes.cut_to.max(Some(length));
-                }
-                self.tell(format_args!(
-                    "{length} bytes from {target}: damaged, it cannot be told whose reply it is"
-                ));
-            }
-            Seen::Record { sequence, earlier } => {
-                self.notes.records_back += 1;
-                if let Some(due) = self.turns.record_came_back(flow, sequence, earlier) {
-                    self.send_record(due, None);
-                }
-            }
-            Seen::Reply { sequence, change } => {
-                if let Change::Cut { length } = change {
-                    self.notes.cut_to = self.notes.cut_to.max(Some(length));
-                }
-                let came = self.tally.reply(sequence, change != Change::None, at, by);
-                if let Came::First { flow, rtt, .. } = came
-                    && let Some(due) = self.turns.replied(flow, sequence, rtt, at, by)
-                {
-                    self.send_record(due, Some(rtt));
-                }
-                self.tell_reply(sequence, change, length, came);
-            }
-        }
-    }
-
-    /// Takes what ICMP errors there are about what a flow sent. Says whether there were any.
-    fn take_rejections(&mut self, flow: usize) -> bool {
-        let mut any = false;
-        while let Some(rejection) = self.flows[flow].take_rejection() {
-            any = true;
-            let Seen::Reply { sequence, .. } =
-                self.run.read(&rejection.bytes, rejection.bytes.len())
-            else {
-                // About a record, or so little came back that it cannot be told.
-                continue;
-            };
-            self.trouble(Trouble::from(&rejection));
-            self.rejected(sequence);
-        }
-        any
     }
 
     fn rejected(&mut self, sequence: u64) {
