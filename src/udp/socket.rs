@@ -1,6 +1,7 @@
 //! One UDP socket: bound, its buffers set, its drops read.
 
 mod connect;
+mod error;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
+
+pub use error::{AdoptError, Error};
 
 use super::{BufferLimits, Drops, MemInfo, PacketInfo, offload, option};
 
@@ -25,39 +28,6 @@ pub struct Options {
     pub timestamps: bool,
     /// Whether bursts are to be received and sent as one, where the kernel can.
     pub offload: bool,
-}
-
-/// A socket that could not be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {action} UDP {address}: {cause}{}", hint(.action, .address, .cause))]
-pub struct Error {
-    action: &'static str,
-    address: SocketAddr,
-    #[source]
-    cause: io::Error,
-}
-
-/// A socket handed over that does not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
-    /// It is of another kind.
-    #[error("is {0}, not a UDP socket (ListenDatagram= makes one)")]
-    Kind(String),
-    /// It takes datagrams from one peer only.
-    #[error("is connected to {0}: a reflector serves more than one peer")]
-    Connected(SocketAddr),
-    /// It has no port.
-    #[error("is not bound to a port")]
-    Unbound,
-    /// It cannot be asked or set.
-    #[error("cannot be used: cannot {action}: {cause}")]
-    Unusable {
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        #[source]
-        cause: io::Error,
-    },
 }
 
 /// A bound UDP socket.
@@ -395,33 +365,4 @@ fn is_one_host(ip: IpAddr) -> bool {
         IpAddr::V6(v6) => v6.is_multicast(),
     };
     !ip.is_unspecified() && !group
-}
-
-/// What an operator can do about it.
-fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
-    if cause.raw_os_error() == Some(libc::EMFILE) {
-        return "; `ulimit -n` says how many files may be open, `ulimit -Hn` how far that may be raised";
-    }
-    match cause.kind() {
-        io::ErrorKind::InvalidInput if lacks_zone(address) => {
-            "; a link-local address needs its interface, as in [fe80::1%eth0]"
-        }
-        io::ErrorKind::PermissionDenied if action == connect::ACTION => {
-            "; it is a broadcast address, or a route of this host prohibits it"
-        }
-        _ if action == connect::ACTION => "",
-        io::ErrorKind::AddrInUse => "; `ss -ulnp` shows what uses it",
-        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
-        io::ErrorKind::PermissionDenied => {
-            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
-        }
-        _ => "",
-    }
-}
-
-fn lacks_zone(address: &SocketAddr) -> bool {
-    match address {
-        SocketAddr::V4(_) => false,
-        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
-    }
 }

@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Type};
 
 use super::{Bursts, Error, Options, Socket};
-use crate::udp::Drops;
-use crate::udp::{option, send};
+use crate::udp::{Drops, option, send};
 
 /// What fails where there is no way to a peer.
 pub(super) const ACTION: &str = "connect a socket to";
