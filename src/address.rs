@@ -42,7 +42,10 @@ impl FromStr for HostPort {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let (host, port) = text.rsplit_once(':').ok_or(ParseError::NoPort)?;
+        let (host, port) = text
+            .rsplit_once(':')
+            .filter(|_| !text.ends_with(']'))
+            .ok_or(ParseError::NoPort)?;
         let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
             Some(inner) => {
                 let address = inner.split_once('%').map_or(inner, |(address, _)| address);
@@ -148,6 +151,6 @@ mod tests {
         assert_eq!(wrong("h:+1"), ParseError::BadPort("+1".into()));
         assert_eq!(wrong("::1"), ParseError::NoBrackets("::1".into()));
         assert_eq!(wrong("[::g]:1"), ParseError::BadIpv6("::g".into()));
-        assert_eq!(wrong("[::1]"), ParseError::NoBrackets("[:".into()));
+        assert_eq!(wrong("[::1]"), ParseError::NoPort);
     }
 }
