@@ -40,7 +40,14 @@ fn replies_that_a_firewall_forbids_are_counted_and_leave_no_record_owed() {
 #[ignore = "needs root and nft; .ci/run runs it"]
 fn replies_that_fail_again_and_again_are_warned_of_once_a_second_and_all_are_told() {
     let host = Namespace::new();
-    let daemon = host.daemon(&["--listen=127.0.0.1:9999", "--mode=echo", "--workers=2"]);
+    // Nothing is dropped before it gets there, also where the daemon is held up.
+    let args = [
+        "--listen=127.0.0.1:9999",
+        "--mode=echo",
+        "--workers=2",
+        "--recv-buffer=32MiB",
+    ];
+    let daemon = host.daemon(&args);
     host.shell("nft add table inet t");
     host.shell("nft 'add chain inet t out { type filter hook output priority 0; }'");
     host.shell("nft add rule inet t out udp sport 9999 drop");
