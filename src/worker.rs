@@ -27,7 +27,7 @@ pub use warnings::Warnings;
 pub const TICK: Duration = Duration::from_millis(100);
 
 /// How long a worker that is to stop goes on to answer what was received, at most.
-const DRAIN: Duration = Duration::from_millis(500);
+const DRAIN: Duration = Duration::from_millis(250);
 
 /// How long to leave a socket alone that gave an error, so that one that gives nothing else
 /// takes no CPU.
