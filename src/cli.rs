@@ -236,6 +236,11 @@ impl Args {
             .into_iter()
             .filter(|id| matches.value_source(id) != Some(ValueSource::DefaultValue))
             .collect();
+        if let (Some(Command::Probe(probe)), Some((_, matches))) =
+            (&mut args.command, matches.subcommand())
+        {
+            probe.choose_frequency(matches)?;
+        }
         args.check()
     }
 

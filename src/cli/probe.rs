@@ -3,8 +3,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, Parser};
 use hyper::Uri;
 
 use super::values::duration;
@@ -76,8 +78,7 @@ pub struct ProbeArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=10_000_000),
-        conflicts_with = "interval"
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000)
     )]
     pub rate: Option<u32>,
 
@@ -125,8 +126,9 @@ pub struct ProbeArgs {
         value_name = "URL",
         long_help = "Read the daemon's metrics before and after, and say where the lost ones were \
                      lost: on the way there, dropped by the daemon's host, refused by the daemon, \
-                     or on the way back. As in http://192.0.2.1:9862/metrics, without TLS. Exact \
-                     while nobody else uses the daemon [default: none]"
+                     or on the way back. As in http://192.0.2.1:9862/metrics, without TLS; the \
+                     path may be left out. Exact while nobody else uses the daemon: where it got \
+                     more than were sent from here, that is said too [default: none]"
     )]
     pub metrics_url: Option<MetricsUrl>,
 
@@ -140,6 +142,13 @@ pub struct ProbeArgs {
     /// Only one JSON object, at the end [default: off]
     #[arg(
         long,
+        long_help = "Only one JSON object, at the end: target, sent, received (each request once), \
+                     lost, loss_ratio (0 to 1), duplicates, reordered, corrupted, records_sent, and \
+                     rtt_seconds with min, mean, stddev, p50, p90, p99 and max, each null where \
+                     nothing came back. With --metrics-url also attribution, null where it cannot \
+                     be told: of the lost, uplink, server_drops, server_refused and downlink, and \
+                     of_others where the daemon got so many more than were sent from here \
+                     [default: off]",
         value_parser = BoolishValueParser::new()
     )]
     pub json: bool,
@@ -154,6 +163,33 @@ pub struct Target(pub HostPort);
 pub struct MetricsUrl(pub Uri);
 
 impl ProbeArgs {
+    /// Leaves `--rate` out where `--interval` counts: what is on the command line does, before what
+    /// is in the environment.
+    ///
+    /// # Errors
+    /// When both are given at the same place.
+    pub(super) fn choose_frequency(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let sources = ["rate", "interval"].map(|id| matches.value_source(id));
+        let twice = match sources {
+            [
+                Some(ValueSource::CommandLine),
+                Some(ValueSource::CommandLine),
+            ] => "--rate --interval",
+            [
+                Some(ValueSource::EnvVariable),
+                Some(ValueSource::EnvVariable),
+            ] => "UDP_ECHO_RATE UDP_ECHO_INTERVAL",
+            _ => {
+                if sources[1] == Some(ValueSource::CommandLine) {
+                    self.rate = None;
+                }
+                return Ok(());
+            }
+        };
+        let message = format!("only one of these says how often to send: {twice}");
+        Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+    }
+
     /// How often to send.
     pub fn frequency(&self) -> Frequency {
         match self.rate {
