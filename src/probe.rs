@@ -51,6 +51,9 @@ pub enum Error {
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] io::Error),
+    /// What was seen cannot be told.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
 }
 
 /// Measures as the command line says, and tells it on standard output. Says whether less was lost
@@ -74,7 +77,7 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
         progress: args.quiet && !args.json && screen.is_terminal(),
     };
     let url = args.metrics_url.as_ref().map(|url| &url.0);
-    let before = url.map(fetch::counters).transpose()?;
+    let before = url.map(|url| fetch::counters(url, None)).transpose()?;
     // A flow is a socket. If it cannot be had, that will show.
     let _ = udp::open_as_many_as_allowed();
     let stops = count_stops().map_err(Error::Signals)?;
@@ -85,13 +88,13 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
             .line(format_args!("{}", summary::heading(target, &settings)));
     }
     let outcome = prober.run()?;
-    let whereabouts = url
-        .zip(before)
-        .map(|(url, before)| match fetch::counters(url) {
-            Ok(after) => Attribution::new(&before, &after, own(&outcome))
-                .map_or(Where::StartedAnew, Where::Known),
-            Err(error) => Where::Unknown(error.to_string()),
-        });
+    let whereabouts =
+        url.zip(before)
+            .map(|(url, before)| match fetch::counters(url, Some(&stops)) {
+                Ok(after) => Attribution::new(&before, &after, own(&outcome))
+                    .map_or(Where::StartedAnew, Where::Known),
+                Err(error) => Where::Unknown(error.to_string()),
+            });
     let text = if args.json {
         json::object(target, &outcome, whereabouts.as_ref())
     } else {
@@ -108,9 +111,9 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
         screen.wipe();
     }
     screen.line(format_args!("{text}"));
-    screen.flush();
+    screen.end().map_err(Error::Output)?;
     let totals = outcome.tally.totals();
-    Ok(totals.sent == 0 || totals.loss_ratio() * 1e2 < args.max_loss)
+    Ok(totals.sent == 0 || !totals.lost_at_least(args.max_loss))
 }
 
 fn random() -> u32 {
@@ -123,6 +126,7 @@ fn random() -> u32 {
 fn own(outcome: &Outcome) -> Own {
     let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
     Own {
+        lost: totals.lost(),
         sent: totals.sent + notes.records_sent,
         came: totals.received
             + totals.duplicates

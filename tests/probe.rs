@@ -12,6 +12,8 @@
 
 mod harness;
 
+#[path = "probe/attribution.rs"]
+mod attribution;
 #[path = "probe/measuring.rs"]
 mod measuring;
 #[path = "probe/picture.rs"]

@@ -1,5 +1,7 @@
 //! Where the missing were lost, by what the daemon counted meanwhile.
 
+use std::cmp::Reverse;
+
 /// What a daemon's metrics say.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counters {
@@ -17,16 +19,22 @@ pub struct Counters {
 #[error("no metrics of a udp-echo there")]
 pub struct NoMetrics;
 
-/// What the client itself counted, requests and records alike.
+/// What the client itself counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Own {
-    /// Datagrams that were sent.
+    /// Requests without a reply.
+    pub lost: u64,
+    /// Datagrams that were sent, requests and records alike.
     pub sent: u64,
     /// Datagrams that came back.
     pub came: u64,
 }
 
-/// Where datagrams were lost.
+/// Where requests were lost, or their replies. All places together are never more than the lost.
+///
+/// The metrics tell datagrams of all kinds: where a request and the record after it are lost at the
+/// same place, or others use the daemon too, they tell more than the lost, and each place has its
+/// share of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribution {
     /// On the way there.
@@ -37,7 +45,7 @@ pub struct Attribution {
     pub server_refused: u64,
     /// On the way back; those too that the daemon could not send.
     pub downlink: u64,
-    /// Of the latter, those that it could not send.
+    /// Of all that the daemon was to send meanwhile, what it could not send.
     pub unsent: u64,
     /// How many more the daemon's host got than were sent from here: others send too, and the
     /// figures are not exact.
@@ -90,15 +98,50 @@ impl Attribution {
         let since = after.since(before)?;
         let [echoed, unsent] = [since.echoed, since.send_errors].map(whole);
         let got = whole(since.received).saturating_add(whole(since.drops));
+        let [uplink, server_drops, server_refused, downlink] = shares(
+            own.lost,
+            [
+                own.sent.saturating_sub(got),
+                whole(since.drops),
+                whole(since.refused),
+                echoed.saturating_add(unsent).saturating_sub(own.came),
+            ],
+        );
         Some(Self {
-            uplink: own.sent.saturating_sub(got),
-            server_drops: whole(since.drops),
-            server_refused: whole(since.refused),
-            downlink: echoed.saturating_add(unsent).saturating_sub(own.came),
+            uplink,
+            server_drops,
+            server_refused,
+            downlink,
             unsent,
             of_others: got.saturating_sub(own.sent),
         })
     }
+
+    /// How many of the lost it tells the place of.
+    pub fn told(&self) -> u64 {
+        self.uplink + self.server_drops + self.server_refused + self.downlink
+    }
+}
+
+/// The counts, or their shares of `whole` if they are more than that together (by the largest
+/// remainders).
+fn shares<const PLACES: usize>(whole: u64, counts: [u64; PLACES]) -> [u64; PLACES] {
+    let [whole, sum] = [
+        u128::from(whole),
+        counts.iter().copied().map(u128::from).sum(),
+    ];
+    if sum <= whole {
+        return counts;
+    }
+    let product = |place: usize| u128::from(counts[place]) * whole;
+    let mut places: [usize; PLACES] = std::array::from_fn(|place| place);
+    places.sort_by_key(|place| Reverse(product(*place) % sum));
+    let rounded_down: u128 = (0..PLACES).map(|place| product(place) / sum).sum();
+    let mut shares = std::array::from_fn(|place| product(place) / sum);
+    for place in places.into_iter().take((whole - rounded_down) as usize) {
+        shares[place] += 1;
+    }
+    shares.map(|share| u64::try_from(share).unwrap_or(u64::MAX))
 }
 
 #[expect(
@@ -112,6 +155,8 @@ fn whole(count: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn counters(received: u32, echoed: u32, drops: u32, refused: u32) -> Counters {
@@ -131,7 +176,7 @@ mod tests {
     #[test]
     fn each_datagram_that_is_missing_is_missing_somewhere() {
         let (before, after) = (counters(1000, 900, 5, 1), counters(1080, 970, 9, 4));
-        let own = Own { sent: 90, came: 60 };
+        let own = |lost, sent, came| Own { lost, sent, came };
         let expected = Attribution {
             uplink: 6,
             server_drops: 4,
@@ -140,11 +185,30 @@ mod tests {
             unsent: 0,
             of_others: 0,
         };
-        assert_eq!(Attribution::new(&before, &after, own), Some(expected));
-        let own = Own { sent: 80, came: 70 };
-        let attribution = Attribution::new(&before, &after, own).unwrap();
-        assert_eq!((attribution.uplink, attribution.of_others), (0, 4));
-        assert_eq!(Attribution::new(&after, &before, own), None);
+        let attribution = |own| Attribution::new(&before, &after, own).unwrap();
+        for lost in [23, 30] {
+            assert_eq!(attribution(own(lost, 90, 60)), expected);
+        }
+        let of_others = attribution(own(17, 80, 60));
+        assert_eq!((of_others.uplink, of_others.of_others), (0, 4));
+        assert_eq!(Attribution::new(&after, &before, own(0, 0, 0)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_told_than_is_missing(
+            lost in 0_u64..1000, counts: [u16; 4]
+        ) {
+            let counts = counts.map(u64::from);
+            let sum: u64 = counts.iter().sum();
+            let shares = shares(lost, counts);
+            prop_assert_eq!(shares.iter().sum::<u64>(), sum.min(lost));
+            for (share, count) in shares.into_iter().zip(counts) {
+                // Each has its part, to one.
+                let exact = count * lost.min(sum);
+                prop_assert!((share * sum).abs_diff(exact) < sum.max(1));
+            }
+        }
     }
 
     #[test]

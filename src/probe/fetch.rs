@@ -3,11 +3,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
+use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -16,6 +18,9 @@ use super::attribution::{Counters, NoMetrics};
 
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long until a stop is seen.
+const TICK: Duration = Duration::from_millis(50);
 
 /// How long a page may be, in bytes.
 const MOST: usize = 16 << 20;
@@ -39,6 +44,8 @@ enum Cause {
     Address,
     #[error("no answer within {} s", PATIENCE.as_secs())]
     Late,
+    #[error("asked to stop")]
+    Stopped,
     #[error("the answer is {0}")]
     Status(StatusCode),
     #[error("the answer is too long")]
@@ -47,18 +54,22 @@ enum Cause {
     NoMetrics(#[from] NoMetrics),
 }
 
-/// Reads them.
+/// Reads them, until `stops` counts one more who asks for the end.
 ///
 /// # Errors
 /// When nobody answers, or with something else.
-pub fn counters(url: &Uri) -> Result<Counters, Error> {
+pub fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, Error> {
     let read = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let text = runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, get(url)).await })
-            .map_err(|_| Cause::Late)??;
+        let text = runtime.block_on(async {
+            tokio::select! {
+                text = get(url) => text,
+                () = tokio::time::sleep(PATIENCE) => Err(Cause::Late),
+                () = one_more(stops) => Err(Cause::Stopped),
+            }
+        })?;
         Ok(Counters::parse(&text)?)
     };
     read().map_err(|cause| Error {
@@ -67,13 +78,23 @@ pub fn counters(url: &Uri) -> Result<Counters, Error> {
     })
 }
 
+async fn one_more(stops: Option<&AtomicU32>) {
+    let count = || stops.map_or(0, |stops| stops.load(Relaxed));
+    let before = count();
+    while count() == before {
+        tokio::time::sleep(TICK).await;
+    }
+}
+
 async fn get(url: &Uri) -> Result<String, Cause> {
     let host = url.host().ok_or(Cause::Address)?;
     let port = url.port_u16().unwrap_or(80);
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((name, port)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    // At its root a daemon has its status page.
+    let path = url.path_and_query().map(PathAndQuery::as_str);
+    let path = path.filter(|path| *path != "/").unwrap_or("/metrics");
     let authority = url.authority().map_or(host, |authority| authority.as_str());
     let request = Request::get(path)
         .header(HOST, authority)

@@ -43,6 +43,9 @@ pub fn object(target: &HostPort, outcome: &Outcome, whereabouts: Option<&Where>)
             places.add("server_drops", attribution.server_drops);
             places.add("server_refused", attribution.server_refused);
             places.add("downlink", attribution.downlink);
+            if attribution.of_others > 0 {
+                places.add("of_others", attribution.of_others);
+            }
             members.add("attribution", places.object());
         }
         Some(Where::StartedAnew | Where::Unknown(_)) => members.add("attribution", "null"),

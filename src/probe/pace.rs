@@ -28,6 +28,7 @@ pub struct Pace {
     start: Duration,
     /// How many were sent since.
     sent: u64,
+    missed: u64,
 }
 
 /// How far behind a schedule is caught up with, at least by one request: what is above was missed
@@ -43,7 +44,13 @@ impl Pace {
             frequency,
             start: Duration::ZERO,
             sent: 0,
+            missed: 0,
         }
+    }
+
+    /// How many were due and will not be caught up with.
+    pub fn missed(&self) -> u64 {
+        self.missed
     }
 
     /// How many are due, of those that can be had at all.
@@ -57,6 +64,7 @@ impl Pace {
         let few = number_in(BEHIND_BY_FEW).clamp(1, FEW);
         let most = number_in(BEHIND).max(few);
         if due > most {
+            self.missed += u64::try_from(due - most).unwrap_or(u64::MAX);
             // What is due now is the newest of what is scheduled.
             self.start = now.saturating_sub(self.after(u64::try_from(most - 1).unwrap_or(0)));
             self.sent = 0;
@@ -123,6 +131,7 @@ mod tests {
             let mut pace = pace(count, Duration::from_secs(1));
             let mut now = Duration::ZERO;
             let mut sent = 0;
+            let pauses = milliseconds.len() as u128;
             for pause in milliseconds {
                 now += Duration::from_millis(pause);
                 let due = pace.due(now);
@@ -133,8 +142,10 @@ mod tests {
                 prop_assert_eq!(pace.due(now), 0);
                 prop_assert!(pace.next() > now);
             }
-            let most = now.as_nanos() * u128::from(count) / 1_000_000_000 + 1;
-            prop_assert!(u128::from(sent) <= most);
+            // What was due by now was sent or missed, to one for each pause that began anew.
+            let all = now.as_nanos() * u128::from(count) / 1_000_000_000 + 1;
+            prop_assert!(u128::from(sent) <= all);
+            prop_assert!((u128::from(sent + pace.missed())).abs_diff(all) <= pauses);
         }
     }
 }

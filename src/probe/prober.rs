@@ -71,6 +71,8 @@ pub struct Outcome {
     pub is_plain: bool,
     /// How many records came back that a daemon in exchange mode would have taken.
     pub echoed_records: u64,
+    /// How many requests were due and not sent, as flows waited or this host had no time.
+    pub held_up: u64,
     /// How long it took.
     pub time: Duration,
 }
@@ -108,7 +110,7 @@ const BATCH: usize = 64;
 const TICK: Duration = Duration::from_millis(100);
 
 /// How long to look for duplicates of the last reply, at least; and twice the longest round trip.
-const LINGER: Duration = Duration::from_millis(50);
+const LINGER: Duration = Duration::from_millis(250);
 
 /// What a socket's receive buffer is asked to be, in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -194,6 +196,7 @@ impl<'a> Prober<'a> {
             own_drops: drops.filter_map(Result::ok).map(|(_, drops)| drops).sum(),
             is_plain: self.settings.mode != Mode::Echo && self.turns.is_plain(),
             echoed_records: self.turns.echoed_after_reply(),
+            held_up: self.pace.missed(),
             tally: self.tally,
             notes: self.notes,
             time,

@@ -14,6 +14,7 @@ pub struct Screen {
     /// Whether a line of progress is there.
     progress: bool,
     closed: bool,
+    failed: Option<io::Error>,
 }
 
 impl Screen {
@@ -25,6 +26,7 @@ impl Screen {
             out: BufWriter::new(out),
             progress: false,
             closed: false,
+            failed: None,
         }
     }
 
@@ -50,7 +52,7 @@ impl Screen {
             self.wipe();
         }
         let written = writeln!(self.out, "{line}");
-        self.note(&written);
+        self.note(written);
     }
 
     /// Writes a line in place of the last one of progress, as much of it as fits into a row, where
@@ -61,7 +63,7 @@ impl Screen {
         self.wipe();
         self.progress = true;
         let written = write!(self.out, "{line:.room$}");
-        self.note(&written);
+        self.note(written);
         self.flush();
     }
 
@@ -70,19 +72,32 @@ impl Screen {
         self.progress = false;
         if self.terminal {
             let written = write!(self.out, "\r\x1b[K");
-            self.note(&written);
+            self.note(written);
         }
     }
 
     /// Shows what was written.
     pub fn flush(&mut self) {
         let flushed = self.out.flush();
-        self.note(&flushed);
+        self.note(flushed);
     }
 
-    /// A pipe that is closed is an ordinary end; nothing can be told of any other error either.
-    fn note(&mut self, result: &io::Result<()>) {
-        self.closed |= result.is_err();
+    /// Shows what was written, for the last time.
+    ///
+    /// # Errors
+    /// Why not all could be written, unless it is that nobody reads any more: a pipe that is closed
+    /// is an ordinary end.
+    pub fn end(&mut self) -> io::Result<()> {
+        self.flush();
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    fn note(&mut self, result: io::Result<()>) {
+        let Err(error) = result else { return };
+        if !self.closed && error.kind() != io::ErrorKind::BrokenPipe {
+            self.failed = Some(error);
+        }
+        self.closed = true;
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::attribution::Attribution;
 use super::prober::{Outcome, Settings};
-use super::tally::Flow;
+use super::tally::{Flow, Totals};
 use crate::address::HostPort;
 use crate::exchange::Mode;
 
@@ -202,13 +202,29 @@ impl Summary<'_> {
                 outcome.echoed_records
             )?;
         }
-        if totals.sent > 1
-            && totals.received.abs_diff(totals.sent - totals.received) <= 1
-            && settings.mode == Mode::Echo
-        {
+        if notes.foreign > 0 {
+            write!(
+                f,
+                "\n{} datagrams came from there that are no replies: is it an echo server?",
+                notes.foreign
+            )?;
+        }
+        if settings.mode == Mode::Echo && every_second_one_is_lost(totals, settings.flows) {
             write!(
                 f,
                 "\nevery second one is lost: if the daemon is in exchange mode, use --mode exchange"
+            )?;
+        }
+        if outcome.held_up * 100 > totals.sent {
+            let why = match settings.mode {
+                Mode::Echo => "when this host had no time for them",
+                Mode::Lockstep => "while one waited for its reply",
+                Mode::Exchange => "while each flow waited for its reply: more --flows send more",
+            };
+            write!(
+                f,
+                "\nthe rate was not kept: {} requests were due {why}",
+                outcome.held_up
             )?;
         }
         if totals.too_late > 0 {
@@ -229,36 +245,42 @@ impl Summary<'_> {
     }
 
     fn whereabouts(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let lost = self.outcome.tally.totals().lost();
         let attribution = match self.whereabouts {
-            None => return Ok(()),
-            Some(Where::Known(attribution)) => attribution,
-            Some(Where::StartedAnew) => {
-                return write!(
-                    f,
-                    "\nwhere they were lost is not known: the daemon was started anew meanwhile"
-                );
-            }
-            Some(Where::Unknown(why)) => {
-                return write!(f, "\nwhere they were lost is not known: {why}");
-            }
-        };
-        let what = match self.settings.mode {
-            Mode::Echo => "requests and replies",
-            Mode::Exchange | Mode::Lockstep => "requests, replies and records",
+            Some(whereabouts) if lost > 0 => match whereabouts {
+                Where::Known(attribution) => attribution,
+                Where::StartedAnew => {
+                    return write!(
+                        f,
+                        "\nwhere they were lost is not known: the daemon was started anew meanwhile"
+                    );
+                }
+                Where::Unknown(why) => {
+                    return write!(f, "\nwhere they were lost is not known: {why}");
+                }
+            },
+            _ => return Ok(()),
         };
         write!(
             f,
-            "\nof {what}, by the daemon's metrics: {} lost on the way there, {} dropped by its \
-             host, {} refused by it, {} lost on the way back",
+            "\nof the {lost} lost, by the daemon's metrics: {} on the way there, {} dropped by its \
+             host, {} refused by it, {} on the way back",
             attribution.uplink,
             attribution.server_drops,
             attribution.server_refused,
             attribution.downlink,
         )?;
+        let rest = lost.saturating_sub(attribution.told());
+        if rest > 0 {
+            write!(
+                f,
+                ", {rest} not lost but not echoed: taken for records, or late"
+            )?;
+        }
         if attribution.unsent > 0 {
             write!(
                 f,
-                " ({} of the latter the daemon could not send: a firewall there, or no route)",
+                "\nthe daemon could not send {} datagrams: a firewall there, or no route",
                 attribution.unsent
             )?;
         }
@@ -272,6 +294,13 @@ impl Summary<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether that is what it looks like: half came, and never two in a row.
+fn every_second_one_is_lost(totals: &Totals, flows: usize) -> bool {
+    totals.sent >= 4
+        && totals.received.abs_diff(totals.lost()) <= flows as u64
+        && totals.neighbours * 10 <= totals.received
 }
 
 fn plural(count: u64) -> &'static str {

@@ -67,6 +67,8 @@ pub struct Totals {
     pub too_late: u64,
     /// Requests of which an ICMP error said that they did not get there, while they had no reply.
     pub rejected: u64,
+    /// First replies where the request of the same flow just before or after had one too.
+    pub neighbours: u64,
 }
 
 /// What a reply was.
@@ -96,6 +98,14 @@ impl Totals {
     /// Requests without a reply.
     pub fn lost(&self) -> u64 {
         self.sent - self.received
+    }
+
+    /// Whether they are so many of a hundred, or more.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    pub fn lost_at_least(&self, percent: f64) -> bool {
+        /// Neither side of the comparison is exact; no count of requests comes this close.
+        const EXACT_TO: f64 = 1e-12;
+        self.lost() as f64 * 1e2 >= percent * self.sent as f64 * (1.0 - EXACT_TO)
     }
 
     /// Their share in all.
@@ -180,6 +190,7 @@ impl Tally {
             return Came::Again { rtt, flow };
         }
         self.slot_mut(sequence).end = Pending::Replied;
+        self.totals.neighbours += u64::from(self.has_neighbour(sequence, slot.flow));
         self.totals.rejected -= u64::from(slot.end == Pending::Rejected);
         self.totals.received += 1;
         self.rtts.add(rtt);
@@ -235,6 +246,17 @@ impl Tally {
     /// When the first request was sent that [`Self::overdue`] has not told or passed over.
     pub fn next_overdue(&self) -> Option<Duration> {
         self.slot(self.unlooked).map(|slot| slot.sent_at)
+    }
+
+    /// Whether the request before or after another of a flow has a reply. Flows are used in turn, or
+    /// one for several.
+    fn has_neighbour(&self, sequence: u64, flow: u32) -> bool {
+        let flows = self.flows.len() as u64;
+        [1, flows].into_iter().any(|step| {
+            let both = [sequence.saturating_sub(step), sequence + step];
+            let mut slots = both.into_iter().filter_map(|sequence| self.slot(sequence));
+            slots.any(|slot| slot.flow == flow && slot.end == Pending::Replied)
+        })
     }
 
     fn index(&self, sequence: u64) -> usize {

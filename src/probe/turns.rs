@@ -217,6 +217,14 @@ impl Turns {
         }
     }
 
+    /// The sequence number of the request whose reply a flow waits for, if it waits.
+    pub fn asked_on(&self, flow: usize) -> Option<u64> {
+        match self.flows[flow].wait {
+            Wait::Reply { sequence, .. } => Some(sequence),
+            Wait::Not | Wait::Echo { .. } => None,
+        }
+    }
+
     /// Something on the way said that a request did not get there, so there is nothing to end.
     pub fn rejected(&mut self, flow: usize, sequence: u64) {
         match self.flows[flow].wait {

@@ -48,9 +48,9 @@ pub enum Seen {
         /// How many were sent for that request before it.
         earlier: u8,
     },
-    /// Of this run, and too damaged to tell what.
+    /// Too damaged to tell what, and of this run by its first bytes or its length.
     Damaged,
-    /// Not of this run.
+    /// Not of this run: a late reply to another one, or of what echoes nothing.
     Foreign,
 }
 
@@ -96,7 +96,13 @@ impl Run {
         let id = self.id.to_be_bytes();
         let start = &bytes[..bytes.len().min(id.len())];
         if start.is_empty() || *start != id[..start.len()] {
-            return Seen::Foreign;
+            // As long as a reply and of no run at all: it was one of this run.
+            let damaged = length == self.size && !is_of_some_run(bytes);
+            return if damaged {
+                Seen::Damaged
+            } else {
+                Seen::Foreign
+            };
         }
         if let Some(seen) = self.read_record(bytes, length) {
             return seen;
@@ -163,6 +169,17 @@ impl Run {
     }
 }
 
+/// Whether it is a whole request or record, of whatever run.
+fn is_of_some_run(bytes: &[u8]) -> bool {
+    let Some((id, rest)) = bytes.split_first_chunk() else {
+        return false;
+    };
+    let run = Run::new(u32::from_be_bytes(*id), bytes.len());
+    let sequence = rest.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+    run.read_record(bytes, bytes.len()).is_some()
+        || sequence.is_some_and(|sequence| bytes.starts_with(&run.header(sequence)))
+}
+
 /// `SplitMix64`.
 fn next(random: &mut u64) -> u64 {
     *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -217,8 +234,7 @@ mod tests {
             let bit = bit % (size * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             let expected = match bit / 8 {
-                0..4 => Seen::Foreign,
-                4..16 => Seen::Damaged,
+                0..16 => Seen::Damaged,
                 _ => Seen::Reply { sequence, change: Change::Other },
             };
             prop_assert_eq!(read(run, &bytes), expected);
@@ -232,6 +248,18 @@ mod tests {
             let record = run.record(sequence, earlier, 3, Some(Duration::from_millis(5)));
             prop_assert_eq!(read(run, &record.encode()), Seen::Record { sequence, earlier });
             prop_assert_eq!(read(Run::new(!id, size), &record.encode()), Seen::Foreign);
+        }
+
+        #[test]
+        fn what_is_as_long_as_a_request_is_one_that_was_damaged_or_another_runs(
+            id: u32, other: u32, sequence in 1_u64..1 << 40, mut bytes: [u8; 64], length in 0_usize..64
+        ) {
+            let [run, other] = [id, other].map(|id| Run::new(id, 64));
+            bytes[0] = !id.to_be_bytes()[0];
+            prop_assert_eq!(read(run, &bytes), Seen::Damaged);
+            prop_assert_eq!(read(run, &bytes[..length]), Seen::Foreign);
+            prop_assume!(run != other);
+            prop_assert_eq!(read(run, &request(other, sequence)), Seen::Foreign);
         }
 
         #[test]

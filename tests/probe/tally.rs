@@ -159,3 +159,24 @@ fn a_timestamp_from_before_the_request_gives_way_to_the_clock() {
     };
     assert_eq!(came, expected);
 }
+
+#[test]
+fn so_many_of_a_hundred_are_lost_exactly_from_there_on() {
+    for sent in 1..=400_u32 {
+        let mut tally = Tally::new(1, 1);
+        (0..sent).for_each(|_| tally.sent(0, Duration::ZERO));
+        for tenths in 1..=1000_u32 {
+            let percent = f64::from(tenths) / 10.0;
+            let mut totals = *tally.totals();
+            for lost in [sent * tenths / 1000, (sent * tenths).div_ceil(1000)] {
+                totals.received = u64::from(sent - lost);
+                let exactly = lost * 1000 >= sent * tenths;
+                assert_eq!(
+                    totals.lost_at_least(percent),
+                    exactly,
+                    "{lost} of {sent}, {percent}"
+                );
+            }
+        }
+    }
+}

@@ -183,7 +183,7 @@ fn where_nobody_listens_it_says_so_and_does_not_wait() {
 fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
     let daemon = Daemon::start(&[]);
     let http = daemon.http.unwrap();
-    let page = format!("--metrics-url=http://{http}/");
+    let page = format!("--metrics-url=http://{http}/-/healthy");
     let missing = format!("--metrics-url=http://{http}/nothing");
     let local = daemon.address().to_string();
     for (target, args, said) in [
@@ -378,7 +378,6 @@ fn an_output_that_is_closed_is_an_ordinary_end() {
     for script in [
         "timeout 20 \"$0\" probe \"$1\" --interval=0.01 | head -n 3 >/dev/null; exit ${PIPESTATUS[0]}",
         "timeout 20 \"$0\" probe \"$1\" --count=2 --interval=0.01 >&-",
-        "timeout 20 \"$0\" probe \"$1\" --count=2 --interval=0.01 >/dev/full",
         "timeout 20 \"$0\" probe --help | true",
     ] {
         let mut command = Command::new("bash");
@@ -386,6 +385,40 @@ fn an_output_that_is_closed_is_an_ordinary_end() {
         let (status, _, err) = ended(command.arg(target.to_string()));
         assert_eq!((status, err.as_str()), (0, ""), "{script}");
     }
+}
+
+#[test]
+fn an_output_that_takes_no_more_is_status_1_and_said() {
+    let daemon = Daemon::start(&[]);
+    for form in ["--json", "--quiet", ""] {
+        let script = format!("\"$0\" probe \"$1\" --count=2 --interval=0.01 {form} >/dev/full");
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).arg(program().get_program());
+        let (status, _, err) = ended(command.arg(daemon.address().to_string()));
+        let said =
+            "udp-echo: cannot write to standard output: No space left on device (os error 28)\n";
+        assert_eq!((status, err.as_str()), (1, said), "{form}");
+    }
+}
+
+#[test]
+fn of_rate_and_interval_the_one_on_the_command_line_counts() {
+    let daemon = Daemon::start(&[]);
+    let run = |variables: &[(&str, &str)], args: &str| {
+        let mut command = probe(daemon.address(), &format!("--count=1 {args}"));
+        ended(command.envs(variables.iter().copied()))
+    };
+    let (rate, interval) = (("UDP_ECHO_RATE", "123"), ("UDP_ECHO_INTERVAL", "0.007"));
+    for (variables, args, said) in [
+        (rate, "--interval=0.007", "one every 7ms"),
+        (interval, "--rate=123", "123 a second"),
+    ] {
+        let (status, out, _) = run(&[variables], args);
+        assert!(status == 0 && out.contains(said), "{out}");
+    }
+    let (status, _, err) = run(&[rate, interval], "");
+    assert_eq!(status, 2);
+    assert!(err.contains("UDP_ECHO_RATE UDP_ECHO_INTERVAL"), "{err}");
 }
 
 #[test]

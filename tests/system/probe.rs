@@ -1,7 +1,10 @@
 //! The client where networks and other people's reflectors are.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::harness::{DEADLINE, program, run};
 use crate::namespace::Namespace;
@@ -49,6 +52,34 @@ fn a_firewall_that_rejects_is_told_in_words() {
     assert_eq!(status, 1, "{out}");
     let words = "nobody listens on [fd77::1]:9998 (ICMPv6 port unreachable from fd77::1)";
     assert!(out.contains(words), "{out}");
+}
+
+#[test]
+#[ignore = "needs root, for raw sockets; .ci/run runs it"]
+fn a_rejection_that_quotes_no_more_than_it_has_to_is_told_too() {
+    let (server, clients) = Namespace::pair();
+    let (firewall, icmp) = server.inside(|| {
+        let icmp = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4));
+        (UdpSocket::bind(REFLECTOR).unwrap(), icmp.unwrap())
+    });
+    firewall.set_read_timeout(Some(DEADLINE)).unwrap();
+    for mode in ["--mode=exchange --wait=60", "--mode=echo --wait=0.3"] {
+        let args = format!("{mode} --count=3 --interval=0.1");
+        let child = started(&clients, REFLECTOR, &args);
+        for _ in 0..3 {
+            let (length, peer) = firewall.recv_from(&mut [0; 65]).unwrap();
+            assert_eq!(length, 64);
+            let to: SocketAddr = "10.77.0.2:0".parse().unwrap();
+            icmp.send_to(&prohibited(peer.port()), &to.into()).unwrap();
+        }
+        let out = child.wait_with_output().unwrap();
+        let words = "3 of them: 10.77.0.1:9999 cannot be reached: a firewall rejects it (ICMP \
+                     administratively prohibited from 10.77.0.1)";
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(text.contains(words), "{mode}: {text}");
+        assert!(text.contains("3 sent, 0 received, 3 lost"), "{text}");
+        assert_eq!(out.status.code(), Some(1));
+    }
 }
 
 #[test]
@@ -209,6 +240,24 @@ fn records_back(host: &Namespace) -> u64 {
     let rules = host.shell("nft list table inet t");
     let count = rules.split("counter packets ").nth(1).unwrap();
     count.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// An ICMP message that a request from a port of 10.77.0.2 is prohibited, with the IP header and the
+/// UDP header of it, which is all that RFC 792 asks for.
+fn prohibited(port: u16) -> Vec<u8> {
+    let mut packet = vec![3, 13, 0, 0, 0, 0, 0, 0];
+    packet.extend([0x45, 0, 0, 92, 0, 0, 0, 0, 64, 17, 0, 0]);
+    packet.extend([10, 77, 0, 2, 10, 77, 0, 1]);
+    packet.extend([port, 9999, 72, 0].map(u16::to_be_bytes).concat());
+    // The checksum of RFC 1071.
+    let words = packet
+        .chunks(2)
+        .map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let sum: u32 = words.map(u32::from).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let sum = u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    packet[2..4].copy_from_slice(&(!sum).to_be_bytes());
+    packet
 }
 
 /// A set of source ports, a chain, and a rule of its.

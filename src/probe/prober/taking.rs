@@ -118,14 +118,20 @@ impl Prober<'_> {
         let mut any = false;
         while let Some(rejection) = self.flows[flow].take_rejection() {
             any = true;
-            let Seen::Reply { sequence, .. } =
-                self.run.read(&rejection.bytes, rejection.bytes.len())
-            else {
-                // About a record, or so little came back that it cannot be told.
-                continue;
+            let bytes = &rejection.bytes;
+            let sequence = match self.run.read(bytes, bytes.len()) {
+                Seen::Reply { sequence, .. } => Some(sequence),
+                // Nothing of it has to come back (RFC 792): then it is about what the flow waits for.
+                _ if bytes.len() < HEADER_BYTES => self.turns.asked_on(flow),
+                _ => continue,
             };
+            match sequence {
+                Some(sequence) => self.rejected(sequence),
+                None if self.turns.is_plain() => {}
+                // About a record.
+                None => continue,
+            }
             self.trouble(Trouble::from(&rejection));
-            self.rejected(sequence);
         }
         any
     }
