@@ -1,9 +1,13 @@
 //! What it measures: against the daemon in all modes, and reflectors that misbehave by a script.
 
+use std::net::UdpSocket;
+use std::thread;
+use std::time::Duration;
+
 use serde_json::{Value, json as object};
 
-use crate::harness::Daemon;
-use crate::reflectors::{Reflector, counts, ended, json, probe, sequence};
+use crate::harness::{DEADLINE, Daemon, wait_until};
+use crate::reflectors::{Reflector, counts, ended, json, probe, sequence, started, told};
 
 #[test]
 fn the_daemon_answers_every_request_in_each_of_its_modes() {
@@ -166,6 +170,25 @@ fn what_the_daemon_cuts_is_corrupted_and_the_option_is_named() {
     assert!(out.contains("1024 bytes from "), "{out}");
     let hint = "replies are cut to 1024 bytes: --max-datagram of the daemon";
     assert!(out.contains(hint), "{out}");
+}
+
+#[test]
+fn a_duplicate_shortly_after_the_last_reply_is_seen() {
+    let reflector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    reflector.set_read_timeout(Some(DEADLINE)).unwrap();
+    let target = reflector.local_addr().unwrap();
+    // On a machine that has no time for it, it may come later than that.
+    wait_until("it is seen", || {
+        let child = started(&mut probe(target, "--mode=echo --count=1 --json"));
+        let mut bytes = [0; 64];
+        let (_, peer) = reflector.recv_from(&mut bytes).unwrap();
+        reflector.send_to(&bytes, peer).unwrap();
+        thread::sleep(Duration::from_millis(150));
+        let _ = reflector.send_to(&bytes, peer);
+        let (_, out, _) = told(child.wait_with_output().unwrap());
+        let seen: Value = serde_json::from_str(&out).unwrap();
+        seen["duplicates"] == 1
+    });
 }
 
 #[test]
