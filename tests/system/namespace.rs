@@ -41,13 +41,31 @@ impl Namespace {
             namespace.shell(&format!("ip address add fd77::{number}/64 dev eth0 nodad"));
             namespace.shell("ip link set eth0 up");
         }
-        for namespace in [&left, &right] {
-            wait_until("the cable is in use", || {
-                let routes = namespace.shell("ip -6 route show table all dev eth0");
-                routes.contains("local fe80::") && routes.contains("multicast ff00::/8")
-            });
+        for (namespace, number) in [(&left, 1), (&right, 2)] {
+            let own = format!("local fd77::{number} ");
+            namespace.wait_for_routes(&["local fe80::", "multicast ff00::/8", &own]);
         }
         (left, right)
+    }
+
+    /// One more address for its end of the cable.
+    pub fn add_address(&self, address: &str) {
+        if address.contains(':') {
+            self.shell(&format!("ip address add {address} dev eth0 nodad"));
+            let (address, _) = address.split_once('/').unwrap();
+            self.wait_for_routes(&[&format!("local {address} ")]);
+        } else {
+            self.shell(&format!("ip address add {address} dev eth0"));
+        }
+    }
+
+    /// Waits until the cable is in use: an IPv6 address is heard only when a thread of the kernel had
+    /// time for it (net/ipv6/addrconf.c, `addrconf_dad_work`), and that is when it has its route.
+    fn wait_for_routes(&self, expected: &[&str]) {
+        wait_until("the cable is in use", || {
+            let routes = self.shell("ip -6 route show table all dev eth0");
+            expected.iter().all(|route| routes.contains(route))
+        });
     }
 
     /// Runs a line of shell in it.

@@ -99,7 +99,7 @@ fn replies_without_a_route_are_counted_by_the_name_of_the_error() {
         ("throw", "ENETUNREACH"),
     ] {
         let (server, clients) = Namespace::pair();
-        clients.shell("ip address add 10.77.0.3/24 dev eth0");
+        clients.add_address("10.77.0.3/24");
         let daemon = server.daemon(&["--listen=10.77.0.1:9999", "--mode=echo"]);
         let lost = clients.client("10.77.0.2:0", daemon.address());
         let good = clients.client("10.77.0.3:0", daemon.address());
@@ -257,9 +257,7 @@ fn a_reply_leaves_from_the_address_that_was_asked_on_a_host_of_many() {
         "fd77::11/64",
         "fd88::1/128",
     ] {
-        server.shell(&format!(
-            "ip address add {address} dev eth0 $(echo {address} | grep -q : && echo nodad)"
-        ));
+        server.add_address(address);
     }
     clients.shell("ip route add 10.88.0.1 via 10.77.0.1");
     clients.shell("ip route add fd88::1 via fd77::1");

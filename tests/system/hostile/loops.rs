@@ -275,8 +275,8 @@ fn echo_and_chargen_servers_get_one_reply_in_exchange_mode_and_none_on_their_own
 /// A host of two addresses of each family, and another beside it.
 fn with_second_addresses() -> (Namespace, Namespace) {
     let (host, net) = Namespace::pair();
-    host.shell("ip address add 10.77.0.11/24 dev eth0");
-    host.shell("ip address add fd77::11/64 dev eth0 nodad");
+    host.add_address("10.77.0.11/24");
+    host.add_address("fd77::11/64");
     // Linux itself drops IPv4 datagrams from the network that claim to be from this host, unless
     // told not to. It lets IPv6 ones in.
     host.shell("sysctl -qw net.ipv4.conf.all.accept_local=1 net.ipv4.conf.eth0.accept_local=1");
