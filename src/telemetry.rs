@@ -145,15 +145,26 @@ pub fn last_line(line: &dyn fmt::Display) {
     // A String takes it all.
     let _ = write!(Escaped(&mut text), "{line}");
     text.push('\n');
+    let text: Arc<str> = text.into();
     let (written, wait) = mpsc::sync_channel(1);
-    let write = move || {
-        // There is no other place to say so.
-        let _ = io::stderr().write_all(text.as_bytes());
-        let _ = written.send(());
+    let write = {
+        let text = Arc::clone(&text);
+        move || {
+            write_out(&text);
+            let _ = written.send(());
+        }
     };
     if thread::Builder::new().spawn(write).is_ok() {
         let _ = wait.recv_timeout(LAST_LINE);
+    } else {
+        // That there is no thread to be had may be what the line is about.
+        write_out(&text);
     }
+}
+
+fn write_out(text: &str) {
+    // There is no other place to say so.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Whether standard error leads to the journal: `JOURNAL_STREAM` names its device and inode

@@ -32,6 +32,8 @@ mod recipe;
 mod repeats;
 #[path = "daemon/running.rs"]
 mod running;
+#[path = "daemon/scarce.rs"]
+mod scarce;
 #[path = "daemon/unread.rs"]
 mod unread;
 #[path = "daemon/usage.rs"]
