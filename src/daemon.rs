@@ -25,6 +25,7 @@ use crate::cli::Args;
 use crate::exchange::{Admission, End, LEAK, Limits, Settings};
 use crate::http::{self, Site};
 use crate::metrics::{Counts, Metrics, Sources};
+use crate::runtime;
 use crate::systemd::{self, HandedOverError, Manager, Role};
 use crate::telemetry::Log;
 use crate::throttle::Throttle;
@@ -93,13 +94,10 @@ impl Error {
 pub fn run(args: &Args, inherited: Inherited, log: &Log) -> Result<(), Error> {
     let started = (now(), today());
     let Sockets { echo, http } = Sockets::open(args, inherited)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|cause| Error::Start {
-            what: "the runtime",
-            cause,
-        })?;
+    let runtime = runtime::new().map_err(|cause| Error::Start {
+        what: "the runtime",
+        cause,
+    })?;
     runtime.block_on(serve(args, started, echo, http, log))
 }
 

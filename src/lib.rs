@@ -6,7 +6,7 @@
 //! - [`metrics`]: every metric, declared once.
 //! - [`probe`]: the client.
 //! - [`throttle`]: warnings that repeat.
-//! - [`address`], [`cli`], [`http`], [`systemd`], [`telemetry`]: one thing each.
+//! - [`address`], [`cli`], [`http`], [`runtime`], [`systemd`], [`telemetry`]: one thing each.
 //! - [`daemon`]: all of them put together.
 
 pub mod address;
@@ -17,6 +17,7 @@ pub mod http;
 pub mod metrics;
 pub mod probe;
 pub mod record;
+pub mod runtime;
 pub mod systemd;
 pub mod telemetry;
 pub mod throttle;

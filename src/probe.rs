@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::address::ResolveError;
 use crate::cli::{ProbeArgs, Target};
-use crate::udp;
+use crate::{runtime, udp};
 use attribution::{Attribution, Own};
 use prober::{Outcome, Prober, Settings};
 use screen::Screen;
@@ -140,9 +140,7 @@ fn own(outcome: &Outcome) -> Own {
 /// Counts SIGINT and SIGTERM, on a thread of its own.
 fn count_stops() -> io::Result<Arc<AtomicU32>> {
     let stops = Arc::new(AtomicU32::new(0));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime::new()?;
     let entered = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

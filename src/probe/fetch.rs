@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::attribution::{Counters, NoMetrics};
+use crate::runtime;
 
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,10 +61,7 @@ enum Cause {
 /// When nobody answers, or with something else.
 pub fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, Error> {
     let read = || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let text = runtime.block_on(async {
+        let text = runtime::new()?.block_on(async {
             tokio::select! {
                 text = get(url) => text,
                 () = tokio::time::sleep(PATIENCE) => Err(Cause::Late),

@@ -1,7 +1,10 @@
 //! A start where the system has little to give.
 
-use crate::harness::program;
-use crate::usage::assert_cannot_start;
+use std::ops::RangeInclusive;
+use std::process::Command;
+
+use crate::harness::{Daemon, program};
+use crate::usage::{assert_cannot_start, ended};
 
 #[test]
 fn without_a_thread_to_be_had_it_says_so_all_the_same() {
@@ -15,4 +18,41 @@ fn without_a_thread_to_be_had_it_says_so_all_the_same() {
         command.args(args).env("RUST_MIN_STACK", &stack);
         assert_cannot_start(&command, what, "Resource temporarily unavailable");
     }
+}
+
+#[test]
+fn with_few_descriptors_it_serves_or_says_that_they_are_too_few() {
+    let until_quiet = "--mode=echo --timeout=1ms --exit-on=timeout --log=off --listen=127.0.0.1:0";
+    let one = format!("{until_quiet} --metrics-listen=127.0.0.1:0");
+    let many = format!("{until_quiet} --metrics-listen=none --workers=24");
+    assert_serves_or_says_why(4..=16, &one);
+    assert_serves_or_says_why(26..=36, &many);
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let probe = format!("probe --count=1 --wait=10s {}", daemon.address());
+    assert_serves_or_says_why(4..=16, &probe);
+    let url = format!("--metrics-url=http://{}/metrics", daemon.http.unwrap());
+    assert_serves_or_says_why(4..=16, &format!("{probe} {url}"));
+}
+
+/// From a limit of descriptors that is too low to one that is not.
+fn assert_serves_or_says_why(limits: RangeInclusive<u32>, args: &str) {
+    let statuses = limits.map(|limit| {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}"));
+        command.arg(program().get_program()).args(args.split(' '));
+        let (status, _, stderr) = ended(&command);
+        let lines = stderr.lines().count();
+        match status {
+            Some(0) => assert_eq!(lines, 0, "{limit} {args}: {stderr}"),
+            Some(1) => assert!(
+                lines == 1 && stderr.contains("Too many open files"),
+                "{limit} {args}: {stderr}"
+            ),
+            _ => panic!("{limit} {args}: {status:?}: {stderr}"),
+        }
+        status
+    });
+    let mut statuses: Vec<_> = statuses.collect();
+    statuses.dedup();
+    assert_eq!(statuses, [Some(1), Some(0)], "{args}");
 }

@@ -325,7 +325,7 @@ fn an_output_that_is_closed_does_not_panic() {
 }
 
 /// Runs a command that is expected to end; should it serve instead, not for ever.
-fn ended(command: &Command) -> (Option<i32>, String, String) {
+pub(crate) fn ended(command: &Command) -> (Option<i32>, String, String) {
     let mut bounded = Command::new("timeout");
     bounded
         .arg("20")
