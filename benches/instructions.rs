@@ -191,7 +191,7 @@ impl Scenario {
                 Arc::new(Limits::new(now, LEAK, rate, rate))
             }),
         };
-        let mut core = Exchange::new(settings, now);
+        let mut core = Exchange::new(settings, now).expect("there is memory");
         for number in 0..self.owing {
             core.datagram(&datagram(now, peer(self.peers + number, PORT), HELLO), now);
             core.replies_sent();

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::address::ResolveError;
 use crate::cli::Args;
-use crate::exchange::{Admission, End, LEAK, Limits, Settings};
+use crate::exchange::{Admission, End, Exchange, LEAK, Limits, NoMemory, Settings};
 use crate::http::{self, Site};
 use crate::metrics::{Counts, Metrics, Sources};
 use crate::runtime;
@@ -60,6 +60,8 @@ pub enum Error {
         what: &'static str,
         cause: io::Error,
     },
+    #[error("cannot start a worker: {0}; --max-peers asks for fewer")]
+    Peers(#[from] NoMemory),
     #[error(transparent)]
     HandedOverNames(#[from] HandedOverError),
     #[error("socket {descriptor}, handed over as {role}, {problem}")]
@@ -139,20 +141,18 @@ async fn serve(
         ready: AtomicBool::new(false),
         history: History::default(),
     });
+    let settings = settings(args, &sockets, epoch);
+    // All that may be too much, before any of them answers.
+    let exchanges: Vec<_> = sockets
+        .iter()
+        .map(|_| Exchange::new(settings.clone(), now()))
+        .collect::<Result<_, _>>()?;
     log_start(args, &sockets, &site);
 
     let (ended, mut endings) = mpsc::unbounded_channel();
-    let settings = settings(args, &sockets, epoch);
-    for index in 0..sockets.len() {
-        spawn(
-            args,
-            settings.clone(),
-            index,
-            &sockets,
-            &shared,
-            ended.clone(),
-        )
-        .map_err(starting("a worker thread"))?;
+    for (index, exchange) in exchanges.into_iter().enumerate() {
+        spawn(args, exchange, index, &sockets, &shared, ended.clone())
+            .map_err(starting("a worker thread"))?;
     }
     drop(ended);
     let (stop_http, stopping) = watch::channel(false);
@@ -273,7 +273,7 @@ fn settings(args: &Args, sockets: &[Arc<Socket>], epoch: Instant) -> Settings {
 /// Starts the thread of a worker, which says when it ends.
 fn spawn(
     args: &Args,
-    settings: Settings,
+    exchange: Exchange,
     index: usize,
     sockets: &[Arc<Socket>],
     shared: &Arc<Shared>,
@@ -289,7 +289,7 @@ fn spawn(
     thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
-            let run = || Worker::new(socket, settings, options, counts, shared).run();
+            let run = || Worker::new(socket, exchange, options, counts, shared).run();
             let stopped = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Stopped::Panicked);
             // Nobody listens any more when the daemon did not wait for the end.
             let _ = ended.send((index, stopped));

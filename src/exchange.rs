@@ -22,7 +22,7 @@ use std::time::Instant;
 pub use admission::{Admission, Refusal};
 pub use burst::{Burst, Together};
 pub use limit::{BUCKETS, LEAK, Limits, Rate};
-pub use peers::{BYTES_PER_PEER, SLACK};
+pub use peers::{BYTES_PER_PEER, NoMemory, SLACK};
 use peers::{Peers, Place};
 pub use settings::{End, ExitOn, Mode, Settings, Timeout};
 
@@ -135,20 +135,28 @@ pub struct Exchange {
 
 impl Exchange {
     /// A new exchange, in which nobody owes anything and the socket is quiet from `now` on.
-    pub fn new(settings: Settings, now: Instant) -> Self {
+    ///
+    /// # Errors
+    /// When there is no memory for so many peers.
+    pub fn new(settings: Settings, now: Instant) -> Result<Self, NoMemory> {
         let owing = match settings.mode {
-            Mode::Exchange => Owing::Each(Peers::new(settings.max_peers, RandomState::new())),
+            Mode::Exchange => Owing::Each(Peers::new(settings.max_peers, RandomState::new())?),
             Mode::Lockstep => Owing::Whoever(false),
             Mode::Echo => Owing::Nobody,
         };
-        Self {
+        Ok(Self {
             settings,
             owing,
             quiet_since: now,
             unsent_since: None,
             totals: Totals::default(),
             random: RandomState::new().build_hasher().finish() | 1,
-        }
+        })
+    }
+
+    /// How it goes.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// How many peers owe a record.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{Level, enabled, warn};
 
-use crate::exchange::{End, Exchange, SLACK, Settings};
+use crate::exchange::{End, Exchange, SLACK};
 use crate::metrics::Counts;
 use crate::record::Record;
 use crate::udp::{Batch, Socket, Wait};
@@ -105,14 +105,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker for `socket`. To be made on the thread that runs it, so that its memory is near.
+    /// A worker for `socket`, and for the exchange of those who send to it. To be made on the
+    /// thread that runs it, so that its memory is near.
     pub fn new(
         socket: Arc<Socket>,
-        settings: Settings,
+        exchange: Exchange,
         options: Options,
         counts: Arc<Counts>,
         shared: Arc<Shared>,
     ) -> Self {
+        let settings = exchange.settings();
         // Where a datagram can end the daemon, those behind it stay in the socket, for whoever
         // has it next.
         let ends = settings.exit_on.empty || settings.exit_on.decode_error;
@@ -125,8 +127,9 @@ impl Worker {
         let now = now();
         Self {
             batch: Batch::new(slots, slot_bytes, &socket),
-            exchange: Exchange::new(settings, now),
-            attention: Attention::new(now),
+            // From when the exchange was made: none of its time has passed unseen.
+            attention: Attention::new(exchange.quiet_since()),
+            exchange,
             socket,
             options,
             answered: Vec::with_capacity(BATCH),
@@ -134,7 +137,8 @@ impl Worker {
             counts,
             shared,
             received_at: now,
-            receive_timeout: Duration::ZERO,
+            // It waits for ever as yet.
+            receive_timeout: Duration::MAX,
             look_again: false,
             verbose: false,
         }

@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use udp_echo::exchange::{Admission, ExitOn, LEAK, Limits, Mode, Rate, Settings, Timeout};
+use udp_echo::exchange::{
+    Admission, Exchange, ExitOn, LEAK, Limits, Mode, Rate, Settings, Timeout,
+};
 use udp_echo::metrics::Counts;
 use udp_echo::udp::{Options, Socket};
 use udp_echo::worker::{self, Shared, Warnings, Worker};
@@ -113,7 +115,8 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
                 busy_poll: Duration::ZERO,
                 timestamps: true,
             };
-            let worker = Worker::new(socket, settings, options, counts, shared);
+            let exchange = Exchange::new(settings, Instant::now()).unwrap();
+            let worker = Worker::new(socket, exchange, options, counts, shared);
             let before = ALLOCATIONS.get();
             let _ = worker.run();
             ALLOCATIONS.get() - before

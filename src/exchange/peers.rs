@@ -37,6 +37,11 @@ pub const BYTES_PER_PEER: usize = size_of::<Entry>() + 2 * size_of::<Link>();
 /// How many more peers there may be while it is unknown whose replies can be sent: a batch.
 pub const SLACK: usize = 64;
 
+/// A table that cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no memory for a table of {0} peers")]
+pub struct NoMemory(NonZeroU32);
+
 /// The bounded table. `S` keys the hash, so that nobody outside can aim at one bucket.
 #[derive(Debug)]
 pub(super) struct Peers<S> {
@@ -52,18 +57,31 @@ pub(super) struct Peers<S> {
 
 impl<S: BuildHasher> Peers<S> {
     /// An empty table for at most `capacity` peers.
-    pub(super) fn new(capacity: NonZeroU32, hasher: S) -> Self {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn new(capacity: NonZeroU32, hasher: S) -> Result<Self, NoMemory> {
+        let no_memory = NoMemory(capacity);
         let capacity = capacity.get() as usize;
-        Self {
-            entries: Vec::with_capacity(capacity + SLACK),
+        let (slots, buckets) = (capacity + SLACK, capacity.next_power_of_two());
+        // Memory that is zero untouched cannot be asked for without an abort where there is none:
+        // what the buckets take is asked for with the entries, and given back for them.
+        let buckets_in_slots = (buckets * size_of::<Link>()).div_ceil(size_of::<Entry>());
+        let mut entries = Vec::new();
+        entries
+            .try_reserve_exact(slots + buckets_in_slots)
+            .map_err(|_| no_memory)?;
+        entries.shrink_to(slots);
+        Ok(Self {
+            entries,
             capacity,
-            buckets: vec![None; capacity.next_power_of_two()].into_boxed_slice(),
+            buckets: vec![None; buckets].into_boxed_slice(),
             free: None,
             oldest: None,
             newest: None,
             length: 0,
             hasher,
-        }
+        })
     }
 
     /// How many peers are in the table.

@@ -33,7 +33,7 @@ impl Daemon {
     pub(super) fn new(settings: &Settings) -> Self {
         let now = Instant::now();
         Self {
-            core: Exchange::new(settings.clone(), now),
+            core: Exchange::new(settings.clone(), now).unwrap(),
             now,
             unsent: Vec::new(),
             received: 0,

@@ -22,7 +22,7 @@ fn without_a_thread_to_be_had_it_says_so_all_the_same() {
 
 #[test]
 fn with_few_descriptors_it_serves_or_says_that_they_are_too_few() {
-    let until_quiet = "--mode=echo --timeout=1ms --exit-on=timeout --log=off --listen=127.0.0.1:0";
+    let until_quiet = "--mode=echo --timeout=1ns --exit-on=timeout --log=off --listen=127.0.0.1:0";
     let one = format!("{until_quiet} --metrics-listen=127.0.0.1:0");
     let many = format!("{until_quiet} --metrics-listen=none --workers=24");
     assert_serves_or_says_why(4..=16, &one);
@@ -32,6 +32,19 @@ fn with_few_descriptors_it_serves_or_says_that_they_are_too_few() {
     assert_serves_or_says_why(4..=16, &probe);
     let url = format!("--metrics-url=http://{}/metrics", daemon.http.unwrap());
     assert_serves_or_says_why(4..=16, &format!("{probe} {url}"));
+}
+
+#[test]
+fn without_memory_for_the_peers_it_says_so_before_it_says_that_it_serves() {
+    for (workers, limit) in [("1", 1_000_000_000_u64), ("2", 2_000_000_000)] {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--as={limit}"));
+        command.arg(program().get_program());
+        command.args(["--listen=127.0.0.1:0", "--metrics-listen=none"]);
+        command.args(["--max-peers=16777216", "--workers", workers, "--log=warn"]);
+        let what = "cannot start a worker";
+        assert_cannot_start(&command, what, "no memory for a table of 16777216 peers");
+    }
 }
 
 /// From a limit of descriptors that is too low to one that is not.

@@ -59,7 +59,7 @@ impl World {
             run: Run::new(0xabcd_ef01, 32),
             tally: Tally::new(1, 1 << 12),
             turns: Turns::new(Mode::Exchange, 1, WAIT),
-            daemon: Exchange::new(settings, start),
+            daemon: Exchange::new(settings, start).unwrap(),
             start,
             now: Duration::ZERO,
             delay,
