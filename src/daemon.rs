@@ -27,7 +27,7 @@ use crate::http::{self, Site};
 use crate::metrics::{Counts, Metrics, Sources};
 use crate::runtime;
 use crate::systemd::{self, HandedOverError, Manager, Role};
-use crate::telemetry::Log;
+use crate::telemetry::{LAST_LINES, Log};
 use crate::throttle::Throttle;
 use crate::udp::{self, Socket};
 use crate::worker::{self, Shared, Stopped, Warnings, Worker};
@@ -39,7 +39,11 @@ pub use sockets::Inherited;
 use sockets::{Sockets, read_limits, worker_metrics};
 
 /// How long the workers may take to stop.
-const STOP: Duration = Duration::from_millis(750);
+const STOP: Duration = Duration::from_millis(650);
+const _: () = assert!(
+    STOP.as_millis() + LAST_LINES.as_millis() <= 900,
+    "the end comes within a second, and is not all waiting"
+);
 /// How often the service manager gets a new status at most.
 const STATUS: Duration = Duration::from_secs(3);
 

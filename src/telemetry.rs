@@ -111,7 +111,7 @@ pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, Error> {
 }
 
 /// How long the end of the daemon waits for the last lines.
-const LAST_LINES: Duration = Duration::from_millis(250);
+pub const LAST_LINES: Duration = Duration::from_millis(200);
 /// The same for the one that says why it could not go on. A busy machine may take its time;
 /// nobody who asked it to stop waits for this.
 const LAST_LINE: Duration = Duration::from_secs(2);
