@@ -1,5 +1,6 @@
 //! The daemon: sockets, workers and HTTP put together, from the start to the end.
 
+mod awake;
 mod page;
 mod signals;
 mod site;
@@ -32,6 +33,7 @@ use crate::throttle::Throttle;
 use crate::udp::{self, Socket};
 use crate::worker::{self, Shared, Stopped, Warnings, Worker};
 
+use awake::Awake;
 use page::History;
 use signals::{Signals, stop_signal};
 use site::{Daemon, mode_name};
@@ -143,6 +145,7 @@ async fn serve(
         metrics,
         shared: Arc::clone(&shared),
         ready: AtomicBool::new(false),
+        awake: Awake::new(now()),
         history: History::default(),
     });
     let settings = settings(args, &sockets, epoch);
@@ -198,6 +201,7 @@ async fn supervise(
     // Less than half of what the manager allows, so that one may come late.
     let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
     let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
+    let mut look = interval(awake::LOOK);
     let mut sample = interval(page::PERIOD);
     let mut starting = interval(Duration::from_millis(1));
     let sick = Throttle::default();
@@ -231,6 +235,7 @@ async fn supervise(
                     }
                 }
             },
+            _ = look.tick() => site.is_awake(),
             _ = sample.tick() => site.sample(),
             _ = status.tick(), if site.ready() => manager.status(site.status()),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::awake::Awake;
 use super::now;
 use super::page::{self, Facts, History};
 use crate::exchange::Mode;
@@ -12,7 +13,7 @@ use crate::http::Site;
 use crate::metrics::Metrics;
 use crate::worker::Shared;
 
-/// A worker that has not gone round for so long does not make progress.
+/// A worker that has not gone round for so long, while the supervisor did, makes no progress.
 const STALLED: Duration = Duration::from_secs(2);
 
 /// The running daemon, as people and machines see it.
@@ -24,6 +25,7 @@ pub(super) struct Daemon {
     pub(super) metrics: Metrics,
     pub(super) shared: Arc<Shared>,
     pub(super) ready: AtomicBool,
+    pub(super) awake: Awake,
     pub(super) history: History,
 }
 
@@ -50,6 +52,11 @@ impl Daemon {
         addresses.join(", ")
     }
 
+    /// To be told often that the supervisor is running.
+    pub(super) fn is_awake(&self) {
+        self.awake.look(now());
+    }
+
     /// Remembers what is counted now.
     pub(super) fn sample(&self) {
         self.history.add(now(), self.metrics.summary());
@@ -74,12 +81,13 @@ impl Site for Daemon {
     fn healthy(&self) -> Result<(), String> {
         let Shared { epoch, counts, .. } = &*self.shared;
         let now = now();
+        let awake = self.awake.look(now);
         let stalled: Vec<_> = counts
             .iter()
             .enumerate()
             .filter_map(|(index, counts)| {
                 let last = counts.progress.get(*epoch).unwrap_or(*epoch);
-                let since = now.saturating_duration_since(last);
+                let since = now.saturating_duration_since(last.max(awake));
                 (since > STALLED).then(|| {
                     format!(
                         "worker {index} on {} made no progress for {:.1} s",

@@ -303,6 +303,33 @@ fn a_worker_that_hangs_is_reported_and_one_that_goes_on_again_too() {
 }
 
 #[test]
+fn a_pause_of_the_daemon_is_no_hang_of_a_worker_and_a_hang_after_it_is_one() {
+    let mut command = program();
+    command.env("WATCHDOG_USEC", "50000");
+    let daemon = Daemon::start_as(command, &["--mode=echo"]);
+    let (http, health) = (daemon.http.unwrap(), || daemon.get("/-/healthy"));
+    assert_eq!(health().status, 200);
+    daemon.pause();
+    // It makes no progress from now on, whoever is the first to run again.
+    let held = Held::hold(daemon.pid(), "worker-0");
+    let mut early = TcpStream::connect(http).unwrap();
+    early.set_read_timeout(Some(DEADLINE)).unwrap();
+    early.write_all(GET_HEALTH.as_bytes()).unwrap();
+    let stopped = Instant::now();
+    wait_until("it was stopped for longer than a worker may be", || {
+        stopped.elapsed() > Duration::from_millis(2600)
+    });
+    daemon.resume();
+    let answer = std::io::read_to_string(&mut early).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let problem = wait_for_health(503, health);
+    assert_has(&problem.body, "worker 0 on 127.0.0.1:");
+    daemon.wait_for_log("ERROR worker 0 on ");
+    held.release();
+    wait_for_health(200, health);
+}
+
+#[test]
 fn a_worker_that_hangs_does_not_keep_it_from_ending() {
     let mut service = Service::start(program(), &["--mode=echo", "--workers=2"]);
     let mut held = Held::hold(service.pid(), "worker-0");
