@@ -7,7 +7,8 @@
 //!    several at once. On [`Action::SendFirst`], send the replies decided so far, then ask again.
 //! 2. [`Exchange::reply_failed`] for each reply that could not be sent, and
 //!    [`Exchange::replies_sent`] when all that were decided have been tried.
-//! 3. [`Exchange::time`] when the socket had nothing to give.
+//! 3. [`Exchange::time`] when the socket had nothing to give, or for long nothing but what is
+//!    refused.
 
 mod admission;
 mod burst;

@@ -29,6 +29,11 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// How long a worker that is to stop goes on to answer what was received, at most.
 const DRAIN: Duration = Duration::from_millis(250);
 
+/// How long a worker takes what comes, when time is to pass for the exchange, before it does.
+/// More than what a pause of the machine alone comes to: see [`Attention`].
+const OVERTIME: Duration = Duration::from_millis(300);
+const _: () = assert!(OVERTIME.as_millis() > 2 * TICK.as_millis());
+
 /// How long to leave a socket alone that gave an error, so that one that gives nothing else
 /// takes no CPU.
 const ERROR_PAUSE: Duration = Duration::from_millis(1);
@@ -100,6 +105,8 @@ pub struct Worker {
     receive_timeout: Duration,
     /// Whether to look into the socket once more before time passes for the exchange.
     look_again: bool,
+    /// Since when time is to pass for the exchange, and does not because the socket gives more.
+    due_since: Option<Instant>,
     /// Whether the log shows each datagram.
     verbose: bool,
 }
@@ -140,6 +147,7 @@ impl Worker {
             // It waits for ever as yet.
             receive_timeout: Duration::MAX,
             look_again: false,
+            due_since: None,
             verbose: false,
         }
     }
@@ -200,11 +208,16 @@ impl Worker {
         }
         let due = self.exchange.next_time().is_some_and(|at| at <= time);
         self.look_again = false;
-        if due && end.is_none() && received < most {
+        if !due {
+            self.due_since = None;
+        } else if end.is_none() {
+            // Where more waits, it came in time; but not for ever, under a flood of what is refused.
+            let since = *self.due_since.get_or_insert(time);
+            let late = time.saturating_duration_since(since) >= OVERTIME;
             // What comes between the receive and the look at the clock came in time, and a
             // signal ends a receive whatever waits.
-            self.look_again = wait == Wait::Block;
-            if !self.look_again {
+            self.look_again = wait == Wait::Block && received < most && !late;
+            if late || (received < most && !self.look_again) {
                 self.listen_to_others();
                 end = self.exchange.time(time);
             }

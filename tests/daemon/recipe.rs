@@ -3,9 +3,12 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGsoSegment;
 
 use crate::harness::{DEADLINE, Daemon, Random, client, receive, wait_until};
 use crate::modes::{ask, assert_counts};
@@ -158,6 +161,42 @@ fn a_record_is_given_up_though_others_keep_the_socket_busy() {
     assert_eq!(ask(&peer, b"afresh"), b"afresh");
 }
 
+/// What the rules refuse is as if it had never come, also where it never lets the socket be empty.
+#[test]
+fn a_flood_of_what_is_refused_holds_off_no_timeout() {
+    let every = "--exit-on=timeout,empty,decode-error";
+    for [mode, exits] in [
+        ["--mode=lockstep", every],
+        ["--mode=exchange", every],
+        ["--mode=echo", "--exit-on=timeout"],
+        ["--mode=lockstep", "--exit-on=empty"],
+        ["--mode=exchange", "--exit-on=empty"],
+    ] {
+        let mut peers = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        peers.sort_by_key(|peer| peer.local_addr().unwrap().port());
+        let [refused, peer] = peers;
+        let least = format!("--min-source-port={}", peer.local_addr().unwrap().port());
+        // So much waits that the senders may have no CPU for a while.
+        let more = ["--timeout=500ms", "--recv-buffer=16MiB"];
+        let mut daemon = Daemon::start(&[&[mode, exits, &least], &more[..]].concat());
+        for socket in [&refused, &peer] {
+            socket.connect(daemon.address()).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        }
+        let ends = exits.contains("timeout");
+        if !ends {
+            assert_eq!(ask(&peer, b"a"), b"a", "{mode}");
+        }
+        while_flooded(&refused, || {
+            if ends {
+                assert_eq!(daemon.wait().code(), Some(0), "{mode} {exits}");
+            } else {
+                daemon.wait_for_metric(GIVEN_UP, 1.0);
+            }
+        });
+    }
+}
+
 #[test]
 fn what_came_while_the_daemon_was_stopped_came_in_time() {
     in_time(|timeout| {
@@ -205,6 +244,32 @@ fn without_a_timeout_nothing_is_given_up() {
         peer.send(RECORD).unwrap();
         assert_counts(&daemon, &[("records_decoded_total", 1), ("peers", 0)]);
     }
+}
+
+/// Does something while a socket sends so much that its receiver always has more.
+fn while_flooded(socket: &UdpSocket, work: impl FnOnce()) {
+    struct Stops<'a>(&'a AtomicBool);
+    impl Drop for Stops<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    // One call sends 64 of them.
+    setsockopt(socket, UdpGsoSegment, &1).unwrap();
+    thread::scope(|scope| {
+        // Also where the work fails.
+        let _stops = Stops(&stop);
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    // Nobody may be there any more.
+                    let _ = socket.send(&[0; 64]);
+                }
+            });
+        }
+        work();
+    });
 }
 
 /// That `--exit-on` of `exits` ends the daemon by `end` after just these replies.
