@@ -31,11 +31,13 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// `own` are the addresses that all sockets of this daemon are bound to.
+    /// `own` are the addresses that all sockets of this daemon are bound to. A socket that was
+    /// handed over may be bound to an IPv4-mapped one, and its peers have IPv4 addresses.
     pub fn new(min_source_port: u16, own: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let unmapped = |own: SocketAddr| SocketAddr::new(own.ip().to_canonical(), own.port());
         Self {
             min_source_port,
-            own: own.into_iter().collect(),
+            own: own.into_iter().map(unmapped).collect(),
         }
     }
 
@@ -166,6 +168,12 @@ mod tests {
                 ("0.0.0.0:9999", "10.0.0.1:9999", to("10.0.0.2", true)),
                 ("0.0.0.0:9999", "127.0.0.9:9999", to("127.0.0.1", false)),
                 ("[::]:9999", "10.0.0.1:9999", to("10.0.0.1", false)),
+                ("[::ffff:10.0.0.1]:9999", "10.0.0.1:9999", BOUND),
+                (
+                    "[::ffff:0.0.0.0]:9999",
+                    "10.0.0.1:9999",
+                    to("10.0.0.1", false),
+                ),
                 ("[::]:9999", "[fe80::1]:9999", to("fe80::2", true)),
             ] {
                 let got = refused(listen, peer, destination);

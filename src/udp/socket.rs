@@ -221,7 +221,7 @@ impl Socket {
     /// Whether a datagram went to a broadcast or multicast address that the socket is not
     /// itself bound to.
     pub fn is_group(&self, info: &PacketInfo) -> bool {
-        info.group && info.destination != self.address.ip()
+        info.group && info.destination != self.address.ip().to_canonical()
     }
 
     /// The sizes of its receive and send buffers in bytes, as the kernel says (`SO_RCVBUF`,
@@ -359,6 +359,8 @@ fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
 
 /// Whether an address is a single host's, so that datagrams have no other destination.
 fn is_one_host(ip: IpAddr) -> bool {
+    // Of an IPv6 socket that was handed over for IPv4 alone, ::ffff:0.0.0.0 is every address.
+    let ip = ip.to_canonical();
     let group = match ip {
         // A directed broadcast address looks like any other: packet info tells.
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),

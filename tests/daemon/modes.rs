@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{DEADLINE, Daemon, Random, client, has_nothing, receive, wait_until};
+use crate::offload::handing_over;
 
 const RECORD: [u8; 22] = [7; 22];
 
@@ -223,6 +224,52 @@ fn what_was_sent_to_a_group_is_refused() {
         assert_refused(&daemon, "destination", count);
         assert!(has_nothing(&peer), "{listen}");
     }
+}
+
+/// The service manager may hand over an IPv6 socket that is bound to an IPv4 address.
+#[test]
+fn a_socket_handed_over_at_an_ipv4_mapped_address_keeps_the_rules_of_ipv4() {
+    let mapped = |ip: &str, group: bool| {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        let at: SocketAddr = format!("[::ffff:{ip}]:0").parse().unwrap();
+        socket.bind(&at.into()).unwrap();
+        if group {
+            let [group, loopback] = [ip.parse().unwrap(), [127, 0, 0, 1].into()];
+            socket.join_multicast_v4(&group, &loopback).unwrap();
+        }
+        UdpSocket::from(socket)
+    };
+    let start = |socket: UdpSocket| {
+        let port = socket.local_addr().unwrap().port();
+        let args = ["--reuse-address", "--mode=echo"];
+        (Daemon::start_exactly(handing_over(socket, &args)), port)
+    };
+
+    let (daemon, port) = start(mapped("0.0.0.0", false));
+    let asked = client(([127, 0, 0, 2], port).into());
+    assert_eq!(ask(&asked, b"from there"), b"from there");
+    let own = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    own.set_reuse_address(true).unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 3], port));
+    own.bind(&at.into()).unwrap();
+    let own = UdpSocket::from(own);
+    own.send_to(b"a", ("127.0.0.1", port)).unwrap();
+    assert_refused(&daemon, "own_address", 1);
+    let peer = bound_to(([127, 0, 0, 1], 0));
+    peer.set_broadcast(true).unwrap();
+    peer.send_to(b"all", ("127.255.255.255", port)).unwrap();
+    let destination = r#"datagrams_refused_total{reason="destination"}"#;
+    assert_counts(&daemon, &[(destination, 1), (REFUSED, 2), (ECHOED, 1)]);
+    assert!(has_nothing(&own) && has_nothing(&peer));
+
+    // A group that it is itself bound to is none to it, though Linux sends nothing from there.
+    let (daemon, port) = start(mapped("224.0.0.1", true));
+    let peer = Socket::from(peer);
+    peer.set_multicast_if_v4(&[127, 0, 0, 1].into()).unwrap();
+    let peer = UdpSocket::from(peer);
+    peer.send_to(b"to its own", ("224.0.0.1", port)).unwrap();
+    assert_counts(&daemon, &[(SEND_ERRORS, 1), (REFUSED, 0)]);
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn numbered(first: u64, count: u64) -> Vec<u8> {
 }
 
 /// The program with a socket handed over as a service manager does.
-fn handing_over(socket: UdpSocket, args: &[&str]) -> Command {
+pub(crate) fn handing_over(socket: UdpSocket, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.args([
         "-c",
