@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tracing::debug;
 
 use crate::exchange::{Action, Datagram};
-use crate::record::Record;
+use crate::record::{PythonBytes, Record};
 
 /// How much of a datagram the log shows, in bytes.
 const LOGGED_BYTES: usize = 1024;
@@ -32,13 +32,13 @@ pub(super) fn received(datagram: &Datagram<'_>, action: &Action) {
     }
 }
 
-/// Bytes as Python shows them, cut where there are many.
+/// Bytes as the recipe's log shows them, cut where there are many.
 struct Shown<'a>(&'a [u8]);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = &self.0[..self.0.len().min(LOGGED_BYTES)];
-        write!(f, "b'{}'", shown.escape_ascii())?;
+        write!(f, "{}", PythonBytes(shown))?;
         match self.0.len() - shown.len() {
             0 => Ok(()),
             more => write!(f, " and {more} bytes more"),

@@ -1,15 +1,18 @@
 //! The log: what is in it at which level, and that it never stands in the way.
 
 use std::fs;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::os::linux::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use udp_echo::record::{PythonBytes, Record};
 
 use crate::harness::service::{Service, assert_has, count, without_capabilities};
-use crate::harness::{Daemon, client, program, receive, wait_until};
+use crate::harness::{Daemon, Random, client, program, receive, wait_until};
+use crate::recipe::has_python;
 use crate::usage::assert_cannot_start;
 
 #[test]
@@ -44,6 +47,79 @@ fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
         messages.map(|(_, message)| message).collect::<Vec<_>>(),
         expected
     );
+}
+
+#[test]
+fn bytes_and_records_are_shown_as_python_shows_them() {
+    const SHOW: &str = "
+import struct, sys
+record = struct.Struct('! I 2s Q 2h f')
+given = sys.stdin.buffer.read()
+while given:
+    end = 1 + given[0]
+    print(given[1:end])
+    if end > record.size:
+        print(record.unpack_from(given, 1))
+    given = given[end:]
+";
+    if !has_python() {
+        return;
+    }
+    let mut random = Random::new(3151);
+    let mut shown: Vec<Vec<u8>> = vec![(0..128).collect(), (128..=255).collect()];
+    // Where quotes and backslashes meet.
+    let odd = b"\'\"\\\n\0b ~";
+    let some = |random: &mut Random| {
+        let length = random.below(12);
+        (0..length).map(|_| odd[random.below(odd.len())]).collect()
+    };
+    shown.extend((0..2000).map(|_| some(&mut random)));
+    let values = (-46..=39).flat_map(|exponent| {
+        // The powers of ten, where an exponent begins and where it ends, and their neighbours.
+        let power: f32 = format!("1e{exponent}").parse().unwrap();
+        (0..9).map(move |ulps: u32| power.to_bits().wrapping_add(ulps).wrapping_sub(4))
+    });
+    let mut values: Vec<_> = values.flat_map(|bits| [bits, bits | 1 << 31]).collect();
+    // The powers of two, on one side of which the numbers are nearer.
+    values.extend((0..=255).map(|exponent: u32| exponent << 23));
+    values.extend([f32::NAN, -f32::NAN, 0.5, 16_777_216.0].map(f32::to_bits));
+    for _ in 0..5000 {
+        let bits = random.bytes(4).try_into().unwrap();
+        values.push(u32::from_be_bytes(bits));
+    }
+    for value in values {
+        let mut record = random.bytes(18);
+        if random.below(2) == 0 {
+            record[4..6].copy_from_slice(&[odd[random.below(8)], odd[random.below(8)]]);
+        }
+        record.extend(value.to_be_bytes());
+        shown.push(record);
+    }
+    let mut python = Command::new("python3")
+        .args(["-c", SHOW])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 starts");
+    // It reads all of it before it writes.
+    let mut stdin = python.stdin.take().expect("piped");
+    for bytes in &shown {
+        stdin
+            .write_all(&[u8::try_from(bytes.len()).unwrap()])
+            .unwrap();
+        stdin.write_all(bytes).unwrap();
+    }
+    drop(stdin);
+    let output = python.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = text.lines();
+    for bytes in &shown {
+        assert_eq!(Some(&*PythonBytes(bytes).to_string()), lines.next());
+        if let Ok(record) = Record::decode(bytes) {
+            assert_eq!(Some(&*record.to_string()), lines.next());
+        }
+    }
+    assert_eq!(lines.next(), None);
 }
 
 #[test]
@@ -82,8 +158,8 @@ fn a_payload_cannot_forge_a_line() {
                 "{line:?}"
             );
         }
-        let shown = r"b'x\', from: 1.2.3.4:5\n2030-01-01T".to_owned();
-        let in_json = shown.replace('\\', r"\\");
+        let shown = r#"b"x', from: 1.2.3.4:5\n2030-01-01T"#.to_owned();
+        let in_json = shown.replace('\\', r"\\").replace('"', r#"\""#);
         let shown = if format == "json" { in_json } else { shown };
         assert_eq!(count(&log[2..4], &shown), 2, "{log:#?}");
     }
@@ -145,7 +221,7 @@ fn json_has_one_object_a_line() {
         }
         assert_is_json_object(line);
     }
-    let shown = r#""message":"recv: b'\\\"quoted\\\" \\\\ {\\\"level"#;
+    let shown = r#""message":"recv: b'\"quoted\" \\\\ {\"level"#;
     assert!(log.iter().any(|line| line.contains(shown)), "{log:#?}");
 }
 

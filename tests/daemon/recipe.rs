@@ -470,7 +470,7 @@ fn sizes<T>(lists: &[Vec<T>]) -> Vec<usize> {
 }
 
 /// Says on the real standard error, which no test runner captures, when it is missing.
-fn has_python() -> bool {
+pub(crate) fn has_python() -> bool {
     let version = Command::new("python3").arg("--version").output();
     let runs = version.is_ok_and(|output| output.status.success());
     if !runs {
