@@ -42,6 +42,8 @@ impl FromStr for HostPort {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
+        // In a list, a space may follow the comma.
+        let text = text.trim();
         let (host, port) = text
             .rsplit_once(':')
             .filter(|_| !text.ends_with(']'))
@@ -138,6 +140,15 @@ mod tests {
         assert_eq!(resolved("[::]:9999"), "[::]:9999".parse().unwrap());
         assert_eq!(resolved("[::1]:1"), "[::1]:1".parse().unwrap());
         assert_eq!(resolved("[fe80::1%1]:1"), "[fe80::1%1]:1".parse().unwrap());
+    }
+
+    #[test]
+    fn spaces_around_it_do_not_count_and_those_inside_do() {
+        let parsed = |text: &str| text.parse::<HostPort>();
+        assert_eq!(parsed(" 127.0.0.1:9 "), parsed("127.0.0.1:9"));
+        assert_eq!(parsed("\t[::1]:9\n"), parsed("[::1]:9"));
+        assert_eq!(parsed(" :9"), parsed(":9"));
+        assert_eq!(parsed("h: 9"), Err(ParseError::BadPort(" 9".into())));
     }
 
     #[test]

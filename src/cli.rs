@@ -19,7 +19,7 @@ pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 use crate::address::HostPort;
 use crate::exchange::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
-use values::{buffer_size, busy_poll, rate, timeout};
+use values::{Trimmed, buffer_size, busy_poll, rate, timeout};
 
 /// A UDP reflector: sends datagrams back, decodes records, counts everything.
 ///
@@ -132,7 +132,7 @@ pub struct Args {
     pub max_peers: u32,
 
     /// Stop as the original recipe does, on any of these; a list with commas [default: nothing]
-    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_parser = Trimmed::<End>::new(), value_name = "LIST", value_delimiter = ',')]
     pub exit_on: Vec<End>,
 
     /// Whether others may take over the port.

@@ -1,12 +1,13 @@
 //! Values of options: their types, and how they are read.
 
+use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
+use clap::{Arg, Command, ValueEnum};
 
 use crate::address::{HostPort, ParseError};
 use crate::exchange::{End, Mode, Rate, Timeout};
@@ -125,6 +126,34 @@ impl ValueEnum for End {
             Self::DecodeError => ("decode-error", "A record of less than 22 bytes; status 1"),
         };
         Some(PossibleValue::new(name).help(help))
+    }
+}
+
+/// Parses one of a list, where a space may follow the comma.
+#[derive(Debug, Clone)]
+pub(super) struct Trimmed<E: ValueEnum + Clone + Send + Sync + 'static>(EnumValueParser<E>);
+
+impl<E: ValueEnum + Clone + Send + Sync + 'static> Trimmed<E> {
+    pub(super) fn new() -> Self {
+        Self(EnumValueParser::new())
+    }
+}
+
+impl<E: ValueEnum + Clone + Send + Sync + 'static> TypedValueParser for Trimmed<E> {
+    type Value = E;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<E, clap::Error> {
+        let trimmed = value.to_str().map_or(value, |text| text.trim().as_ref());
+        self.0.parse_ref(command, argument, trimmed)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        self.0.possible_values()
     }
 }
 

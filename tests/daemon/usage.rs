@@ -10,7 +10,7 @@ use std::process::Command;
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::service::{Service, assert_has, without_capabilities};
-use crate::harness::{client, program, receive, request_to, run, samples, wait_until};
+use crate::harness::{Daemon, client, program, receive, request_to, run, samples, wait_until};
 
 const GET_METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
@@ -193,6 +193,25 @@ fn exit_on_has_a_variable_and_the_flag_wins_over_it() {
             peer.send(b"").unwrap();
         }
         assert_eq!(service.wait().code(), Some(status), "{variable} {args}");
+    }
+}
+
+#[test]
+fn a_list_may_have_spaces_after_its_commas() {
+    let listen = "127.0.0.2:0, 127.0.0.3:0";
+    let exits = "empty, timeout";
+    let flags = ["--listen", listen, "--exit-on", exits].map(str::to_owned);
+    let mut with_flags = program();
+    with_flags.args(flags);
+    let mut with_variables = program();
+    with_variables.envs([("UDP_ECHO_LISTEN", listen), ("UDP_ECHO_EXIT_ON", exits)]);
+    for mut command in [with_flags, with_variables] {
+        command.arg("--metrics-listen=none");
+        let mut daemon = Daemon::start_exactly(command);
+        let ips: Vec<_> = daemon.listen.iter().map(|at| at.ip().to_string()).collect();
+        assert_eq!(ips, ["127.0.0.2", "127.0.0.3"]);
+        client(daemon.listen[1]).send(b"").unwrap();
+        assert_eq!(daemon.wait().code(), Some(0));
     }
 }
 
