@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use crate::address::ResolveError;
+use crate::address::{HostPort, ResolveError};
 use crate::cli::Args;
 use crate::exchange::{Admission, End, Exchange, LEAK, Limits, NoMemory, Settings};
 use crate::http::{self, Site};
@@ -68,6 +68,8 @@ pub enum Error {
     },
     #[error("cannot start a worker: {0}; --max-peers asks for fewer")]
     Peers(#[from] NoMemory),
+    #[error("cannot listen on UDP {address} twice: --listen {name} is the same as one before")]
+    ListenTwice { name: HostPort, address: SocketAddr },
     #[error(transparent)]
     HandedOverNames(#[from] HandedOverError),
     #[error("socket {descriptor}, handed over as {role}, {problem}")]

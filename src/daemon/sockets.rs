@@ -108,9 +108,15 @@ impl Sockets {
 
 /// Binds a socket for each address and worker.
 fn bind(args: &Args, options: &Options) -> Result<Vec<Arc<Socket>>, Error> {
-    let mut sockets = Vec::new();
-    for address in &args.listen {
-        let first = Socket::bind(address.resolve()?, options)?;
+    let mut sockets: Vec<Arc<Socket>> = Vec::new();
+    for name in &args.listen {
+        let address = name.resolve()?;
+        // With SO_REUSEADDR the kernel would give it again, and the first would get nothing more.
+        if sockets.iter().any(|other| other.address() == address) {
+            let name = name.clone();
+            return Err(Error::ListenTwice { name, address });
+        }
+        let first = Socket::bind(address, options)?;
         let others: Vec<_> = (1..args.workers.number())
             .map(|_| first.bind_another(options))
             .collect::<Result<_, _>>()?;

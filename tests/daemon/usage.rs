@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
 
@@ -212,6 +212,30 @@ fn a_list_may_have_spaces_after_its_commas() {
         assert_eq!(ips, ["127.0.0.2", "127.0.0.3"]);
         client(daemon.listen[1]).send(b"").unwrap();
         assert_eq!(daemon.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn an_address_that_is_given_twice_by_two_names_is_refused_also_with_reuse_address() {
+    // So that the port is nobody else's, and can be bound all the same.
+    let held = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    held.set_reuse_address(true).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    held.bind(&any.into()).unwrap();
+    let address = held.local_addr().unwrap().as_socket().unwrap();
+    let port = address.port();
+    for (listen, last) in [
+        (format!("localhost:{port},{address}"), address.to_string()),
+        (
+            format!("{address},127.0.0.2:{port},localhost:{port}"),
+            format!("localhost:{port}"),
+        ),
+    ] {
+        let mut command = program();
+        command.args(["--reuse-address", "--metrics-listen=none"]);
+        command.arg(format!("--listen={listen}"));
+        let place = format!("UDP {address} twice");
+        assert_cannot_start(&command, &place, &format!("--listen {last}"));
     }
 }
 
