@@ -27,6 +27,11 @@ pub fn for_server(workers: usize) -> Vec<usize> {
     CPUS.get(1..=workers).unwrap_or(&CPUS).to_vec()
 }
 
+/// Where threads of this process run that are all of the load.
+pub fn for_threads() -> &'static [usize] {
+    &CPUS
+}
+
 /// Keeps this thread, and what it starts from now on, on some CPUs.
 pub fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();

@@ -22,6 +22,7 @@ mod bursts;
 mod calls;
 mod clients;
 mod figures;
+mod limits;
 mod loads;
 mod machine;
 mod peers;
@@ -53,7 +54,8 @@ struct Args {
     /// How many rounds. Each drives every server once.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Only this load: one, paced, echo, large, gso, exchange, growth, workers or client. Repeatable.
+    /// Only this load: one, paced, echo, large, gso, exchange, growth, workers, client or limits.
+    /// Repeatable.
     #[arg(long)]
     load: Vec<String>,
     /// As root, on a busy machine: go before the programs of other sessions, until the end.
@@ -95,11 +97,9 @@ fn measure(args: &Args) -> io::Result<()> {
         (args.rounds.max(1), span, Duration::from_secs(10))
     };
     let mut loads = plan::loads();
-    if let Some(name) = args
-        .load
-        .iter()
-        .find(|name| *name != CLIENT && loads.iter().all(|load| load.name != **name))
-    {
+    if let Some(name) = args.load.iter().find(|name| {
+        ![CLIENT, LIMITS].contains(&name.as_str()) && loads.iter().all(|load| load.name != **name)
+    }) {
         return Err(io::Error::other(format!("there is no load {name}")));
     }
     loads.retain(|load| args.load.is_empty() || args.load.iter().any(|name| name == load.name));
@@ -137,7 +137,13 @@ fn measure(args: &Args) -> io::Result<()> {
         print!("{text}");
         judged.extend(more);
     }
-    print!("{}", figures::claims(&judged));
+    if args.load.is_empty() || args.load.iter().any(|name| name == LIMITS) {
+        eprintln!("the rate limits");
+        print!("{}", limits::compare(rounds, args.quick)?);
+    }
+    if !judged.is_empty() {
+        print!("{}", figures::claims(&judged));
+    }
     if !loads.is_empty() {
         println!("\n{}", figures::loss(&loads, &seen));
     }
@@ -150,6 +156,9 @@ fn measure(args: &Args) -> io::Result<()> {
 
 /// What `--load` calls the comparison of clients.
 const CLIENT: &str = "client";
+
+/// What it calls the cost of the rate limits.
+const LIMITS: &str = "limits";
 
 /// What a reader has to know of the tables.
 fn preface(cpus: usize, rounds: usize, span: Span) -> io::Result<String> {

@@ -1,0 +1,139 @@
+//! What the rate limits take of the CPU: the core alone, on one thread and on two that share them.
+//! On a busy machine the two are not always at it at once, and get in each other's way less.
+
+use std::hint::black_box;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use udp_echo::exchange::{
+    Action, Admission, Datagram, Destination, Exchange, ExitOn, LEAK, Limits, Mode, Rate, Settings,
+    Timeout,
+};
+
+use crate::figures::{Spread, Table};
+use crate::loads::now;
+use crate::machine;
+
+const BATCH: usize = 64;
+const SOURCES: usize = 1024;
+
+/// Measures rounds of both, in turn.
+pub fn compare(rounds: usize, quick: bool) -> io::Result<String> {
+    let batches = if quick { 1000 } else { 40_000 };
+    let mut table = Table::new(&[
+        "threads",
+        "without, ns",
+        "both limits, ns",
+        "more, ns (spread)",
+    ]);
+    for (threads, name) in [(1, "1"), (2, "2, which share them")] {
+        let mut seen = Vec::new();
+        for round in 0..rounds {
+            let mut taken = [0.0; 2];
+            for turn in 0..2 {
+                let at = (round + turn) % 2;
+                taken[at] = nanoseconds(threads, at == 1, batches)?;
+            }
+            seen.push(taken);
+        }
+        let spread = |value: &dyn Fn(&[f64; 2]) -> f64| {
+            Spread::of(seen.iter().map(value)).ok_or_else(|| io::Error::other("no rounds"))
+        };
+        table.row(vec![
+            name.into(),
+            format!("{:.0}", spread(&|[without, _]| *without)?.median),
+            format!("{:.0}", spread(&|[_, with]| *with)?.median),
+            spread(&|[without, with]| with - without)?.show(),
+        ]);
+    }
+    Ok(format!(
+        "\n## {}: CPU time of the core for a datagram in the echo mode\n\n{}",
+        super::LIMITS,
+        table.show()
+    ))
+}
+
+/// The CPU time that a datagram takes, where so many threads have as many each, all at once.
+fn nanoseconds(threads: usize, limited: bool, batches: u32) -> io::Result<f64> {
+    let start = now();
+    let limits = limited.then(|| {
+        let rate = NonZeroU32::new(Rate::MOST).and_then(Rate::new);
+        Arc::new(Limits::new(start, LEAK, rate, rate))
+    });
+    let cpus = machine::for_threads();
+    let together = Barrier::new(threads);
+    let run = |thread: usize| {
+        machine::pin(&[cpus[thread % cpus.len()]])?;
+        let core = core(limits.clone(), start);
+        together.wait();
+        run(core, thread, batches, start)
+    };
+    let cpu = thread::scope(|scope| {
+        let run = &run;
+        let running: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || run(thread)))
+            .collect();
+        let ended = running.into_iter();
+        let taken = ended.map(|thread| thread.join().expect("it does not panic"));
+        taken.sum::<io::Result<Duration>>()
+    })?;
+    let datagrams = threads * BATCH * batches as usize;
+    Ok(cpu.as_nanos() as f64 / datagrams as f64)
+}
+
+fn core(limits: Option<Arc<Limits>>, now: Instant) -> Exchange {
+    let settings = Settings {
+        mode: Mode::Echo,
+        timeout: Timeout::new(Duration::from_hours(1)),
+        max_datagram: 1024,
+        max_peers: NonZeroU32::MIN,
+        exit_on: ExitOn::default(),
+        admission: Admission::new(1024, [SocketAddr::from(([192, 0, 2, 1], 9999))]),
+        limits,
+    };
+    Exchange::new(settings, now).expect("there is memory")
+}
+
+/// Brings batches to a core, each source in turn, none of them above a limit.
+fn run(mut core: Exchange, thread: usize, batches: u32, start: Instant) -> io::Result<Duration> {
+    /// Two threads bring 5 million a second by this clock, and are never a second apart.
+    const STEP: Duration = Duration::from_micros(25);
+    let first = Ipv4Addr::new(10, thread as u8, 0, 0).to_bits();
+    let mut datagrams: Vec<_> = (0..SOURCES)
+        .map(|number| Datagram {
+            peer: (Ipv4Addr::from_bits(first + number as u32), 40_000).into(),
+            destination: Destination::Here {
+                address: None,
+                looped: false,
+            },
+            at: start,
+            length: 5,
+            bytes: b"hello",
+        })
+        .collect();
+    let before = cpu()?;
+    let mut echoed = 0;
+    for batch in 0..batches {
+        let now = start + STEP * batch;
+        let from = batch as usize * BATCH % SOURCES;
+        for datagram in &mut datagrams[from..from + BATCH] {
+            datagram.at = now;
+            let verdict = black_box(core.datagram(black_box(datagram), now));
+            echoed += u32::from(matches!(verdict.action, Action::Echo { .. }));
+        }
+        core.replies_sent();
+    }
+    let taken = cpu()?.saturating_sub(before);
+    assert_eq!(echoed, batches * BATCH as u32, "none is above a limit");
+    Ok(taken)
+}
+
+/// The CPU time of this thread, up to date: without a call of the scheduler it is that of the last tick.
+fn cpu() -> io::Result<Duration> {
+    thread::yield_now();
+    machine::own_cpu()
+}
