@@ -9,7 +9,7 @@ use super::spoof::Flood;
 use super::{count, released};
 use crate::harness::{DEADLINE, Daemon};
 use crate::namespace::Namespace;
-use udp_echo::exchange::BYTES_PER_PEER;
+use udp_echo::exchange::{BUCKETS, BYTES_PER_PEER};
 
 const SOURCES: u64 = 10_000_000;
 const MAX_PEERS: usize = 65536;
@@ -22,7 +22,9 @@ fn ten_million_sources_take_the_memory_of_max_peers_and_a_client_is_served_meanw
     let mut command = host.command(released().to_str().unwrap());
     let max_peers = format!("--max-peers={MAX_PEERS}");
     command.args(["--listen=10.77.0.1:9999", "--metrics-listen=127.0.0.1:0"]);
-    command.args(["--timeout=none", &max_peers]);
+    // More than any source sends: none is to be refused for what others send, and the budgets are
+    // not to take more memory.
+    command.args(["--timeout=none", &max_peers, "--rate-limit=100000"]);
     let daemon = host.inside(|| Daemon::start_exactly(command));
     let before = resident_bytes(&daemon);
     let lost_before = lost_before_the_socket();
@@ -95,8 +97,11 @@ fn ten_million_sources_take_the_memory_of_max_peers_and_a_client_is_served_meanw
     let records = counted("records_decoded_total") + counted("decode_errors_total");
     assert_eq!(peers + evicted + records, counted("datagrams_echoed_total"));
     assert!(served > 0);
-    // Beside the table: buffers of HTTP and the like, which no source makes larger.
-    let bound = (MAX_PEERS * BYTES_PER_PEER + (1 << 20)) as u64;
+    assert_eq!(counted("datagrams_refused_total"), 0);
+    // Beside the table and the budgets of the limit: buffers of HTTP and the like, which no source
+    // makes larger.
+    let budgets = BUCKETS * size_of::<u64>();
+    let bound = (MAX_PEERS * BYTES_PER_PEER + budgets + (1 << 20)) as u64;
     assert!(grown <= bound, "{grown} bytes more, not {bound}");
 }
 
