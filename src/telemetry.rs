@@ -5,6 +5,7 @@ mod journal;
 mod queue;
 mod writer;
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
@@ -107,11 +108,14 @@ pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, Error> {
     tracing_subscriber::registry()
         .with(queue.clone().with_filter(filter))
         .try_init()?;
-    Ok(Log(queue))
+    Ok(Log {
+        queue,
+        patience: Cell::new(LAST_LINES),
+    })
 }
 
-/// How long the end of the daemon waits for the last lines.
-pub const LAST_LINES: Duration = Duration::from_millis(200);
+/// How long the end of the log waits for the last lines, unless it is told otherwise.
+const LAST_LINES: Duration = Duration::from_millis(200);
 /// The same for the one that says why it could not go on. A busy machine may take its time;
 /// nobody who asked it to stop waits for this.
 const LAST_LINE: Duration = Duration::from_secs(2);
@@ -121,18 +125,26 @@ const LAST_LINE: Duration = Duration::from_secs(2);
 /// They are written by a thread of its own, so that whoever reads them, or does not, never holds
 /// up those who log. Lines that find no place to wait are lost, and counted.
 #[derive(Debug)]
-pub struct Log(Queue);
+pub struct Log {
+    queue: Queue,
+    patience: Cell<Duration>,
+}
 
 impl Log {
+    /// Its end waits no longer than that for the last lines.
+    pub fn end_within(&self, patience: Duration) {
+        self.patience.set(patience);
+    }
+
     /// How many lines were lost, now and later.
     pub fn dropped_lines(&self) -> Arc<AtomicU64> {
-        self.0.dropped_lines()
+        self.queue.dropped_lines()
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.flush(LAST_LINES);
+        self.queue.flush(self.patience.get());
     }
 }
 
