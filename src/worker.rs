@@ -176,10 +176,11 @@ impl Worker {
                 poll_until = now.checked_add(self.options.busy_poll).unwrap_or(now);
             }
         }
-        let deadline = now + DRAIN;
+        // A pause of the machine is none of its time.
+        let deadline = self.attention.now() + DRAIN;
         loop {
             match self.round(Wait::Poll, 1) {
-                Ok((after, true)) if after < deadline => {}
+                Ok((_, true)) if self.attention.now() < deadline => {}
                 Ok(_) => return Stopped::Asked,
                 Err(stopped) => return stopped,
             }
