@@ -316,6 +316,18 @@ pub fn receive(client: &UdpSocket) -> Vec<u8> {
     bytes
 }
 
+/// How many datagrams the kernel has dropped of a port's IPv4 sockets (`proc_net_udp(5)`).
+pub fn kernel_drops(port: u16) -> u64 {
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let port = format!(":{port:04X}");
+    let fields = sockets
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let own = fields.filter(|fields| fields[1].ends_with(&port));
+    own.map(|fields| fields.last().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
 /// Sends datagrams of `segment` bytes, the last maybe shorter, by one call: the kernel cuts them
 /// only where it has to.
 pub fn send_burst(client: &UdpSocket, bytes: &[u8], segment: usize) {

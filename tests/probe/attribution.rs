@@ -1,13 +1,13 @@
 //! Where the lost were lost, by the daemon's metrics.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json as object};
 
-use crate::harness::{Daemon, client, receive, wait_until};
+use crate::harness::{Daemon, client, kernel_drops, receive, wait_until};
 use crate::reflectors::{Reflector, ended, json, probe, started, told};
 
 #[test]
@@ -16,7 +16,7 @@ fn each_lost_request_is_told_once_also_where_its_record_is_lost_too() {
         let mode = format!("--mode={mode}");
         let daemon = Daemon::start(&[&mode, "--min-source-port=65535"]);
         let args = format!(
-            "{mode} --count=5 --interval=0.01 --wait=0.1 {}",
+            "{mode} --count=5 --interval=0.01 --wait=0.5 {}",
             url(&daemon, "/metrics")
         );
         let (status, seen) = json(daemon.address(), &args);
@@ -40,7 +40,9 @@ fn what_the_daemons_host_drops_is_told_to_the_last_one() {
     let child = started(&mut probe(daemon.address(), &args));
     wait_until("it sends", || daemon.metric("datagrams_echoed_total") > 0.0);
     daemon.pause();
-    wait_until("its host drops some", || drops(daemon.address()) > 500);
+    wait_until("its host drops some", || {
+        kernel_drops(daemon.address().port()) > 500
+    });
     daemon.resume();
     let seen = interrupted(child);
     let lost = seen["lost"].as_u64().unwrap();
@@ -119,22 +121,4 @@ fn interrupted(child: std::process::Child) -> Value {
     let (_, out, err) = told(child.wait_with_output().unwrap());
     assert_eq!(err, "");
     serde_json::from_str(&out).unwrap()
-}
-
-/// How many datagrams the kernel dropped for want of room in a socket's buffer (`proc_net_udp(5)`).
-fn drops(address: SocketAddr) -> u64 {
-    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
-    let port = format!(":{:04X}", address.port());
-    let socket = sockets.lines().find(|line| {
-        line.split_whitespace()
-            .nth(1)
-            .is_some_and(|local| local.ends_with(&port))
-    });
-    socket
-        .unwrap()
-        .rsplit(' ')
-        .find(|word| !word.is_empty())
-        .unwrap()
-        .parse()
-        .unwrap()
 }
