@@ -352,8 +352,8 @@ fn with_timestamps_residence_is_counted_from_the_kernels_receipt_on() {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.address().port()));
         let peer = client(address);
         daemon.pause();
-        let sent = Instant::now();
         peer.send(b"x").unwrap();
+        let sent = Instant::now();
         wait_until("it is late", || sent.elapsed() > Duration::from_millis(250));
         daemon.resume();
         assert_eq!(receive(&peer), b"x");

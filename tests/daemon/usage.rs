@@ -160,7 +160,11 @@ fn each_option_has_a_variable_and_the_flag_wins_over_it() {
             command.env(&name, value);
             effects(Service::start(command, args))
         };
-        assert_has(&seen_with(one, &[]), effect_of_one);
+        // A limit that is reached lets one of 64 pass.
+        let tries = if name.contains("RATE_LIMIT") { 10 } else { 1 };
+        let seen = (0..tries).map(|_| seen_with(one, &[]));
+        let mut seen = seen.skip_while(|seen| !seen.contains(effect_of_one));
+        assert!(seen.next().is_some(), "{line}: no {effect_of_one}");
         for seen in [seen_with(other, &[]), seen_with(one, &[&flag])] {
             assert_has(&seen, effect_of_other);
             assert!(!seen.contains(effect_of_one), "{line}: {seen}");

@@ -83,7 +83,7 @@ fn it_counts_exactly_what_a_reflector_drops_doubles_swaps_and_changes() {
         replies.push(vec![]);
         replies
     });
-    let args = "--mode=echo --count=200 --rate=2000 --wait=0.5";
+    let args = "--mode=echo --count=200 --rate=2000 --wait=2";
     let (status, seen) = json(reflector.address, args);
     let expected = [
         ("corrupted", 20 + 4),
@@ -122,7 +122,7 @@ fn in_exchange_mode_what_is_lost_costs_nothing_but_itself() {
             false => vec![],
         }
     });
-    let (_, seen) = json(reflector.address, "--count=28 --rate=1000 --wait=0.1");
+    let (_, seen) = json(reflector.address, "--count=28 --rate=1000 --wait=1");
     assert_eq!((&seen["sent"], &seen["received"]), (&28.into(), &20.into()));
 }
 
@@ -219,7 +219,7 @@ fn requests_that_were_held_up_are_told() {
     assert!(out.contains("the rate was not kept: "), "{out}");
     assert!(out.contains(hint), "{out}");
     let daemon = Daemon::start(&[]);
-    let (_, out, _) = ended(&mut probe(daemon.address(), "--count=3 --interval=0.3"));
+    let (_, out, _) = ended(&mut probe(daemon.address(), "--count=2 --interval=1"));
     assert!(!out.contains("the rate was not kept"), "{out}");
 }
 

@@ -49,7 +49,7 @@ fn wrong_usage_is_status_2_and_names_the_option_and_the_value() {
 /// Each option, a value, and what it makes appear in the output against a daemon in echo mode.
 const EFFECTS: &str = "
     COUNT | 2 | 2 sent
-    DURATION | 0.05 | 1 sent
+    DURATION | 0.5 | 1 sent
     INTERVAL | 0.007 | every 7ms
     RATE | 123 | 123 a second
     SIZE | 99 | 99 bytes from
@@ -132,7 +132,7 @@ fn there_is_a_line_for_each_reply_and_each_that_does_not_come() {
         3 => vec![request.to_vec(), request.to_vec()],
         _ => vec![request.to_vec()],
     });
-    let args = "--mode=echo --count=3 --interval=0.05 --wait=0.3 --flows=2";
+    let args = "--mode=echo --count=3 --interval=0.05 --wait=2 --flows=2";
     let (status, out, err) = ended(&mut probe(reflector.address, args));
     assert_eq!((status, err.as_str()), (0, ""));
     let from = format!("64 bytes from {}: seq=", reflector.address);
@@ -146,7 +146,7 @@ fn there_is_a_line_for_each_reply_and_each_that_does_not_come() {
         "{out}"
     );
     assert!(lines[3].ends_with(" ms (duplicate)"), "{out}");
-    assert_eq!(lines[4], "no reply to seq=2 flow=2 within 300ms", "{out}");
+    assert_eq!(lines[4], "no reply to seq=2 flow=2 within 2s", "{out}");
     let summary = "3 sent, 2 received, 1 lost (33.33 %), 1 duplicate, 0 out of order, 0 corrupted";
     assert!(out.contains(summary), "{out}");
     // One flow loses and the other does not.
@@ -274,7 +274,7 @@ fn the_status_tells_whether_too_much_was_lost() {
         (!dropped).then(|| request.to_vec()).into_iter().collect()
     });
     for (max_loss, status) in [("100", 0), ("25.1", 0), ("25", 1), ("0.1", 1)] {
-        let args = format!("--mode=echo --count=8 --rate=1000 --wait=0.1 --max-loss={max_loss}");
+        let args = format!("--mode=echo --count=8 --rate=1000 --wait=1 --max-loss={max_loss}");
         assert_eq!(
             ended(&mut probe(reflector.address, &args)).0,
             status,
@@ -336,8 +336,8 @@ fn a_client_that_was_stopped_loses_nothing_by_it() {
 
 #[test]
 fn what_came_while_it_was_stopped_is_no_loss_even_when_its_time_is_over() {
-    const REQUESTS: usize = 300;
-    for flows in [1, 300] {
+    const REQUESTS: usize = 200;
+    for flows in [1, REQUESTS] {
         let reflector = UdpSocket::bind("127.0.0.1:0").unwrap();
         reflector.set_read_timeout(Some(DEADLINE)).unwrap();
         let args = format!("--mode=echo --count={REQUESTS} --rate=5000 --wait=2 --flows={flows}");

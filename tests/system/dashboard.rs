@@ -38,7 +38,7 @@ fn every_query_of_the_dashboard_has_data_from_a_daemon_under_load() {
         "--timestamps",
         "--recv-buffer=64KiB",
         "--send-buffer=64KiB",
-        "--timeout=300ms",
+        "--timeout=600ms",
         "--max-datagram=100",
         "--max-peers=4",
     ]);
@@ -198,11 +198,12 @@ fn everything(daemon: &Daemon) {
     peer.send(b"").unwrap();
     from(1000).send(b"refused").unwrap();
     from(BLOCKED).send(b"no reply").unwrap();
-    // More than may owe a record at once, and some that never send one.
-    for _ in 0..6 {
-        let owes = from(0);
+    // More than may owe a record at once, and some that never send one. Each keeps its port, or the
+    // next one's request could be taken for its record.
+    let owing: Vec<_> = (0..6).map(|_| from(0)).collect();
+    for owes in &owing {
         owes.send(b"owes").unwrap();
-        receive(&owes);
+        receive(owes);
     }
     // More than there is room for.
     daemon.pause();

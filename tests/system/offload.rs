@@ -47,6 +47,9 @@ fn no_reply_is_lost_or_counted_otherwise_when_the_kernel_cannot_send_a_burst() {
             let echoed = if step == 1 { 12.0 } else { 6.0 };
             daemon.wait_for_metric("datagrams_echoed_total", echoed);
             daemon.assert_accounted_for();
+            if for_good {
+                daemon.wait_for_log(NO_MORE);
+            }
             let said = count(&daemon.log(), NO_MORE);
             assert_eq!(said, usize::from(for_good), "{error} {mode}");
             assert!(has_nothing(&peer));

@@ -265,7 +265,8 @@ impl Browser {
 
     fn request(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        // A browser takes its time to start.
+        stream.set_read_timeout(Some(DEADLINE * 3)).unwrap();
         let body = if body.is_null() {
             String::new()
         } else {

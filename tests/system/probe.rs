@@ -63,7 +63,7 @@ fn a_rejection_that_quotes_no_more_than_it_has_to_is_told_too() {
         (UdpSocket::bind(REFLECTOR).unwrap(), icmp.unwrap())
     });
     firewall.set_read_timeout(Some(DEADLINE)).unwrap();
-    for mode in ["--mode=exchange --wait=60", "--mode=echo --wait=0.3"] {
+    for mode in ["--mode=exchange --wait=60", "--mode=echo --wait=2"] {
         let args = format!("{mode} --count=3 --interval=0.1");
         let child = started(&clients, REFLECTOR, &args);
         for _ in 0..3 {
@@ -210,7 +210,7 @@ fn other_peoples_reflectors_are_measured_too() {
         // came meanwhile, which may be all the records: until nothing is lost.
         let all = "20 sent, 20 received, 0 lost (0 %)";
         for (mode, records) in [("echo", false), ("exchange", true)] {
-            let args = format!("--mode={mode} --count=20 --interval=0.02");
+            let args = format!("--mode={mode} --count=20 --interval=0.02 --wait=0.3");
             loop {
                 let before = records_back(&clients);
                 let (status, out) = probe(&clients, &target, &args);
