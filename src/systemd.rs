@@ -16,7 +16,7 @@ use tracing::warn;
 /// What a socket that was handed over is for, by its name (`FileDescriptorName=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// `echo`: datagrams.
+    /// `echo`, or no name at all: datagrams.
     Echo,
     /// `metrics`: HTTP.
     Metrics,
@@ -100,7 +100,7 @@ impl Listen {
         let Some(names) = &self.names else {
             // None, or the first of them.
             return sockets
-                .map(|descriptor| role(descriptor, b"unknown"))
+                .map(|descriptor| role(descriptor, UNNAMED))
                 .collect();
         };
         let names_given = names.as_bytes().split(|byte| *byte == b':');
@@ -117,6 +117,9 @@ impl Listen {
 /// `SD_LISTEN_FDS_START`.
 const FIRST_SOCKET: RawFd = 3;
 
+/// What a socket is called that was given no name.
+const UNNAMED: &[u8] = b"unknown";
+
 fn number<T: std::str::FromStr>(text: &OsStr) -> Option<T> {
     text.to_str()?.parse().ok()
 }
@@ -131,7 +134,7 @@ fn wrong(name: &'static str, value: &OsStr, wrong: &'static str) -> HandedOverEr
 
 fn role(descriptor: RawFd, name: &[u8]) -> Result<(RawFd, Role), HandedOverError> {
     match name {
-        b"echo" => Ok((descriptor, Role::Echo)),
+        b"echo" | UNNAMED => Ok((descriptor, Role::Echo)),
         b"metrics" => Ok((descriptor, Role::Metrics)),
         _ => Err(HandedOverError::Name {
             descriptor,

@@ -225,13 +225,29 @@ fn numbered(first: u64, count: u64) -> Vec<u8> {
     (first..first + count).flat_map(u64::to_be_bytes).collect()
 }
 
+#[test]
+fn a_socket_without_a_name_is_for_datagrams() {
+    for names in ["", "LISTEN_FDNAMES=unknown"] {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let daemon = Daemon::start_exactly(handing_over_named(names, socket, &["--mode=echo"]));
+        assert_eq!(daemon.listen, [address], "{names}");
+        let peer = client(address);
+        peer.send(b"hello").unwrap();
+        assert_eq!(receive(&peer), b"hello");
+    }
+}
+
 /// The program with a socket handed over as a service manager does.
 pub(crate) fn handing_over(socket: UdpSocket, args: &[&str]) -> Command {
+    handing_over_named("LISTEN_FDNAMES=echo", socket, args)
+}
+
+fn handing_over_named(names: &str, socket: UdpSocket, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=echo exec \"$0\" \"$@\"",
-    ]);
+    command.arg("-c").arg(format!(
+        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 {names} exec \"$0\" \"$@\""
+    ));
     command.arg(program().get_program()).args(args);
     command.arg("--metrics-listen=127.0.0.1:0");
     command.stdin(Stdio::from(OwnedFd::from(socket)));
