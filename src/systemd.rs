@@ -93,8 +93,8 @@ impl Listen {
             return Ok(Vec::new());
         }
         let end = number::<RawFd>(descriptors)
-            .filter(|count| *count >= 0)
-            .and_then(|count| FIRST_SOCKET.checked_add(count))
+            .filter(|count| (0..=MOST_SOCKETS).contains(count))
+            .map(|count| FIRST_SOCKET + count)
             .ok_or_else(|| wrong("LISTEN_FDS", descriptors, "is no number of sockets"))?;
         let sockets = FIRST_SOCKET..end;
         let Some(names) = &self.names else {
@@ -116,6 +116,9 @@ impl Listen {
 
 /// `SD_LISTEN_FDS_START`.
 const FIRST_SOCKET: RawFd = 3;
+
+/// More descriptors than a process may have: the default of `fs.nr_open`.
+const MOST_SOCKETS: RawFd = 1 << 20;
 
 /// What a socket is called that was given no name.
 const UNNAMED: &[u8] = b"unknown";

@@ -130,6 +130,13 @@ fn the_parser_of_variables_is_total_and_says_what_that_of_flags_says() {
 #[test]
 fn the_parser_of_handed_over_sockets_is_total_and_each_has_its_name() {
     const OWN: u32 = 4242;
+    let as_many = |count: i32| Listen {
+        pid: Some(OWN.to_string().into()),
+        descriptors: Some(count.to_string().into()),
+        names: None,
+    };
+    assert_eq!(as_many(1 << 20).sockets(OWN).unwrap().len(), 1 << 20);
+    assert!(as_many(i32::MAX - 3).sockets(OWN).is_err());
     let names = vec(
         select(vec!["echo", "metrics", "unknown", "", "x", "echo:echo"]),
         0..5,
