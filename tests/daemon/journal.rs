@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::service::{Service, socket_path};
-use crate::harness::{DEADLINE, client, program, receive, run, wait_until};
+use crate::harness::service::Service;
+use crate::harness::tidy::Folder;
+use crate::harness::{DEADLINE, client, program, receive, run, uninterrupted, wait_until};
+use crate::skip;
 use crate::unread::{
     DATAGRAMS, ONLY_DATAGRAMS, assert_ends_soon, dropped, echoes_on, missing, wait_for_dropped,
 };
@@ -19,7 +21,7 @@ const JOURNALD: &str = "--log-format=journald";
 #[test]
 fn the_journal_gets_each_line_with_its_priority_and_where_it_comes_from() {
     let Some(journal) = Journal::new() else {
-        return;
+        skip!("no mount namespace can be had here");
     };
     let args = [JOURNALD, "--log=debug"];
     let service = Service::start(journal.command(), &args);
@@ -56,7 +58,7 @@ fn the_journal_gets_each_line_with_its_priority_and_where_it_comes_from() {
 #[test]
 fn no_byte_of_a_payload_reaches_the_journal_as_it_is_unless_it_is_printable() {
     let Some(journal) = Journal::new() else {
-        return;
+        skip!("no mount namespace can be had here");
     };
     let args = [JOURNALD, "--mode=echo", "--log=debug"];
     let service = Service::start(journal.command(), &args);
@@ -78,7 +80,7 @@ fn no_byte_of_a_payload_reaches_the_journal_as_it_is_unless_it_is_printable() {
 #[test]
 fn a_journald_that_does_not_read_holds_up_nothing_and_what_is_lost_is_counted() {
     let Some(journal) = Journal::new() else {
-        return;
+        skip!("no mount namespace can be had here");
     };
     let args = [JOURNALD, "--mode=echo", ONLY_DATAGRAMS];
     let service = Service::start(journal.command(), &args);
@@ -108,7 +110,7 @@ fn a_journald_that_does_not_read_holds_up_nothing_and_what_is_lost_is_counted() 
 #[test]
 fn a_journald_that_does_not_read_from_the_start_on_does_not_keep_it_from_serving() {
     let Some(journal) = Journal::new() else {
-        return;
+        skip!("no mount namespace can be had here");
     };
     let filler = UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
@@ -121,7 +123,7 @@ fn a_journald_that_does_not_read_from_the_start_on_does_not_keep_it_from_serving
 #[test]
 fn what_a_journald_that_is_gone_does_not_get_is_counted_and_told_to_the_next() {
     let Some(mut journal) = Journal::new() else {
-        return;
+        skip!("no mount namespace can be had here");
     };
     let args = [JOURNALD, "--mode=echo", ONLY_DATAGRAMS];
     let service = Service::start(journal.command(), &args);
@@ -155,7 +157,7 @@ fn what_a_journald_that_is_gone_does_not_get_is_counted_and_told_to_the_next() {
 
 /// A journal: a socket that the daemon finds where journald's is.
 struct Journal {
-    folder: PathBuf,
+    folder: Folder,
     socket: Option<UnixDatagram>,
 }
 
@@ -168,8 +170,7 @@ mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal &&
 impl Journal {
     /// None where nothing may be mounted.
     fn new() -> Option<Self> {
-        let folder = socket_path();
-        fs::create_dir(&folder).unwrap();
+        let folder = Folder::new();
         let mut journal = Self {
             folder,
             socket: None,
@@ -177,7 +178,6 @@ impl Journal {
         journal.come_back();
         let mut attempt = journal.started("true");
         if !run(&mut attempt).0.success() {
-            eprintln!("SKIPPED: no mount namespace is to be had");
             return None;
         }
         Some(journal)
@@ -196,7 +196,7 @@ impl Journal {
         }
         command
             .args(["sh", "-c", START])
-            .arg(&self.folder)
+            .arg(&*self.folder)
             .arg(program);
         command
     }
@@ -220,7 +220,7 @@ impl Journal {
         socket.set_read_timeout(Some(time)).unwrap();
         let mut bytes = vec![0; 65536];
         loop {
-            let length = socket.recv(&mut bytes).ok()?;
+            let length = uninterrupted(|| socket.recv(&mut bytes)).ok()?;
             // An empty one asks whether it is there.
             if length > 0 {
                 return Some(entry(&bytes[..length]));
@@ -240,12 +240,6 @@ impl Journal {
                 return entries;
             }
         }
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -11,9 +11,11 @@ use nix::sys::signal::Signal;
 use udp_echo::record::{PythonBytes, Record};
 
 use crate::harness::service::{Service, assert_has, count, without_capabilities};
+use crate::harness::tidy::Folder;
 use crate::harness::{Daemon, Random, client, program, receive, wait_until};
 use crate::recipe::has_python;
 use crate::usage::assert_cannot_start;
+use crate::{skip, skipped};
 
 #[test]
 fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
@@ -63,7 +65,7 @@ while given:
     given = given[end:]
 ";
     if !has_python() {
-        return;
+        skip!("python3 is missing");
     }
     let mut random = Random::new(3151);
     let mut shown: Vec<Vec<u8>> = vec![(0..128).collect(), (128..=255).collect()];
@@ -264,7 +266,7 @@ fn a_buffer_that_the_kernel_cuts_is_warned_of_once_and_the_sysctl_named() {
         let daemon = Daemon::start_as(without_capabilities(), &args);
         assert_eq!(daemon.listen.len(), 4);
         if daemon.metric(&format!("{name}_buffer_limit_bytes")) >= f64::from(i32::MAX / 2) {
-            eprintln!("SKIPPED: {sysctl} is so high that the kernel cuts nothing");
+            skipped!("{sysctl} is so high that the kernel cuts nothing");
             continue;
         }
         let log = end(daemon);
@@ -315,7 +317,8 @@ fn a_journal_that_does_not_lead_from_standard_error_is_not_used() {
 
 #[test]
 fn a_standard_error_that_is_the_journal_gets_the_priority_before_the_last_line() {
-    let path = std::env::temp_dir().join(format!("udp-echo-journal-{}", std::process::id()));
+    let folder = Folder::new();
+    let path = folder.join("stderr");
     let file = fs::File::create(&path).unwrap();
     let metadata = file.metadata().unwrap();
     let stream = format!("{}:{}", metadata.st_dev(), metadata.st_ino());
@@ -323,7 +326,6 @@ fn a_standard_error_that_is_the_journal_gets_the_priority_before_the_last_line()
     command.args(["--metrics-listen=none", "--listen=192.0.2.1:9"]);
     let status = command.env("JOURNAL_STREAM", stream).stderr(file).status();
     let written = fs::read_to_string(&path).unwrap();
-    fs::remove_file(path).unwrap();
     assert_eq!(status.unwrap().code(), Some(1));
     assert_has(&written, "<3>udp-echo: cannot listen on UDP 192.0.2.1:9: ");
 }
@@ -331,8 +333,7 @@ fn a_standard_error_that_is_the_journal_gets_the_priority_before_the_last_line()
 #[test]
 fn without_a_journal_its_format_is_refused() {
     if Path::new("/run/systemd/journal/socket").exists() {
-        eprintln!("SKIPPED: there is a journal here");
-        return;
+        skip!("there is a journal here");
     }
     let command = &mut program();
     command.args(["--log-format=journald", "--listen=127.0.0.1:0"]);

@@ -14,9 +14,10 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::harness::service::{Service, assert_has, count, socket_path, wait_until_some};
+use crate::harness::service::{Service, assert_has, count, wait_until_some};
+use crate::harness::tidy::Folder;
 use crate::harness::{
-    DEADLINE, Daemon, Response, client, program, receive, request_to, wait_until,
+    DEADLINE, Daemon, Response, client, program, receive, request_to, uninterrupted, wait_until,
 };
 use crate::usage::assert_cannot_start;
 
@@ -108,7 +109,8 @@ fn asked_to_stop_it_says_so_and_ends_with_status_0() {
 
 #[test]
 fn without_a_manager_that_listens_it_serves_all_the_same_and_warns_once() {
-    let dead = socket_path();
+    let folder = Folder::new();
+    let dead = folder.join("notify");
     drop(UnixDatagram::bind(&dead).unwrap());
     for (socket, warnings) in [
         (Path::new(""), 0),
@@ -135,7 +137,6 @@ fn without_a_manager_that_listens_it_serves_all_the_same_and_warns_once() {
             socket.display()
         );
     }
-    fs::remove_file(dead).unwrap();
 }
 
 #[test]
@@ -148,14 +149,15 @@ fn a_manager_may_have_an_abstract_address() {
     command.env("NOTIFY_SOCKET", format!("@{name}"));
     let daemon = Daemon::start_as(command, &[]);
     let mut message = [0; 512];
-    let length = manager.recv(&mut message).expect("a message");
+    let length = uninterrupted(|| manager.recv(&mut message)).expect("a message");
     assert!(message[..length].starts_with(b"READY=1\nSTATUS=exchange on 127.0.0.1:"));
     assert!(daemon.stop().success());
 }
 
 #[test]
 fn a_manager_that_does_not_read_holds_up_neither_http_nor_the_end() {
-    let path = socket_path();
+    let folder = Folder::new();
+    let path = folder.join("notify");
     let _manager = UnixDatagram::bind(&path).unwrap();
     let mut command = program();
     command.env("NOTIFY_SOCKET", &path);
@@ -168,7 +170,6 @@ fn a_manager_that_does_not_read_holds_up_neither_http_nor_the_end() {
     assert_eq!(daemon.get("/-/healthy").status, 200);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
-    fs::remove_file(path).unwrap();
 }
 
 #[test]

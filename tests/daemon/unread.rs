@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::harness::service::{Service, count};
-use crate::harness::{client, follow, program, receive, request_to, samples, wait_until};
+use crate::harness::{Log, client, program, receive, request_to, samples, wait_until};
 
 pub(crate) const DATAGRAMS: u32 = 20_000;
 /// Two lines for each datagram, and warnings.
@@ -33,11 +33,11 @@ fn a_full_pipe_on_standard_error_holds_up_nothing_and_what_is_lost_is_counted() 
         );
         assert!(lost > 0);
         // It is read again, and says what is missing.
-        let log = follow(service.child.stderr.take().unwrap());
+        let log = Log::follow(service.child.stderr.take().unwrap());
         wait_until("it says what is missing", || {
-            missing(&log.lock().unwrap()) == dropped(&service)
+            missing(&log.lines()) == dropped(&service)
         });
-        let log = log.lock().unwrap();
+        let log = log.lines();
         let written = count(&log, "recv: ") + count(&log, "sent: ");
         let missing = missing(&log);
         assert_eq!(written as u64 + missing, u64::from(2 * DATAGRAMS));
@@ -55,7 +55,7 @@ fn a_log_that_is_read_too_slowly_says_once_a_second_what_is_missing() {
         stderr,
         in_time: Arc::clone(&in_time),
     };
-    let log = follow(slow);
+    let log = Log::follow(slow);
     let start = Instant::now();
     let mut rounds = 0;
     while start.elapsed() < Duration::from_millis(3500) {
@@ -64,10 +64,10 @@ fn a_log_that_is_read_too_slowly_says_once_a_second_what_is_missing() {
     }
     in_time.store(true, Relaxed);
     wait_until("it says what is missing", || {
-        missing(&log.lock().unwrap()) == dropped(&service)
+        missing(&log.lines()) == dropped(&service)
     });
     let seconds = start.elapsed().as_secs();
-    let log = log.lock().unwrap();
+    let log = log.lines();
     let written = count(&log, "recv: ") + count(&log, "sent: ");
     let all = u64::from(rounds * 2 * DATAGRAMS);
     assert_eq!(written as u64 + missing(&log), all);

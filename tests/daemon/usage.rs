@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::harness::service::{Service, assert_has, without_capabilities};
 use crate::harness::{Daemon, client, program, receive, request_to, run, samples, wait_until};
+use crate::skip;
 
 const GET_METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
@@ -114,8 +115,7 @@ fn what_keeps_it_from_starting_is_status_1_and_one_line_with_the_address_and_the
 fn a_port_that_needs_a_privilege_is_refused_without_it() {
     let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if start.is_ok_and(|start| start.trim().parse::<u16>().is_ok_and(|start| start <= 7)) {
-        eprintln!("SKIPPED: no port needs a privilege here");
-        return;
+        skip!("no port needs a privilege here");
     }
     let cause = "Permission denied";
     let mut command = without_capabilities();

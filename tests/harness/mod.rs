@@ -8,13 +8,15 @@
 
 pub mod readme;
 pub mod service;
+pub mod skip;
+pub mod tidy;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -22,8 +24,9 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
 use nix::unistd::Pid;
 
-/// How long anything may take. Reached only when something is broken.
-pub const DEADLINE: Duration = Duration::from_mins(1);
+/// How long anything may take. Reached only when something is broken: a machine may be very busy,
+/// and stand still for a while.
+pub const DEADLINE: Duration = Duration::from_mins(3);
 
 /// The daemon's program, as cargo built it for this test.
 pub fn program() -> Command {
@@ -33,7 +36,7 @@ pub fn program() -> Command {
 /// A running daemon. Dropping it kills it.
 pub struct Daemon {
     child: Child,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Log,
     /// The addresses that it receives datagrams on.
     pub listen: Vec<SocketAddr>,
     /// The address of its HTTP port.
@@ -61,12 +64,12 @@ impl Daemon {
 
     /// Starts it by a command as it is.
     pub fn start_exactly(mut command: Command) -> Self {
-        let mut child = command
+        let mut child = tidy::end_with_test(&mut command)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the daemon starts");
-        let log = follow(child.stderr.take().expect("piped"));
+        let log = Log::follow(child.stderr.take().expect("piped"));
         let mut daemon = Self {
             child,
             log,
@@ -121,24 +124,16 @@ impl Daemon {
 
     /// What it logged so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
+        self.log.lines().clone()
     }
 
     /// What it logs, now and later.
-    pub fn shared_log(&self) -> Arc<Mutex<Vec<String>>> {
-        Arc::clone(&self.log)
+    pub fn shared_log(&self) -> Log {
+        self.log.clone()
     }
 
     pub fn wait_for_log(&self, text: &str) {
-        let deadline = Instant::now() + DEADLINE;
-        while !self.log().iter().any(|line| line.contains(text)) {
-            assert!(
-                Instant::now() < deadline,
-                "no {text:?} in {:#?}",
-                self.log()
-            );
-            thread::sleep(Duration::from_millis(2));
-        }
+        self.log.wait_for(text);
     }
 
     /// Waits for it to end by itself.
@@ -229,7 +224,7 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("the daemon's log: {:#?}", self.log.lock().unwrap());
+            eprintln!("the daemon's log: {:#?}", self.log.lines());
         }
     }
 }
@@ -303,17 +298,27 @@ pub fn client(to: SocketAddr) -> UdpSocket {
 
 /// The next datagram that a client gets.
 pub fn receive(client: &UdpSocket) -> Vec<u8> {
+    receive_from(client).0
+}
+
+/// The next datagram that a socket gets, and its source.
+pub fn receive_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut bytes = vec![0; 65536];
-    // With a timeout, a machine that was paused ends it (signal(7)).
-    let received = loop {
-        match client.recv(&mut bytes) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            received => break received,
-        }
-    };
-    let length = received.expect("a reply");
+    let received = uninterrupted(|| socket.recv_from(&mut bytes));
+    let (length, source) = received.expect("a datagram");
     bytes.truncate(length);
-    bytes
+    (bytes, source)
+}
+
+/// Calls again what a signal ended: SIGCONT ends a receive with a timeout, also without a handler
+/// (signal(7)).
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// How many datagrams the kernel has dropped of a port's IPv4 sockets (`proc_net_udp(5)`).
@@ -335,6 +340,21 @@ pub fn send_burst(client: &UdpSocket, bytes: &[u8], segment: usize) {
     set(i32::try_from(segment).unwrap());
     assert_eq!(client.send(bytes).unwrap(), bytes.len());
     set(0);
+}
+
+/// Whether this host has IPv6: sockets of the family, and an address to bind.
+pub fn has_ipv6() -> bool {
+    UdpSocket::bind("[::1]:0").is_ok()
+}
+
+/// Whether a program of the system can be started, so that a test can skip where it is missing.
+pub fn has_program(name: &str) -> bool {
+    let started = Command::new(name)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    started.is_ok()
 }
 
 /// Whether nothing waits for a client.
@@ -391,16 +411,48 @@ impl Random {
     }
 }
 
-/// Reads what a daemon logs as it comes.
-pub fn follow(stderr: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let lines = Arc::clone(&log);
-    thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            lines.lock().unwrap().push(line);
+/// What a daemon logs, as it comes.
+#[derive(Clone)]
+pub struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Arc<JoinHandle<()>>,
+}
+
+impl Log {
+    /// Reads a daemon's standard error to its end.
+    pub fn follow(stderr: impl Read + Send + 'static) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                sink.lock().unwrap().push(line);
+            }
+        });
+        let reader = Arc::new(reader);
+        Self { lines, reader }
+    }
+
+    pub fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no line can come any more: the daemon closed its standard error, or ended.
+    pub fn has_ended(&self) -> bool {
+        self.reader.is_finished()
+    }
+
+    /// Waits for a line with this text.
+    pub fn wait_for(&self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let last = self.has_ended() || Instant::now() > deadline;
+            if self.lines().iter().any(|line| line.contains(text)) {
+                return;
+            }
+            assert!(!last, "no {text:?} in {:#?}", self.lines());
+            thread::sleep(Duration::from_millis(2));
         }
-    });
-    log
+    }
 }
 
 fn after<'a>(line: &'a str, text: &str) -> Option<&'a str> {

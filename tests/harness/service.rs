@@ -3,8 +3,8 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::linux::fs::MetadataExt;
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
@@ -13,25 +13,30 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{DEADLINE, program, wait_until};
+use super::tidy::end_with_test;
+use super::{DEADLINE, program, uninterrupted, wait_until};
 
-/// A service manager: the socket that a daemon tells how it is.
+/// A service manager: the socket that a daemon tells how it is. Its address is an abstract one,
+/// which leaves no file behind.
 pub struct Manager {
     socket: UnixDatagram,
-    path: PathBuf,
+    name: String,
 }
 
 impl Manager {
     fn new() -> Self {
-        let path = socket_path();
-        let socket = UnixDatagram::bind(&path).unwrap();
-        Self { socket, path }
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!("udp-echo-test-{}-{number}", std::process::id());
+        let address = UnixAddress::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        Self { socket, name }
     }
 
     pub fn next_within(&self, time: Duration) -> Option<String> {
         self.socket.set_read_timeout(Some(time)).unwrap();
         let mut bytes = [0; 4096];
-        let length = self.socket.recv(&mut bytes).ok()?;
+        let length = uninterrupted(|| self.socket.recv(&mut bytes)).ok()?;
         Some(String::from_utf8(bytes[..length].to_vec()).expect("UTF-8"))
     }
 
@@ -43,12 +48,6 @@ impl Manager {
         wait_until_some(text, || {
             Some(self.next()).filter(|message| message.contains(text))
         })
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -73,9 +72,11 @@ impl Service {
                 command.env(name, value);
             }
         }
-        command.args(args).env("NOTIFY_SOCKET", &manager.path);
+        let address = format!("@{}", manager.name);
+        command.args(args).env("NOTIFY_SOCKET", address);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().expect("the daemon starts");
+        let child = end_with_test(&mut command).spawn();
+        let child = child.expect("the daemon starts");
         let mut service = Self {
             child,
             manager,
@@ -83,7 +84,7 @@ impl Service {
             listen: ([0, 0, 0, 0], 0).into(),
             http: None,
         };
-        let message = service.manager.next();
+        let message = service.first_message();
         let status = message.strip_prefix("READY=1\nSTATUS=").expect(&message);
         let address = |after: &str| -> Option<SocketAddr> {
             let rest = &status[status.find(after)? + after.len()..];
@@ -93,6 +94,16 @@ impl Service {
         service.http = address("metrics on ");
         status.clone_into(&mut service.status);
         service
+    }
+
+    /// The first thing that it tells the manager, unless it ends before.
+    fn first_message(&mut self) -> String {
+        wait_until_some("it is ready", || {
+            let ended = self.child.try_wait().unwrap();
+            let message = self.manager.next_within(Duration::from_millis(100));
+            assert!(message.is_some() || ended.is_none(), "{ended:?}");
+            message
+        })
     }
 
     pub fn pid(&self) -> Pid {
@@ -133,14 +144,6 @@ pub fn wait_until_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
         found.is_some()
     });
     found.unwrap()
-}
-
-/// A path of its own for a socket.
-pub fn socket_path() -> PathBuf {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Relaxed);
-    let name = format!("udp-echo-test-{}-{number}", std::process::id());
-    std::env::temp_dir().join(name)
 }
 
 pub fn assert_has(text: &str, part: &str) {

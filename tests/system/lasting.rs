@@ -219,7 +219,7 @@ impl Restarts {
             assert_eq!(daemon.stop().code(), Some(0));
             let mut received = None;
             wait_until("it says how many it received", || {
-                received = log.lock().unwrap().iter().find_map(|line| {
+                received = log.lines().iter().find_map(|line| {
                     let (_, rest) = line.split_once("stopped: ")?;
                     rest.split_once(" received")
                         .map(|(number, _)| number.parse().unwrap())

@@ -64,7 +64,7 @@ fn assert_clean(args: &[&str]) {
     let log = daemon.shared_log();
     let status = daemon.stop();
     let found = |line: &&String| line.starts_with("==");
-    let found: Vec<_> = log.lock().unwrap().iter().filter(found).cloned().collect();
+    let found: Vec<_> = log.lines().iter().filter(found).cloned().collect();
     assert_eq!(status.code(), Some(0), "{args:?}: {found:#?}");
     assert!(found.is_empty(), "{args:?}: {found:#?}");
 }
