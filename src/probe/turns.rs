@@ -28,8 +28,7 @@
 //! In lockstep mode the daemon has one exchange for all its peers, so one request is in flight
 //! over all flows. In echo mode nothing of this holds: flows do not wait, and there are no records.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::exchange::Mode;
@@ -61,8 +60,8 @@ pub struct Turns {
     next: usize,
     /// How many flows wait.
     busy: usize,
-    /// When flows have waited long enough, in order; some of them do not wait any more.
-    deadlines: BinaryHeap<Reverse<(Duration, usize)>>,
+    /// When each flow that waits has waited long enough: one entry per flow, the next one first.
+    deadlines: BTreeSet<(Duration, usize)>,
     /// How often in a row the other end echoed what a daemon in exchange mode would have taken.
     echoed_records: u32,
     /// How many records came back that followed a reply.
@@ -103,7 +102,7 @@ impl Turns {
             flows: vec![Turn::default(); flows].into(),
             next: 0,
             busy: 0,
-            deadlines: BinaryHeap::new(),
+            deadlines: BTreeSet::new(),
             echoed_records: 0,
             echoed_after_reply: 0,
         }
@@ -241,40 +240,24 @@ impl Turns {
     /// Time has passed. Returns the next record that is to be sent for want of a reply, if any;
     /// to be called until there is none.
     pub fn time(&mut self, now: Duration) -> Option<Due> {
-        while let Some(Reverse((until, flow))) = self.deadlines.peek().copied()
+        while let Some((until, flow)) = self.deadlines.first().copied()
             && until <= now
         {
-            self.deadlines.pop();
-            match self.flows[flow].wait {
-                Wait::Reply {
-                    sequence,
-                    until: own,
-                } if own == until => {
-                    let until = now + self.patience;
-                    self.set(flow, Wait::Echo { sequence, until });
-                    if let Some(due) = self.due(flow, sequence, 0) {
-                        return Some(due);
-                    }
-                    self.set(flow, Wait::Not);
+            if let Wait::Reply { sequence, .. } = self.flows[flow].wait {
+                let until = now + self.patience;
+                self.set(flow, Wait::Echo { sequence, until });
+                if let Some(due) = self.due(flow, sequence, 0) {
+                    return Some(due);
                 }
-                Wait::Echo { until: own, .. } if own == until => self.set(flow, Wait::Not),
-                _ => {}
             }
+            self.set(flow, Wait::Not);
         }
         None
     }
 
     /// When to call [`Self::time`].
-    pub fn next_time(&mut self) -> Option<Duration> {
-        while let Some(Reverse((until, flow))) = self.deadlines.peek().copied() {
-            match self.flows[flow].wait {
-                Wait::Reply { until: own, .. } | Wait::Echo { until: own, .. } if own == until => {
-                    return Some(until);
-                }
-                _ => self.deadlines.pop(),
-            };
-        }
-        None
+    pub fn next_time(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(until, _)| *until)
     }
 
     fn due(&mut self, flow: usize, sequence: u64, earlier: u8) -> Option<Due> {
@@ -292,15 +275,48 @@ impl Turns {
     }
 
     fn set(&mut self, flow: usize, wait: Wait) {
-        let turn = &mut self.flows[flow];
-        self.busy -= usize::from(turn.wait != Wait::Not);
-        turn.wait = wait;
-        match wait {
-            Wait::Not => {}
-            Wait::Reply { until, .. } | Wait::Echo { until, .. } => {
-                self.busy += 1;
-                self.deadlines.push(Reverse((until, flow)));
-            }
+        let before = std::mem::replace(&mut self.flows[flow].wait, wait);
+        if let Some(until) = before.until() {
+            self.busy -= 1;
+            self.deadlines.remove(&(until, flow));
         }
+        if let Some(until) = wait.until() {
+            self.busy += 1;
+            self.deadlines.insert((until, flow));
+        }
+    }
+}
+
+impl Wait {
+    fn until(self) -> Option<Duration> {
+        match self {
+            Self::Not => None,
+            Self::Reply { until, .. } | Self::Echo { until, .. } => Some(until),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_keep_one_deadline_per_flow_while_one_waits() {
+        const MILLISECOND: Duration = Duration::from_millis(1);
+        let mut turns = Turns::new(Mode::Exchange, 2, Duration::from_hours(1));
+        turns.asked(0, 1, Duration::ZERO);
+        for sequence in 2..1000_u32 {
+            let now = MILLISECOND * sequence;
+            assert_eq!(turns.next_flow(), Some(1));
+            turns.asked(1, sequence.into(), now);
+            assert_eq!(turns.deadlines.len(), 2);
+            assert!(
+                turns
+                    .replied(1, sequence.into(), MILLISECOND, now, now)
+                    .is_some()
+            );
+            assert_eq!(turns.deadlines.len(), 1);
+        }
+        assert_eq!(turns.next_time(), Some(Duration::from_mins(30)));
     }
 }
