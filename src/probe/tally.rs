@@ -7,8 +7,10 @@ use super::rtt::Rtts;
 /// The books of a run. Times are since its start.
 #[derive(Debug)]
 pub struct Tally {
-    /// The last requests, each at its sequence number modulo their number, a power of two.
-    slots: Box<[Slot]>,
+    /// The last requests, each at its sequence number modulo `room`. Grows as requests are sent.
+    slots: Vec<Slot>,
+    /// How many requests are kept at most, a power of two.
+    room: u64,
     /// The next sequence number; the first is 1.
     next: u64,
     /// The first that was not looked at by [`Self::overdue`].
@@ -118,9 +120,10 @@ impl Totals {
 impl Tally {
     /// Books for so many flows, which keep at least the last `room` requests.
     pub fn new(flows: usize, room: usize) -> Self {
-        let room = room.max(1).next_power_of_two();
         Self {
-            slots: vec![Slot::default(); room].into(),
+            // No request has the sequence number 0.
+            slots: vec![Slot::default()],
+            room: room.max(1).next_power_of_two() as u64,
             next: 1,
             unlooked: 1,
             flows: vec![Flow::default(); flows].into(),
@@ -158,11 +161,16 @@ impl Tally {
     pub fn sent(&mut self, flow: usize, at: Duration) {
         let sequence = self.next;
         self.next += 1;
-        *self.slot_mut(sequence) = Slot {
+        let slot = Slot {
             sent_at: at,
             flow: u32::try_from(flow).unwrap_or(u32::MAX),
             end: Pending::Waits,
         };
+        if self.index(sequence) < self.slots.len() {
+            *self.slot_mut(sequence) = slot;
+        } else {
+            self.slots.push(slot);
+        }
         self.flows[flow].sent += 1;
         self.totals.sent += 1;
     }
@@ -237,7 +245,7 @@ impl Tally {
                 }
             } else {
                 // All before are forgotten too.
-                self.unlooked = self.next.saturating_sub(self.slots.len() as u64);
+                self.unlooked = self.next.saturating_sub(self.room);
             }
         }
         None
@@ -261,17 +269,37 @@ impl Tally {
 
     fn index(&self, sequence: u64) -> usize {
         // Only the low bits count, of which all are kept.
-        usize::try_from(sequence & (self.slots.len() as u64 - 1)).unwrap_or_default()
+        usize::try_from(sequence & (self.room - 1)).unwrap_or_default()
     }
 
     fn slot(&self, sequence: u64) -> Option<Slot> {
         let known = sequence > 0 && sequence < self.next;
-        let kept = known && self.next - sequence <= self.slots.len() as u64;
+        let kept = known && self.next - sequence <= self.room;
         kept.then(|| self.slots[self.index(sequence)])
     }
 
     fn slot_mut(&mut self, sequence: u64) -> &mut Slot {
         let index = self.index(sequence);
         &mut self.slots[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tally_takes_room_only_for_requests_that_were_sent() {
+        const ROOM: usize = 1 << 22;
+        let mut tally = Tally::new(1, ROOM);
+        assert!(tally.slots.capacity() < 1000);
+        for _ in 0..1000 {
+            tally.sent(0, Duration::ZERO);
+        }
+        assert!(tally.slots.capacity() < 5000);
+        assert_eq!(tally.overdue(Duration::MAX), Some((1, 0)));
+        let mut small = Tally::new(1, 64);
+        (0..1000).for_each(|_| small.sent(0, Duration::ZERO));
+        assert_eq!(small.slots.len(), 64);
     }
 }
