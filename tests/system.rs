@@ -20,6 +20,8 @@ mod balanced;
 mod booted;
 #[path = "system/changed.rs"]
 mod changed;
+#[path = "system/client.rs"]
+mod client;
 #[path = "system/dashboard.rs"]
 mod dashboard;
 #[path = "system/hostile.rs"]

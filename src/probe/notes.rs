@@ -10,8 +10,10 @@ use crate::udp::{Icmp, Rejection};
 /// What there is to say beside the figures.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// What kept requests from getting there, and how often.
-    pub trouble: BTreeMap<Trouble, u64>,
+    /// What kept requests from getting there.
+    pub errors: Errors,
+    /// Records that this host would not send, by the number of the error.
+    pub unsent_records: BTreeMap<i32, u64>,
     /// The longest reply that was only a beginning, in bytes.
     pub cut_to: Option<usize>,
     /// Datagrams that came and are not of this run.
@@ -20,6 +22,39 @@ pub struct Notes {
     pub records_back: u64,
     /// Records that were sent.
     pub records_sent: u64,
+}
+
+/// How many requests each error kept from getting there.
+#[derive(Debug, Default)]
+pub struct Errors {
+    kinds: BTreeMap<Trouble, u64>,
+    other: u64,
+}
+
+impl Errors {
+    /// How many kinds are counted apart: ICMP errors may come from any number of addresses.
+    pub const MOST: usize = 32;
+
+    /// Counts a request. Says whether its error is the first of a kind that is counted apart.
+    pub fn add(&mut self, error: Trouble) -> bool {
+        if self.kinds.len() == Self::MOST && !self.kinds.contains_key(&error) {
+            self.other += 1;
+            return false;
+        }
+        let count = self.kinds.entry(error).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// The kinds that are counted apart.
+    pub fn kinds(&self) -> impl Iterator<Item = (Trouble, u64)> {
+        self.kinds.iter().map(|(error, count)| (*error, *count))
+    }
+
+    /// How many requests had an error of a further kind.
+    pub fn other(&self) -> u64 {
+        self.other
+    }
 }
 
 /// What kept requests from getting there.

@@ -282,17 +282,18 @@ impl<'a> Prober<'a> {
         until.saturating_sub(now)
     }
 
-    fn rejected(&mut self, sequence: u64) {
-        if let Some(flow) = self.tally.rejected(sequence) {
+    /// A request did not get there. Says whether it waited for a reply.
+    fn rejected(&mut self, sequence: u64) -> bool {
+        let flow = self.tally.rejected(sequence);
+        if let Some(flow) = flow {
             self.turns.rejected(flow, sequence);
         }
+        flow.is_some()
     }
 
-    /// Counts it, and tells it if it is new.
+    /// Counts an error about a request that waited, and tells it if it is new.
     fn trouble(&mut self, trouble: Trouble) {
-        let count = self.notes.trouble.entry(trouble).or_default();
-        *count += 1;
-        if *count == 1 {
+        if self.notes.errors.add(trouble) {
             self.tell(format_args!("{}", trouble.told(self.settings.target)));
         }
     }

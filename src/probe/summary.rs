@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use super::attribution::Attribution;
+use super::notes::{Errors, Trouble};
 use super::prober::{Outcome, Settings};
 use super::tally::{Flow, Totals};
 use crate::address::HostPort;
@@ -97,9 +98,7 @@ impl Display for Summary<'_> {
         write!(f, " in {:.1} s", outcome.time.as_secs_f64())?;
         self.times(f)?;
         self.flows(f)?;
-        for (trouble, count) in &notes.trouble {
-            write!(f, "\n{} of them: {}", count, trouble.told(settings.target))?;
-        }
+        self.errors(f)?;
         self.hints(f)?;
         self.whereabouts(f)
     }
@@ -174,6 +173,26 @@ impl Summary<'_> {
         }
         if !all {
             write!(f, "\n  the other {clean} flows lost nothing")?;
+        }
+        Ok(())
+    }
+
+    fn errors(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (notes, target) = (&self.outcome.notes, self.settings.target);
+        for (error, count) in notes.errors.kinds() {
+            write!(f, "\n{count} of them: {}", error.told(target))?;
+        }
+        let other = notes.errors.other();
+        if other > 0 {
+            let most = Errors::MOST;
+            write!(
+                f,
+                "\n{other} of them: other errors, after the first {most} kinds"
+            )?;
+        }
+        for (errno, count) in &notes.unsent_records {
+            let told = Trouble::Unsent(*errno).told(target);
+            write!(f, "\n{count} record{}: {told}", plural(*count))?;
         }
         Ok(())
     }

@@ -47,6 +47,10 @@ pub struct Flow {
     pub received: u64,
     /// The greatest sequence number that a reply had.
     newest: u64,
+    /// Requests that an ICMP error named, while they had no reply.
+    rejected: u64,
+    /// ICMP errors that named no request, each for one that waited.
+    unnamed: u64,
 }
 
 /// What was counted in all.
@@ -199,11 +203,13 @@ impl Tally {
         }
         self.slot_mut(sequence).end = Pending::Replied;
         self.totals.neighbours += u64::from(self.has_neighbour(sequence, slot.flow));
-        self.totals.rejected -= u64::from(slot.end == Pending::Rejected);
+        let was_rejected = u64::from(slot.end == Pending::Rejected);
+        self.totals.rejected -= was_rejected;
         self.totals.received += 1;
         self.rtts.add(rtt);
         let counts = &mut self.flows[flow];
         counts.received += 1;
+        counts.rejected -= was_rejected;
         let reordered = sequence < counts.newest;
         counts.newest = counts.newest.max(sequence);
         self.totals.reordered += u64::from(reordered);
@@ -228,7 +234,18 @@ impl Tally {
         }
         self.slot_mut(sequence).end = Pending::Rejected;
         self.totals.rejected += 1;
-        Some(slot.flow as usize)
+        let flow = slot.flow as usize;
+        self.flows[flow].rejected += 1;
+        Some(flow)
+    }
+
+    /// Something on the way said that a request of a flow did not get there, but not which. Says
+    /// whether the flow has one that waits, without such an error.
+    pub fn rejected_on(&mut self, flow: usize) -> bool {
+        let flow = &mut self.flows[flow];
+        let is_about_one = flow.unnamed < flow.sent - flow.received - flow.rejected;
+        flow.unnamed += u64::from(is_about_one);
+        is_about_one
     }
 
     /// The next request that was sent before a moment and has no reply. Each is told once.
@@ -301,5 +318,25 @@ mod tests {
         let mut small = Tally::new(1, 64);
         (0..1000).for_each(|_| small.sent(0, Duration::ZERO));
         assert_eq!(small.slots.len(), 64);
+    }
+
+    #[test]
+    fn tally_counts_unnamed_errors_up_to_the_requests_that_wait() {
+        let mut tally = Tally::new(2, 16);
+        assert!(!tally.rejected_on(0));
+        (0..3).for_each(|_| tally.sent(0, Duration::ZERO));
+        tally.sent(1, Duration::ZERO);
+        assert_eq!(tally.rejected(1), Some(0));
+        tally.reply(2, false, Duration::ZERO, Duration::ZERO);
+        assert!(tally.rejected_on(0) && !tally.rejected_on(0));
+        assert!(tally.rejected_on(1) && !tally.rejected_on(1));
+        // Replies to all of them come in the end.
+        for sequence in [1, 3, 4] {
+            tally.reply(sequence, false, Duration::ZERO, Duration::ZERO);
+        }
+        assert!(!tally.rejected_on(0) && !tally.rejected_on(1));
+        tally.sent(0, Duration::ZERO);
+        tally.sent(0, Duration::ZERO);
+        assert!(tally.rejected_on(0));
     }
 }

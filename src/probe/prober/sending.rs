@@ -39,7 +39,7 @@ impl Prober<'_> {
     }
 
     /// Sends so many requests over a flow.
-    fn send_requests(&mut self, flow: usize, number: usize) {
+    pub(super) fn send_requests(&mut self, flow: usize, number: usize) {
         let size = self.settings.size;
         let first = self.tally.next_sequence();
         for (sequence, bytes) in (first..).zip(self.outgoing.chunks_mut(size).take(number)) {
@@ -94,7 +94,14 @@ impl Prober<'_> {
                 }
                 Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
                 Err(error) => {
-                    return self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
+                    let errno = error.raw_os_error().unwrap_or(0);
+                    let count = self.notes.unsent_records.entry(errno).or_default();
+                    *count += 1;
+                    if *count == 1 {
+                        let told = Trouble::Unsent(errno).told(self.settings.target);
+                        self.tell(format_args!("record: {told}"));
+                    }
+                    return;
                 }
             }
         }

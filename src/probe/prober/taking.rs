@@ -7,7 +7,7 @@ use super::{BATCH, Prober};
 use crate::probe::notes::Trouble;
 use crate::probe::tally::Came;
 use crate::probe::wire::{Change, HEADER_BYTES, Seen};
-use crate::udp::Wait;
+use crate::udp::{Rejection, Wait};
 
 /// What a socket's receive timeout is exact to, on any kernel.
 const COARSE: Duration = Duration::from_millis(20);
@@ -66,7 +66,7 @@ impl Prober<'_> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => {
-                if !self.take_rejections(flow) {
+                if !self.take_rejections(flow) && self.tally.rejected_on(flow) {
                     self.trouble(Trouble::Rejected {
                         errno: error.raw_os_error().unwrap_or(0),
                         icmp: None,
@@ -118,21 +118,109 @@ impl Prober<'_> {
         let mut any = false;
         while let Some(rejection) = self.flows[flow].take_rejection() {
             any = true;
-            let bytes = &rejection.bytes;
-            let sequence = match self.run.read(bytes, bytes.len()) {
-                Seen::Reply { sequence, .. } => Some(sequence),
-                // Nothing of it has to come back (RFC 792): then it is about what the flow waits for.
-                _ if bytes.len() < HEADER_BYTES => self.turns.asked_on(flow),
-                _ => continue,
-            };
-            match sequence {
-                Some(sequence) => self.rejected(sequence),
-                None if self.turns.is_plain() => {}
-                // About a record.
-                None => continue,
-            }
-            self.trouble(Trouble::from(&rejection));
+            self.take_rejection(flow, &rejection);
         }
         any
+    }
+
+    /// Counts an ICMP error if it is about a request that waits: a forger can send any number of
+    /// others.
+    fn take_rejection(&mut self, flow: usize, rejection: &Rejection) {
+        let bytes = &rejection.bytes;
+        let is_about_one = match self.run.read(bytes, bytes.len()) {
+            Seen::Reply { sequence, .. } => self.rejected(sequence),
+            // Nothing of it has to come back (RFC 792): then it is about what the flow waits for.
+            _ if bytes.len() < HEADER_BYTES => match self.turns.asked_on(flow) {
+                Some(sequence) => self.rejected(sequence),
+                None => self.turns.is_plain() && self.tally.rejected_on(flow),
+            },
+            _ => false,
+        };
+        if is_about_one {
+            self.trouble(Trouble::from(rejection));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::exchange::Mode;
+    use crate::probe::notes::Errors;
+    use crate::probe::pace::Frequency;
+    use crate::probe::prober::Settings;
+    use crate::probe::screen::Screen;
+    use crate::udp::Icmp;
+
+    /// What is counted when so many requests were sent, and then come ICMP errors from ever new
+    /// addresses: each with the sequence number of a request, or without.
+    fn counted(mode: Mode, requests: usize, errors: &[Option<u64>]) -> (Vec<u64>, u64) {
+        let silent = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let settings = Settings {
+            target: silent.local_addr().unwrap(),
+            mode,
+            count: None,
+            duration: None,
+            frequency: Frequency {
+                count: 1,
+                time: Duration::from_secs(1),
+            },
+            size: 64,
+            wait: Duration::from_secs(1),
+            flows: 1,
+            lines: false,
+            progress: false,
+        };
+        let (mut screen, stops) = (Screen::new(), AtomicU32::new(0));
+        let mut prober = Prober::new(&settings, 7, &mut screen, &stops).unwrap();
+        prober.send_requests(0, requests);
+        for (from, sequence) in (1_u32..).zip(errors) {
+            let mut bytes = vec![0; 64];
+            match sequence {
+                Some(sequence) => prober.run.write(*sequence, &mut bytes),
+                None => bytes.clear(),
+            }
+            let rejection = Rejection {
+                errno: libc::EHOSTUNREACH,
+                icmp: Some(Icmp {
+                    v6: false,
+                    kind: 3,
+                    code: 1,
+                }),
+                from: Some(Ipv4Addr::from_bits(from).into()),
+                bytes,
+            };
+            prober.take_rejection(0, &rejection);
+        }
+        let errors = &prober.notes.errors;
+        (
+            errors.kinds().map(|(_, count)| count).collect(),
+            errors.other(),
+        )
+    }
+
+    #[test]
+    fn prober_counts_icmp_errors_only_for_waiting_requests() {
+        for (mode, requests, about, kinds) in [
+            (Mode::Echo, 3, Some(2), 1),
+            (Mode::Echo, 3, None, 3),
+            (Mode::Echo, 3, Some(4), 0),
+            (Mode::Exchange, 1, Some(1), 1),
+            (Mode::Exchange, 1, None, 1),
+            (Mode::Lockstep, 1, None, 1),
+        ] {
+            let seen = counted(mode, requests, &[about; 1000]);
+            assert_eq!(seen, (vec![1; kinds], 0), "{mode:?} {about:?}");
+        }
+    }
+
+    #[test]
+    fn prober_counts_a_bounded_number_of_kinds_of_errors_apart() {
+        let requests: Vec<_> = (1..=60).map(Some).collect();
+        let (kinds, other) = counted(Mode::Echo, requests.len(), &requests);
+        assert_eq!((kinds, other), (vec![1; Errors::MOST], 28));
     }
 }

@@ -1,0 +1,99 @@
+//! The client and what others on the way can do to it.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Stdio;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::harness::{DEADLINE, program};
+use crate::namespace::Namespace;
+
+const REFLECTOR: &str = "10.77.0.1:9999";
+
+#[test]
+#[ignore = "needs root, for raw sockets; .ci/run runs it"]
+fn probe_bounds_icmp_errors_from_ever_new_addresses() {
+    const REQUESTS: u32 = 40;
+    const ERRORS: u32 = 50;
+    let (server, clients) = Namespace::pair();
+    for interface in ["all", "eth0"] {
+        clients.shell(&format!("sysctl -qw net.ipv4.conf.{interface}.rp_filter=0"));
+    }
+    let (firewall, icmp) = server.inside(|| {
+        let icmp = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+        icmp.set_header_included_v4(true).unwrap();
+        (UdpSocket::bind(REFLECTOR).unwrap(), icmp)
+    });
+    firewall.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut command = clients.command(program().get_program().to_str().unwrap());
+    command.args(["probe", REFLECTOR, "--mode=echo", "--interval=0.05"]);
+    command.args([&format!("--count={REQUESTS}"), "--wait=1"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let child = command.spawn().unwrap();
+    for request in 0..REQUESTS {
+        let (length, peer) = firewall.recv_from(&mut [0; 65]).unwrap();
+        assert_eq!(length, 64);
+        let to: SocketAddr = "10.77.0.2:0".parse().unwrap();
+        for error in 0..ERRORS {
+            let from = Ipv4Addr::from([10, 77, 1, 0]).to_bits() + request * ERRORS + error;
+            icmp.send_to(&prohibited(from.into(), peer.port()), &to.into())
+                .unwrap();
+        }
+    }
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("40 sent, 0 received, 40 lost"), "{text}");
+    let counted = text
+        .lines()
+        .filter_map(|line| line.split_once(" of them: "));
+    let counts: Vec<u32> = counted.map(|(count, _)| count.parse().unwrap()).collect();
+    assert!(counts.len() <= 33, "{text}");
+    let sum: u32 = counts.iter().sum();
+    assert!((33..=REQUESTS).contains(&sum), "{text}");
+    // A line for each kind while it runs, and one in the summary.
+    let told = text.matches("a firewall rejects it").count();
+    assert_eq!(told, 64, "{text}");
+}
+
+#[test]
+#[ignore = "needs root and nft; .ci/run runs it"]
+fn probe_counts_records_that_cannot_be_sent_apart() {
+    let (server, clients) = Namespace::pair();
+    let _daemon = server.daemon(&["--listen=10.77.0.1:9999"]);
+    clients.shell("nft add table inet t");
+    clients.shell("nft 'add chain inet t o { type filter hook output priority 0; }'");
+    clients.shell("nft 'add rule inet t o udp length 30 drop'");
+    let mut command = clients.command(program().get_program().to_str().unwrap());
+    command.args(["probe", REFLECTOR, "--count=1", "--wait=1"]);
+    let out = command.stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("1 sent, 1 received"), "{text}");
+    let told = "cannot send to 10.77.0.1:9999: Operation not permitted (os error 1); a firewall of \
+                this host forbids it";
+    assert!(text.contains(&format!("\n1 record: {told}")), "{text}");
+    assert!(!text.contains(" of them: "), "{text}");
+}
+
+/// An IPv4 packet with an ICMP message from an address: a request from a port of 10.77.0.2 is
+/// prohibited. It quotes the IP header and the UDP header, which is all that RFC 792 asks for.
+fn prohibited(from: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut message = vec![3, 13, 0, 0, 0, 0, 0, 0];
+    message.extend([0x45, 0, 0, 92, 0, 0, 0, 0, 64, 17, 0, 0]);
+    message.extend([10, 77, 0, 2, 10, 77, 0, 1]);
+    message.extend([port, 9999, 72, 0].map(u16::to_be_bytes).concat());
+    // The checksum of RFC 1071.
+    let words = message
+        .chunks(2)
+        .map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+    let sum: u32 = words.map(u32::from).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let sum = u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+    // The kernel fills in the length, the identification and the checksum.
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0];
+    packet.extend(from.octets());
+    packet.extend([10, 77, 0, 2]);
+    packet.extend(message);
+    packet
+}
