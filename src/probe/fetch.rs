@@ -60,20 +60,30 @@ enum Cause {
 /// # Errors
 /// When nobody answers, or with something else.
 pub fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, Error> {
-    let read = || {
-        let text = runtime::new()?.block_on(async {
-            tokio::select! {
-                text = get(url) => text,
-                () = tokio::time::sleep(PATIENCE) => Err(Cause::Late),
-                () = one_more(stops) => Err(Cause::Stopped),
-            }
-        })?;
-        Ok(Counters::parse(&text)?)
-    };
+    let read = || Ok(Counters::parse(&within(PATIENCE, stops, get(url))?)?);
     read().map_err(|cause| Error {
         url: url.clone(),
         cause,
     })
+}
+
+/// Does the work, unless it takes longer than `patience` or `stops` counts one more. A resolver that
+/// does not answer blocks a thread of the runtime, which is left behind.
+fn within<T>(
+    patience: Duration,
+    stops: Option<&AtomicU32>,
+    work: impl Future<Output = Result<T, Cause>>,
+) -> Result<T, Cause> {
+    let runtime = runtime::new()?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work => done,
+            () = tokio::time::sleep(patience) => Err(Cause::Late),
+            () = one_more(stops) => Err(Cause::Stopped),
+        }
+    });
+    runtime.shutdown_background();
+    done
 }
 
 async fn one_more(stops: Option<&AtomicU32>) {
@@ -126,4 +136,53 @@ async fn text(response: Response<Incoming>) -> Result<String, Cause> {
         }
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+
+    use super::*;
+
+    /// What comes of it when the resolver blocks for ever.
+    fn blocked(patience: Duration, stops: Option<Arc<AtomicU32>>) -> Cause {
+        const DEADLINE: Duration = Duration::from_mins(1);
+        let (answer, answered) = mpsc::channel::<()>();
+        let (ended, end) = mpsc::channel();
+        let counted = stops.clone();
+        thread::spawn(move || {
+            let resolve = async {
+                let blocked = tokio::task::spawn_blocking(move || answered.recv());
+                blocked.await.unwrap().unwrap();
+                Ok(())
+            };
+            ended.send(within(patience, counted.as_deref(), resolve))
+        });
+        let mut waited = Duration::ZERO;
+        while waited < DEADLINE {
+            // It counts what comes after it has begun.
+            if let Some(stops) = &stops {
+                stops.fetch_add(1, Relaxed);
+            }
+            if let Ok(end) = end.recv_timeout(TICK) {
+                drop(answer);
+                return end.unwrap_err();
+            }
+            waited += TICK;
+        }
+        panic!("it waits for the resolver");
+    }
+
+    #[test]
+    fn fetch_ends_at_its_deadline_while_the_resolver_blocks() {
+        assert!(matches!(blocked(TICK, None), Cause::Late));
+    }
+
+    #[test]
+    fn fetch_ends_on_a_signal_while_the_resolver_blocks() {
+        let stops = Arc::new(AtomicU32::new(0));
+        let cause = blocked(Duration::from_hours(1), Some(stops));
+        assert!(matches!(cause, Cause::Stopped));
+    }
 }

@@ -1,11 +1,14 @@
 //! The client and what others on the way can do to it.
 
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::harness::{DEADLINE, program};
+use crate::harness::{DEADLINE, has_nothing, program, wait_until};
 use crate::namespace::Namespace;
 
 const REFLECTOR: &str = "10.77.0.1:9999";
@@ -73,6 +76,71 @@ fn probe_counts_records_that_cannot_be_sent_apart() {
                 this host forbids it";
     assert!(text.contains(&format!("\n1 record: {told}")), "{text}");
     assert!(!text.contains(" of them: "), "{text}");
+}
+
+#[test]
+#[ignore = "needs root, for namespaces; .ci/run runs it"]
+fn probe_ends_while_the_resolver_does_not_answer() {
+    let host = Namespace::new();
+    let _daemon = host.daemon(&["--listen=127.0.0.1:9999", "--metrics-listen=127.0.0.1:9862"]);
+    let resolver = host.inside(|| UdpSocket::bind("127.0.0.1:53").unwrap());
+    resolver.set_read_timeout(Some(DEADLINE)).unwrap();
+    let file = |name: &str, text: &str| {
+        let file = std::env::temp_dir().join(format!("udp-echo-{name}-{}", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let hosts = file("hosts", "");
+    // Longer than the test waits.
+    let servers = "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n";
+    let servers = file("resolv.conf", servers);
+    let start = || {
+        let mut command = host.command("unshare");
+        let script = "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && \
+                      exec \"$0\" probe 127.0.0.1:9998 --metrics-url=http://metrics.test:9862";
+        command
+            .args(["-m", "sh", "-c", script])
+            .arg(program().get_program());
+        command.args([&hosts, &servers]).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let ended = |mut child: Child, signal: Option<Signal>| {
+        wait_until("it ends", || {
+            if let Some(signal) = signal {
+                kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+            }
+            child.try_wait().unwrap().is_some()
+        });
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let text = ended(start(), None);
+    assert!(text.contains("no answer within 5 s"), "{text}");
+    assert!(resolver.recv(&mut [0; 512]).is_ok());
+
+    std::fs::write(&hosts, "127.0.0.1 metrics.test\n").unwrap();
+    let mut child = start();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("nobody listens")));
+    while !has_nothing(&resolver) {}
+    std::fs::write(&hosts, "").unwrap();
+    let interrupt = || {
+        kill(
+            Pid::from_raw(child.id().try_into().unwrap()),
+            Signal::SIGINT,
+        )
+    };
+    interrupt().unwrap();
+    assert!(resolver.recv(&mut [0; 512]).is_ok());
+    let text = ended(child, Some(Signal::SIGINT));
+    let words = "cannot read the metrics at http://metrics.test:9862/: asked to stop
+";
+    assert!(text.contains(words), "{text}");
+    for file in [hosts, servers] {
+        std::fs::remove_file(file).unwrap();
+    }
 }
 
 /// An IPv4 packet with an ICMP message from an address: a request from a port of 10.77.0.2 is
