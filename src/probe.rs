@@ -3,11 +3,12 @@
 //! - [`wire`], [`tally`], [`rtt`], [`turns`], [`pace`]: the core. What is sent and when, what came
 //!   and what that means; no socket, no clock.
 //! - [`prober`], [`clock`]: the loop around it, on one plain thread.
-//! - [`attribution`], [`fetch`]: where the missing were lost, by the daemon's metrics.
+//! - [`attribution`], [`exposition`], [`fetch`]: where the missing were lost, by the daemon's metrics.
 //! - [`summary`], [`json`], [`notes`], [`screen`]: how it is told.
 
 pub mod attribution;
 pub mod clock;
+pub mod exposition;
 pub mod fetch;
 pub mod json;
 pub mod notes;

@@ -14,6 +14,8 @@ mod harness;
 
 #[path = "probe/attribution.rs"]
 mod attribution;
+#[path = "probe/faults.rs"]
+mod faults;
 #[path = "probe/measuring.rs"]
 mod measuring;
 #[path = "probe/picture.rs"]

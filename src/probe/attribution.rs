@@ -1,6 +1,9 @@
 //! Where the missing were lost, by what the daemon counted meanwhile.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use super::exposition::{Sample, samples};
 
 /// What a daemon's metrics say.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -14,10 +17,16 @@ pub struct Counters {
     started: f64,
 }
 
-/// A text without the metrics of a daemon.
+/// A text without the metrics of a daemon, or with some that are no counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no metrics of a udp-echo there")]
-pub struct NoMetrics;
+pub enum MetricsError {
+    /// There is no metric that every daemon has.
+    #[error("no metrics of a udp-echo there")]
+    Missing,
+    /// A metric is not a number, or an infinite one.
+    #[error("the value of {0} is not a finite number")]
+    NotFinite(&'static str),
+}
 
 /// What the client itself counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,22 +66,29 @@ impl Counters {
     ///
     /// # Errors
     /// When it does not have what a daemon's has.
-    pub fn parse(text: &str) -> Result<Self, NoMetrics> {
-        let sum = |name: &str| {
-            let values = text.lines().filter_map(|line| {
-                let (series, value) = line.split_once(' ')?;
-                let of_name = series.split('{').next() == Some(name);
-                value.trim().parse::<f64>().ok().filter(|_| of_name)
-            });
-            values.reduce(|sum, value| sum + value)
+    pub fn parse(text: &str) -> Result<Self, MetricsError> {
+        let all: Vec<_> = samples(text).collect();
+        let sum = |name| sum(name, all.iter().filter(|sample| sample.name == name));
+        let needed = |name| sum(name)?.ok_or(MetricsError::Missing);
+        // An aggregator adds labels, and may have other processes too. A process is a daemon if it
+        // has the labels that were added to a daemon's metrics.
+        let daemons: BTreeSet<Vec<_>> = all
+            .iter()
+            .filter(|sample| sample.name == RECEIVED)
+            .map(|sample| sample.labels.iter())
+            .map(|labels| labels.filter(|(name, _)| *name != "listen").collect())
+            .collect();
+        let is_daemon = |process: &&Sample<'_>| {
+            let labels: Vec<_> = process.labels.iter().collect();
+            process.name == STARTED && daemons.contains(&labels)
         };
         Ok(Self {
-            received: sum("udp_echo_datagrams_received_total").ok_or(NoMetrics)?,
-            echoed: sum("udp_echo_datagrams_echoed_total").ok_or(NoMetrics)?,
-            send_errors: sum("udp_echo_send_errors_total").unwrap_or(0.0),
-            drops: sum("udp_echo_socket_drops_total").unwrap_or(0.0),
-            refused: sum("udp_echo_datagrams_refused_total").unwrap_or(0.0),
-            started: sum("process_start_time_seconds").unwrap_or(0.0),
+            received: needed(RECEIVED)?,
+            echoed: needed("udp_echo_datagrams_echoed_total")?,
+            send_errors: sum("udp_echo_send_errors_total")?.unwrap_or(0.0),
+            drops: sum("udp_echo_socket_drops_total")?.unwrap_or(0.0),
+            refused: sum("udp_echo_datagrams_refused_total")?.unwrap_or(0.0),
+            started: self::sum(STARTED, all.iter().filter(is_daemon))?.unwrap_or(0.0),
         })
     }
 
@@ -86,8 +102,15 @@ impl Counters {
             refused: self.refused - before.refused,
             started: self.started - before.started,
         };
-        let same = since.started.abs() < 1e-3;
-        let grew = [since.received, since.echoed, since.drops, since.refused];
+        // A daemon computes it from two clocks, which it cannot read at the same moment.
+        let same = since.started.abs() < 0.1;
+        let grew = [
+            since.received,
+            since.echoed,
+            since.send_errors,
+            since.drops,
+            since.refused,
+        ];
         (same && grew.iter().all(|value| *value >= 0.0)).then_some(since)
     }
 }
@@ -121,6 +144,24 @@ impl Attribution {
     pub fn told(&self) -> u64 {
         self.uplink + self.server_drops + self.server_refused + self.downlink
     }
+}
+
+const RECEIVED: &str = "udp_echo_datagrams_received_total";
+const STARTED: &str = "process_start_time_seconds";
+
+/// The sum of a metric's samples, if there are any.
+fn sum<'a>(
+    name: &'static str,
+    samples: impl Iterator<Item = &'a Sample<'a>>,
+) -> Result<Option<f64>, MetricsError> {
+    let mut sum = None;
+    for sample in samples {
+        let value = sample.value.parse::<f64>().ok();
+        let value = value.filter(|value| value.is_finite());
+        let value = value.ok_or(MetricsError::NotFinite(name))?;
+        sum = Some(sum.unwrap_or(0.0) + value);
+    }
+    Ok(sum)
 }
 
 /// The counts, or their shares of `whole` if they are more than that together (by the largest
@@ -213,10 +254,55 @@ mod tests {
 
     #[test]
     fn a_page_of_somebody_else_is_no_metrics() {
-        assert_eq!(Counters::parse("<html>"), Err(NoMetrics));
+        assert_eq!(Counters::parse("<html>"), Err(MetricsError::Missing));
         assert_eq!(
             Counters::parse("node_cpu_seconds_total 1\n"),
-            Err(NoMetrics)
+            Err(MetricsError::Missing)
         );
+    }
+
+    /// What a federation of two daemons and another process says.
+    fn federated(received: u32, started: u32, other_started: u32) -> String {
+        format!(
+            "udp_echo_datagrams_received_total{{instance=\"a b\",job=\"udp-echo\"}} {received} 1700000000000\n\
+             udp_echo_datagrams_received_total{{instance=\"c\",job=\"udp-echo\",listen=\"[::]:9999\"}} 5 1700000000000\n\
+             udp_echo_datagrams_echoed_total{{job=\"udp-echo\",instance=\"a b\"}} {received} 1700000000000\n\
+             process_start_time_seconds{{instance=\"a b\",job=\"udp-echo\"}} {started} 1700000000000\n\
+             process_start_time_seconds{{instance=\"c\",job=\"udp-echo\"}} 1700000000 1700000000000\n\
+             process_start_time_seconds{{instance=\"a b\",job=\"other\"}} {other_started} 1700000000000\n"
+        )
+    }
+
+    #[test]
+    fn counters_are_read_with_timestamps_and_added_labels() {
+        let counters = |text: String| Counters::parse(&text).unwrap();
+        let before = counters(federated(10, 1_700_000_000, 1_700_000_000));
+        assert_eq!((before.received, before.echoed), (15.0, 10.0));
+        // Another process was restarted.
+        let after = counters(federated(12, 1_700_000_000, 1_700_000_009));
+        let since = after.since(&before).unwrap();
+        assert_eq!((since.received, since.echoed), (2.0, 2.0));
+        let restarted = counters(federated(12, 1_700_000_009, 1_700_000_000));
+        assert_eq!(restarted.since(&before), None);
+    }
+
+    #[test]
+    fn parsing_names_a_counter_that_is_not_finite() {
+        let good = "udp_echo_datagrams_received_total 1\nudp_echo_datagrams_echoed_total 1\n\
+                    udp_echo_socket_drops_total 1\nprocess_start_time_seconds 1.7e9\n\
+                    go_gc_seconds NaN\n";
+        assert!(Counters::parse(good).is_ok());
+        for name in [RECEIVED, "udp_echo_socket_drops_total", STARTED] {
+            for value in ["NaN", "+Inf", "-inf", "none"] {
+                let lines = good.lines().map(|line| match line.split_once(' ') {
+                    Some((of, _)) if of == name => format!("{name} {value} 1700000000000\n"),
+                    _ => format!("{line}\n"),
+                });
+                let text: String = lines.collect();
+                assert_eq!(Counters::parse(&text), Err(MetricsError::NotFinite(name)));
+            }
+        }
+        let told = "the value of process_start_time_seconds is not a finite number";
+        assert_eq!(MetricsError::NotFinite(STARTED).to_string(), told);
     }
 }

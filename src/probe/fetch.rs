@@ -14,7 +14,7 @@ use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::attribution::{Counters, NoMetrics};
+use super::attribution::{Counters, MetricsError};
 use crate::runtime;
 
 /// How long it may take.
@@ -52,7 +52,7 @@ enum Cause {
     #[error("the answer is too long")]
     Long,
     #[error(transparent)]
-    NoMetrics(#[from] NoMetrics),
+    Metrics(#[from] MetricsError),
 }
 
 /// Reads them, until `stops` counts one more who asks for the end.
@@ -95,17 +95,19 @@ async fn one_more(stops: Option<&AtomicU32>) {
 }
 
 async fn get(url: &Uri) -> Result<String, Cause> {
-    let host = url.host().ok_or(Cause::Address)?;
+    let (name, header) = host(url).ok_or(Cause::Address)?;
     let port = url.port_u16().unwrap_or(80);
-    let name = host.trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((name, port)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // At its root a daemon has its status page.
     let path = url.path_and_query().map(PathAndQuery::as_str);
     let path = path.filter(|path| *path != "/").unwrap_or("/metrics");
-    let authority = url.authority().map_or(host, |authority| authority.as_str());
+    let header = match url.port() {
+        Some(port) => format!("{header}:{port}"),
+        None => header,
+    };
     let request = Request::get(path)
-        .header(HOST, authority)
+        .header(HOST, header)
         .body(String::new())
         .map_err(|_| Cause::Address)?;
     let answer = async {
@@ -118,6 +120,37 @@ async fn get(url: &Uri) -> Result<String, Cause> {
         // What it had to say may still have to be read.
         ended = &mut connection => { ended?; answer.await }
     }
+}
+
+/// The host of a URL as a resolver takes it, and as the header has it. An IPv6 address loses its
+/// brackets for the resolver, and its zone, which stands behind `%25`, for the header (RFC 6874).
+fn host(url: &Uri) -> Option<(String, String)> {
+    let host = url.host()?;
+    let inner = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    Some(match inner.map(|inner| inner.split_once('%')) {
+        None => (host.into(), host.into()),
+        Some(None) => (inner?.into(), host.into()),
+        Some(Some((address, zone))) => {
+            // People leave out the 25.
+            let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty());
+            let zone = percent_decoded(zone.unwrap_or(&inner?[address.len() + 1..]));
+            (format!("{address}%{zone}"), format!("[{address}]"))
+        }
+    })
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| *first == b'%');
+        let byte = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 async fn text(response: Response<Incoming>) -> Result<String, Cause> {
@@ -145,12 +178,12 @@ mod tests {
 
     use super::*;
 
-    /// What comes of it when the resolver blocks for ever.
-    fn blocked(patience: Duration, stops: Option<Arc<AtomicU32>>) -> Cause {
+    /// The cause of the end when the resolver blocks for ever.
+    fn blocked(patience: Duration, stops: Option<&Arc<AtomicU32>>) -> Cause {
         const DEADLINE: Duration = Duration::from_mins(1);
         let (answer, answered) = mpsc::channel::<()>();
         let (ended, end) = mpsc::channel();
-        let counted = stops.clone();
+        let counted = stops.cloned();
         thread::spawn(move || {
             let resolve = async {
                 let blocked = tokio::task::spawn_blocking(move || answered.recv());
@@ -161,8 +194,8 @@ mod tests {
         });
         let mut waited = Duration::ZERO;
         while waited < DEADLINE {
-            // It counts what comes after it has begun.
-            if let Some(stops) = &stops {
+            // Only stops after the start of the work count.
+            if let Some(stops) = stops {
                 stops.fetch_add(1, Relaxed);
             }
             if let Ok(end) = end.recv_timeout(TICK) {
@@ -182,7 +215,24 @@ mod tests {
     #[test]
     fn fetch_ends_on_a_signal_while_the_resolver_blocks() {
         let stops = Arc::new(AtomicU32::new(0));
-        let cause = blocked(Duration::from_hours(1), Some(stops));
+        let cause = blocked(Duration::from_hours(1), Some(&stops));
         assert!(matches!(cause, Cause::Stopped));
+    }
+
+    #[test]
+    fn url_hosts_are_resolved_with_their_zone_and_sent_without() {
+        for (url, name, header) in [
+            ("http://localhost:9862/metrics", "localhost", "localhost"),
+            ("http://user:password@h:1", "h", "h"),
+            ("http://192.0.2.1", "192.0.2.1", "192.0.2.1"),
+            ("http://[::1]:9862", "::1", "[::1]"),
+            ("http://[fe80::1%25eth0]/", "fe80::1%eth0", "[fe80::1]"),
+            ("http://[fe80::1%eth0]:9862", "fe80::1%eth0", "[fe80::1]"),
+            ("http://[fe80::1%2]", "fe80::1%2", "[fe80::1]"),
+            ("http://[fe80::1%25a%2Eb%2e1]", "fe80::1%a.b.1", "[fe80::1]"),
+        ] {
+            let expected = Some((name.into(), header.into()));
+            assert_eq!(host(&url.parse().unwrap()), expected, "{url}");
+        }
     }
 }

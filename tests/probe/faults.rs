@@ -1,0 +1,68 @@
+//! Faults that were seen: what others send and serve, and how it is told.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
+use serde_json::json as object;
+
+use crate::reflectors::{Reflector, ended, json, probe};
+
+/// Serves the texts as metrics, one for each connection.
+fn serve(texts: [String; 2]) -> SocketAddr {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    thread::spawn(move || {
+        for text in texts {
+            let (mut stream, _) = server.accept().unwrap();
+            assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+            let length = text.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{text}"
+            )
+            .unwrap();
+        }
+    });
+    address
+}
+
+/// Metrics with so many datagrams received and so many refused, of a daemon that was started then.
+fn metrics(received: u32, refused: u32, started: &str) -> String {
+    let series = |name: &str, value: &str| {
+        format!("{name} {{instance=\"10.0.0.1:9862\", job=\"udp echo\"}} {value} 1700000000000\n")
+    };
+    [
+        series("udp_echo_datagrams_received_total", &received.to_string()),
+        series("udp_echo_datagrams_echoed_total", "0"),
+        series("udp_echo_datagrams_refused_total", &refused.to_string()),
+        series("process_start_time_seconds", started),
+    ]
+    .concat()
+}
+
+const ARGS: &str = "--mode=echo --count=3 --interval=0.01 --wait=0.1";
+
+#[test]
+fn probe_reads_metrics_with_timestamps_and_added_labels() {
+    let silent = Reflector::new(|_| vec![]);
+    let http = serve([metrics(7, 2, "1.7e9"), metrics(10, 4, "1.7e9")]);
+    let args = format!("{ARGS} --metrics-url=http://{http}/metrics");
+    let (status, seen) = json(silent.address, &args);
+    let expected = object!({"uplink": 0, "server_drops": 0, "server_refused": 2, "downlink": 0});
+    assert_eq!((status, &seen["attribution"]), (1, &expected));
+}
+
+#[test]
+fn probe_names_a_metric_that_is_no_number() {
+    let silent = Reflector::new(|_| vec![]);
+    let http = serve([metrics(7, 2, "1.7e9"), metrics(10, 4, "NaN")]);
+    let url = format!("http://{http}/metrics");
+    let args = format!("{ARGS} --metrics-url={url}");
+    let (status, out, _) = ended(&mut probe(silent.address, &args));
+    let cause = format!(
+        "cannot read the metrics at {url}: the value of process_start_time_seconds is not a finite \
+         number\n"
+    );
+    assert!(status == 1 && out.ends_with(&cause), "{out}");
+}
