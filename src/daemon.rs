@@ -67,7 +67,10 @@ pub enum Error {
     },
     #[error("cannot start a worker: {0}; --max-peers asks for fewer")]
     Peers(#[from] NoMemory),
-    #[error("cannot listen on UDP {address} twice: --listen {name} is the same as one before")]
+    #[error(
+        "cannot listen on UDP {} twice: --listen {name} is the same as one before",
+        udp::named_here(*.address)
+    )]
     ListenTwice { name: HostPort, address: SocketAddr },
     #[error(transparent)]
     HandedOverNames(#[from] HandedOverError),
@@ -140,9 +143,11 @@ async fn serve(
         mode: args.mode,
         listen: sockets
             .iter()
-            .map(|socket| socket.address().to_string())
+            .map(|socket| udp::named(socket.address(), &**socket))
             .collect(),
-        metrics_listen: http.as_ref().map(|(_, address)| address.to_string()),
+        metrics_listen: http
+            .as_ref()
+            .map(|(socket, address)| udp::named(*address, socket)),
         metrics,
         shared: Arc::clone(&shared),
         ready: AtomicBool::new(false),
@@ -320,7 +325,7 @@ fn log_start(args: &Args, sockets: &[Arc<Socket>], site: &Daemon) {
         };
         info!(
             "listening on {} (UDP), receive buffer {}, send buffer {} bytes, {}",
-            socket.address(),
+            site.listen[index],
             sizes[0],
             sizes[1],
             match (socket.gets_bursts(), socket.sends_bursts()) {
@@ -348,7 +353,8 @@ fn log_start(args: &Args, sockets: &[Arc<Socket>], site: &Daemon) {
         }
     }
     if let Some(address) = &site.metrics_listen {
-        info!("metrics on http://{address}/metrics");
+        // In a URL, %25 stands before the interface (RFC 6874).
+        info!("metrics on http://{}/metrics", address.replace('%', "%25"));
     }
     let timeout = match args.timeout.0 {
         Some(timeout) => humantime::format_duration(timeout.get()).to_string(),

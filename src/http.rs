@@ -34,6 +34,7 @@ use tokio::time;
 use tracing::{debug, warn};
 
 use crate::throttle::Throttle;
+use crate::udp::named_here;
 
 /// Connections at once. When there is one more, the oldest is cut off.
 const MAX_CONNECTIONS: usize = 64;
@@ -74,7 +75,11 @@ pub trait Site: Send + Sync + 'static {
 
 /// An address that HTTP cannot be served on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on TCP {address} for metrics: {cause}{}", hint(.cause))]
+#[error(
+    "cannot listen on TCP {} for metrics: {cause}{}",
+    named_here(*.address),
+    hint(.cause)
+)]
 pub struct BindError {
     address: SocketAddr,
     #[source]

@@ -64,9 +64,11 @@ pub enum Error {
 /// When nothing can be measured.
 pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
     let Target(target) = &args.target;
+    let address = target.resolve()?;
     let mut screen = Screen::new();
     let settings = Settings {
-        target: target.resolve()?,
+        target: address,
+        address: udp::named_here(address),
         mode: args.mode,
         count: args.count,
         duration: args.duration,

@@ -16,7 +16,7 @@ use tracing::{Level, enabled, warn};
 use crate::exchange::{End, Exchange, SLACK};
 use crate::metrics::Counts;
 use crate::record::Record;
-use crate::udp::{Batch, Socket, Wait};
+use crate::udp::{self, Batch, Socket, Wait};
 
 use answering::Part;
 use attention::Attention;
@@ -266,7 +266,8 @@ impl Worker {
                 let kind = self.counts.receive_errors.count(&error);
                 let now = self.attention.since(self.shared.epoch);
                 if let Some(more) = self.shared.warnings.receive[kind].pass(now) {
-                    warn!("cannot receive on {}: {error}{more}", self.socket.address());
+                    let listen = udp::named(self.socket.address(), &*self.socket);
+                    warn!("cannot receive on {listen}: {error}{more}");
                 }
                 thread::sleep(ERROR_PAUSE);
                 Ok(())

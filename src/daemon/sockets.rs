@@ -142,7 +142,7 @@ pub(super) fn worker_metrics(
             let earlier = sockets[..index].iter();
             let worker = earlier.filter(|other| other.address() == address).count();
             WorkerMetrics {
-                listen: address.to_string(),
+                listen: udp::named(address, &**socket),
                 worker: worker.to_string(),
                 counts: Arc::clone(counts),
                 requested: [args.recv_buffer, args.send_buffer],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::udp::{Icmp, Rejection};
 
@@ -85,14 +85,14 @@ impl From<&Rejection> for Trouble {
 
 impl Trouble {
     /// In words, of requests to `target`.
-    pub fn told(self, target: SocketAddr) -> impl fmt::Display {
+    pub fn told(self, target: &str) -> impl fmt::Display {
         Told(self, target)
     }
 }
 
-struct Told(Trouble, SocketAddr);
+struct Told<'a>(Trouble, &'a str);
 
-impl fmt::Display for Told {
+impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(trouble, target) = self;
         match trouble {
@@ -187,7 +187,7 @@ mod tests {
             icmp: Some(Icmp { v6, kind, code }),
             from: Some("192.0.2.7".parse().unwrap()),
         };
-        trouble.told("192.0.2.1:9".parse().unwrap()).to_string()
+        trouble.told("192.0.2.1:9").to_string()
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         assert!(told(libc::EACCES, true, 1, 1).contains("a firewall rejects it (ICMPv6"));
         assert!(told(libc::EHOSTUNREACH, false, 3, 1).contains("(ICMP host unreachable from"));
         assert!(told(libc::EPROTO, false, 99, 7).contains("ICMP type 99 code 7"));
-        let unsent = Trouble::Unsent(libc::EPERM).told("192.0.2.1:9".parse().unwrap());
+        let unsent = Trouble::Unsent(libc::EPERM).told("192.0.2.1:9");
         assert_eq!(
             unsent.to_string(),
             "cannot send to 192.0.2.1:9: Operation not permitted (os error 1); a firewall of \

@@ -25,6 +25,8 @@ use crate::udp::{self, Batch, Ready, Socket};
 pub struct Settings {
     /// Where to.
     pub target: SocketAddr,
+    /// The same as it is shown.
+    pub address: String,
     /// What the reflector does.
     pub mode: Mode,
     /// How many requests, if there is an end to them.
@@ -294,7 +296,8 @@ impl<'a> Prober<'a> {
     /// Counts an error about a request that waited, and tells it if it is new.
     fn trouble(&mut self, trouble: Trouble) {
         if self.notes.errors.add(trouble) {
-            self.tell(format_args!("{}", trouble.told(self.settings.target)));
+            let told = trouble.told(&self.settings.address);
+            self.tell(format_args!("{told}"));
         }
     }
 }

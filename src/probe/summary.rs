@@ -62,7 +62,7 @@ pub fn heading(target: &HostPort, settings: &Settings) -> impl Display {
         Mode::Lockstep => "lockstep",
         Mode::Echo => "echo",
     };
-    let (address, size) = (settings.target, settings.size);
+    let (address, size) = (&settings.address, settings.size);
     format!("probing {target} ({address}) in {mode} mode: {size} bytes, {every}{flows}")
 }
 
@@ -78,7 +78,7 @@ impl Display for Summary<'_> {
         if settings.lines {
             writeln!(f)?;
         }
-        writeln!(f, "--- {target} ({}) ---", settings.target)?;
+        writeln!(f, "--- {target} ({}) ---", settings.address)?;
         write!(
             f,
             "{} sent, {} received, {} lost ({}), {} duplicate{}, {} out of order, {} corrupted",
@@ -178,7 +178,7 @@ impl Summary<'_> {
     }
 
     fn errors(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let (notes, target) = (&self.outcome.notes, self.settings.target);
+        let (notes, target) = (&self.outcome.notes, &self.settings.address);
         for (error, count) in notes.errors.kinds() {
             write!(f, "\n{count} of them: {}", error.told(target))?;
         }

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Type};
 
 pub use error::{AdoptError, Error};
 
-use super::{BufferLimits, Drops, MemInfo, PacketInfo, offload, option};
+use super::{BufferLimits, Drops, MemInfo, PacketInfo, named, offload, option};
 
 /// What a socket is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +128,7 @@ impl Socket {
         let inner = socket2::Socket::from(descriptor);
         check_kind(&inner)?;
         if let Ok(Some(peer)) = inner.peer_addr().map(|peer| peer.as_socket()) {
-            return Err(AdoptError::Connected(peer));
+            return Err(AdoptError::Connected(named(peer, &inner)));
         }
         let address = inner.local_addr().map_err(unusable("read its address"))?;
         let address = address

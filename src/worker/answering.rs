@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{Shared, TICK, Worker, log, now};
 use crate::exchange::{Action, Burst, Datagram, Destination, End, Refusal, Together, Verdict};
 use crate::metrics::Counts;
-use crate::udp::{Pieces, Received, Sent, Socket};
+use crate::udp::{self, Pieces, Received, Sent, Socket};
 
 /// How long a round may wait for room in the send buffer, in all: a way that is too narrow for
 /// what has to go back holds up the other peers no longer.
@@ -87,9 +87,9 @@ impl Worker {
                 continue;
             }
             if self.verbose {
-                log::received(&datagram, &action);
+                log::received(&self.socket, &datagram, &action);
             }
-            count(&self.counts, &self.shared, &datagram, &action);
+            count(&self.socket, &self.counts, &self.shared, &datagram, &action);
             if let Action::Echo { length, .. } = action {
                 let pieces = Pieces::one(start, length);
                 self.batch.reply(slot, pieces, received.info);
@@ -116,7 +116,7 @@ impl Worker {
         };
         let all_or_none = matches!(together, Together::Exchange { .. });
         if !all_or_none {
-            count_burst(&self.counts, &self.shared, &burst, together);
+            count_burst(&self.socket, &self.counts, &self.shared, &burst, together);
         }
         let (step, most) = match together {
             Together::Refuse(_) => return true,
@@ -195,11 +195,11 @@ impl Worker {
                         let burst = burst(socket, &received, *received_at, bytes);
                         let most = pieces.length;
                         let together = Together::Exchange { most };
-                        let datagrams = count_burst(counts, shared, &burst, together);
+                        let datagrams = count_burst(socket, counts, shared, &burst, together);
                         exchange.burst_sent(peer, datagrams);
                     }
                     if *verbose {
-                        log::sent(peer, bytes);
+                        log::sent(socket, peer, bytes);
                     }
                 }
                 Err(_) if pieces.all_or_none => {
@@ -215,6 +215,7 @@ impl Worker {
                     let kind = counts.send_errors.count(&error);
                     let passes = shared.warnings.send[kind].pass(attention.since(shared.epoch));
                     if let Some(more) = passes {
+                        let peer = udp::named(peer, &**socket);
                         warn!("cannot send {} bytes to {peer}: {error}{more}", bytes.len());
                     }
                 }
@@ -242,7 +243,13 @@ impl Worker {
 }
 
 /// Counts a datagram that was received and what was done with it.
-fn count(counts: &Counts, shared: &Shared, datagram: &Datagram<'_>, action: &Action) {
+fn count(
+    socket: &Socket,
+    counts: &Counts,
+    shared: &Shared,
+    datagram: &Datagram<'_>,
+    action: &Action,
+) {
     counts.received.add(1);
     counts.received_bytes.add(datagram.length as u64);
     match action {
@@ -256,7 +263,7 @@ fn count(counts: &Counts, shared: &Shared, datagram: &Datagram<'_>, action: &Act
                     "cannot decode a record from {}: {short}. In this mode the datagram after \
                      each that was echoed is a record; --mode echo is the plain reflector. \
                      Further decode errors are only counted",
-                    datagram.peer
+                    udp::named(datagram.peer, socket)
                 );
             }
         }
@@ -270,10 +277,16 @@ fn count(counts: &Counts, shared: &Shared, datagram: &Datagram<'_>, action: &Act
 }
 
 /// Counts the datagrams of a burst. Returns how many there are.
-fn count_burst(counts: &Counts, shared: &Shared, burst: &Burst<'_>, together: Together) -> usize {
+fn count_burst(
+    socket: &Socket,
+    counts: &Counts,
+    shared: &Shared,
+    burst: &Burst<'_>,
+    together: Together,
+) -> usize {
     let mut datagrams = 0;
     for (datagram, action) in together.actions(burst) {
-        count(counts, shared, &datagram, &action);
+        count(socket, counts, shared, &datagram, &action);
         datagrams += 1;
     }
     datagrams

@@ -6,13 +6,15 @@ use tracing::debug;
 
 use crate::exchange::{Action, Datagram};
 use crate::record::{PythonBytes, Record};
+use crate::udp::{self, Socket};
 
 /// How much of a datagram the log shows, in bytes.
 const LOGGED_BYTES: usize = 1024;
 
 /// Logs a datagram that was received and what is done with it.
-pub(super) fn received(datagram: &Datagram<'_>, action: &Action) {
-    let Datagram { peer, bytes, .. } = datagram;
+pub(super) fn received(socket: &Socket, datagram: &Datagram<'_>, action: &Action) {
+    let Datagram { bytes, .. } = datagram;
+    let peer = udp::named(datagram.peer, socket);
     match action {
         Action::Echo { length, truncated } => {
             let cut = if *truncated { " (cut)" } else { "" };
@@ -47,6 +49,7 @@ impl std::fmt::Display for Shown<'_> {
 }
 
 /// Logs a reply that was sent.
-pub(super) fn sent(peer: SocketAddr, bytes: &[u8]) {
+pub(super) fn sent(socket: &Socket, peer: SocketAddr, bytes: &[u8]) {
+    let peer = udp::named(peer, socket);
     debug!("sent: {}, to: {peer}", Shown(bytes));
 }

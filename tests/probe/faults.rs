@@ -6,6 +6,7 @@ use std::thread;
 
 use serde_json::json as object;
 
+use crate::harness::program;
 use crate::reflectors::{Reflector, ended, json, probe};
 
 /// Serves the texts as metrics, one for each connection.
@@ -65,4 +66,24 @@ fn probe_names_a_metric_that_is_no_number() {
          number\n"
     );
     assert!(status == 1 && out.ends_with(&cause), "{out}");
+}
+
+#[test]
+fn addresses_are_shown_with_the_name_of_the_interface() {
+    // Whether or not there is IPv6, and whichever call fails: 1 is always lo.
+    for (args, shown) in [
+        (
+            "--listen=[fe80::7%1]:9 --metrics-listen=none",
+            "UDP [fe80::7%lo]:9",
+        ),
+        (
+            "--listen=127.0.0.1:0 --metrics-listen=[fe80::7%1]:9",
+            "TCP [fe80::7%lo]:9",
+        ),
+        ("probe [fe80::7%1]:9 --count=1 --wait=0.1", "[fe80::7%lo]:9"),
+    ] {
+        let (status, out, err) = ended(program().args(args.split(' ')));
+        assert_eq!(status, 1, "{args}: {out}{err}");
+        assert!(format!("{out}{err}").contains(shown), "{args}: {out}{err}");
+    }
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::harness::{DEADLINE, has_nothing, program, wait_until};
+use crate::harness::{DEADLINE, follow, has_nothing, program, request_to, run, wait_until};
 use crate::namespace::Namespace;
 
 const REFLECTOR: &str = "10.77.0.1:9999";
@@ -140,6 +140,82 @@ fn probe_ends_while_the_resolver_does_not_answer() {
     assert!(text.contains(words), "{text}");
     for file in [hosts, servers] {
         std::fs::remove_file(file).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root, for namespaces; .ci/run runs it"]
+fn link_local_addresses_have_the_name_of_their_interface() {
+    let (server, clients) = Namespace::pair();
+    let address = |host: &Namespace| {
+        let link = host.shell("ip -6 -o address show dev eth0 scope link");
+        let address = link.split_whitespace().nth(3).unwrap().split('/').next();
+        address.unwrap().to_owned()
+    };
+    let [own, peer] = [&server, &clients].map(address);
+    let index = clients.shell("cat /sys/class/net/eth0/ifindex");
+    let (listen, url) = (format!("[{own}%eth0]:9999"), format!("[{own}%25eth0]:9862"));
+    let mut command = server.command(program().get_program().to_str().unwrap());
+    command.args(["--log=debug", "--mode=echo", &format!("--listen={listen}")]);
+    command.arg(format!("--metrics-listen=[{own}%eth0]:9862"));
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut daemon = Running(command.spawn().unwrap());
+    let log = follow(daemon.0.stderr.take().unwrap());
+    let logs = |text: &str| {
+        wait_until(text, || {
+            log.lock().unwrap().iter().any(|line| line.contains(text))
+        });
+    };
+    logs(&format!("listening on {listen} (UDP)"));
+    logs(&format!("metrics on http://{url}/metrics"));
+    logs("serving in ");
+    for target in [listen.clone(), format!("[{own}%{}]:9999", index.trim())] {
+        let mut command = clients.command(program().get_program().to_str().unwrap());
+        command.args([
+            "probe",
+            &target,
+            "--mode=echo",
+            "--count=2",
+            "--interval=0.01",
+        ]);
+        command.arg(format!("--metrics-url=http://{url}"));
+        let (status, out, err) = run(&mut command);
+        assert!(status.success() && err.is_empty(), "{out}{err}");
+        assert!(
+            out.contains(&format!("probing {target} ({listen}) in ")),
+            "{out}"
+        );
+        assert!(
+            out.contains(&format!("64 bytes from {listen}: seq=1 ")),
+            "{out}"
+        );
+        assert!(
+            out.contains(&format!("--- {target} ({listen}) ---")),
+            "{out}"
+        );
+    }
+    logs(&format!("from: [{peer}%eth0]:"));
+    logs(&format!("to: [{peer}%eth0]:"));
+    let http = clients.resolve(&format!("[{own}%eth0]:9862"));
+    let request = "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+    let metrics = clients.inside(|| request_to(http, request)).body;
+    let label = format!("udp_echo_socket_drops_total{{listen=\"{listen}\",");
+    assert!(metrics.contains(&label), "{metrics}");
+    // A socket that was passed in may be of another namespace.
+    let socket = server.inside(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    assert_eq!(
+        udp_echo::udp::named(server.resolve(&listen), &socket),
+        listen
+    );
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -98,7 +98,7 @@ impl Prober<'_> {
                     let count = self.notes.unsent_records.entry(errno).or_default();
                     *count += 1;
                     if *count == 1 {
-                        let told = Trouble::Unsent(errno).told(self.settings.target);
+                        let told = Trouble::Unsent(errno).told(&self.settings.address);
                         self.tell(format_args!("record: {told}"));
                     }
                     return;

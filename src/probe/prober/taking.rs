@@ -80,7 +80,7 @@ impl Prober<'_> {
 
     /// Something came on a flow.
     fn came(&mut self, flow: usize, seen: Seen, length: usize, at: Duration, by: Duration) {
-        let target = self.settings.target;
+        let target = &self.settings.address;
         match seen {
             Seen::Foreign => self.notes.foreign += 1,
             Seen::Damaged => {
@@ -161,6 +161,7 @@ mod tests {
         let silent = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let settings = Settings {
             target: silent.local_addr().unwrap(),
+            address: String::new(),
             mode,
             count: None,
             duration: None,

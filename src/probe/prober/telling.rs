@@ -35,7 +35,7 @@ impl Prober<'_> {
             Change::Cut { .. } => " (cut)",
             Change::Other => " (corrupted)",
         };
-        let target = self.settings.target;
+        let target = &self.settings.address;
         let time = rtt.as_secs_f64() * 1e3;
         let flow = self.flow_name(flow);
         self.screen.line(format_args!(

@@ -4,10 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::connect;
+use crate::udp::named_here;
 
 /// A socket that could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} UDP {address}: {cause}{}", hint(.action, .address, .cause))]
+#[error(
+    "cannot {action} UDP {}: {cause}{}",
+    named_here(*.address),
+    hint(.action, .address, .cause)
+)]
 pub struct Error {
     pub(super) action: &'static str,
     pub(super) address: SocketAddr,
@@ -23,7 +28,7 @@ pub enum AdoptError {
     Kind(String),
     /// It takes datagrams from one peer only.
     #[error("is connected to {0}: a reflector serves more than one peer")]
-    Connected(SocketAddr),
+    Connected(String),
     /// It has no port.
     #[error("is not bound to a port")]
     Unbound,
