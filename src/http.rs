@@ -34,7 +34,7 @@ use tokio::time;
 use tracing::{debug, warn};
 
 use crate::throttle::Throttle;
-use crate::udp::named_here;
+use crate::udp::{NO_PORT, named_here};
 
 /// Connections at once. When there is one more, the oldest is cut off.
 const MAX_CONNECTIONS: usize = 64;
@@ -78,7 +78,7 @@ pub trait Site: Send + Sync + 'static {
 #[error(
     "cannot listen on TCP {} for metrics: {cause}{}",
     named_here(*.address),
-    hint(.cause)
+    hint(.address, .cause)
 )]
 pub struct BindError {
     address: SocketAddr,
@@ -126,8 +126,9 @@ pub fn adopt(descriptor: OwnedFd) -> Result<(std::net::TcpListener, SocketAddr),
     Ok((listener, address))
 }
 
-fn hint(cause: &io::Error) -> &'static str {
+fn hint(address: &SocketAddr, cause: &io::Error) -> &'static str {
     match cause.kind() {
+        io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
         io::ErrorKind::AddrInUse => {
             "; `ss -tlnp` shows what uses it, --metrics-listen takes another"
         }

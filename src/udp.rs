@@ -33,4 +33,5 @@ pub use option::MemInfo;
 pub use ready::Ready;
 pub use rejection::{Icmp, Rejection};
 pub use replies::{Pieces, Sent};
+pub(crate) use socket::NO_PORT;
 pub use socket::{AdoptError, Error, Options, Socket};

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
+pub(crate) use error::NO_PORT;
 pub use error::{AdoptError, Error};
 
 use super::{BufferLimits, Drops, MemInfo, PacketInfo, named, offload, option};

@@ -1,7 +1,7 @@
 //! The client and what others on the way can do to it.
 
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -207,6 +207,32 @@ fn link_local_addresses_have_the_name_of_their_interface() {
         udp_echo::udp::named(server.resolve(&listen), &socket),
         listen
     );
+}
+
+#[test]
+#[ignore = "needs root, for namespaces; .ci/run runs it"]
+fn the_range_of_ports_is_named_when_none_is_free() {
+    let host = Namespace::new();
+    host.shell("sysctl -qw net.ipv4.ip_local_port_range='40000 40003'");
+    let program = program().get_program().to_str().unwrap().to_owned();
+    let hint = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones \
+                the kernel uses\n";
+    // Four of each protocol, all taken.
+    let _taken: Vec<_> = (40000..40004)
+        .map(|port| host.inside(|| UdpSocket::bind(("127.0.0.1", port)).unwrap()))
+        .collect();
+    let _taken_tcp: Vec<_> = (40000..40004)
+        .map(|port| host.inside(|| TcpListener::bind(("127.0.0.1", port)).unwrap()))
+        .collect();
+    for args in [
+        &["probe", "127.0.0.1:9"][..],
+        &["--listen=127.0.0.1:0"],
+        &["--listen=127.0.0.1:9999", "--metrics-listen=127.0.0.1:0"],
+    ] {
+        let (status, out, err) = run(host.command(&program).args(args));
+        assert_eq!((status.code(), out.as_str()), (Some(1), ""), "{err}");
+        assert!(err.ends_with(hint), "{err}");
+    }
 }
 
 /// A process that ends with the test.

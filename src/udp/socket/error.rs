@@ -43,6 +43,9 @@ pub enum AdoptError {
     },
 }
 
+/// What an operator can do where the kernel has no port to choose.
+pub(crate) const NO_PORT: &str = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones the kernel uses";
+
 /// What an operator can do about it.
 fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
     if cause.raw_os_error() == Some(libc::EMFILE) {
@@ -55,7 +58,9 @@ fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied if action == connect::ACTION => {
             "; it is a broadcast address, or a route of this host prohibits it"
         }
+        io::ErrorKind::WouldBlock if action == connect::ACTION => NO_PORT,
         _ if action == connect::ACTION => "",
+        io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
         io::ErrorKind::AddrInUse => "; `ss -ulnp` shows what uses it",
         io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
         io::ErrorKind::PermissionDenied => {
@@ -69,5 +74,36 @@ fn lacks_zone(address: &SocketAddr) -> bool {
     match address {
         SocketAddr::V4(_) => false,
         SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_for_want_of_a_port_name_the_range() {
+        let error = |action, address: &str, errno| Error {
+            action,
+            address: address.parse().unwrap(),
+            cause: io::Error::from_raw_os_error(errno),
+        };
+        let connect = error(connect::ACTION, "192.0.2.1:9", libc::EAGAIN);
+        let listen = error("listen on", "127.0.0.1:0", libc::EADDRINUSE);
+        for (error, said) in [
+            (
+                connect,
+                "cannot connect a socket to UDP 192.0.2.1:9: Resource temporarily unavailable (os \
+                 error 11)",
+            ),
+            (
+                listen,
+                "cannot listen on UDP 127.0.0.1:0: Address already in use (os error 98)",
+            ),
+        ] {
+            assert_eq!(error.to_string(), format!("{said}{NO_PORT}"));
+        }
+        let taken = error("listen on", "127.0.0.1:9", libc::EADDRINUSE);
+        assert!(!taken.to_string().contains("ip_local_port_range"));
     }
 }
