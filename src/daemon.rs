@@ -74,13 +74,13 @@ pub enum Error {
     ListenTwice { name: HostPort, address: SocketAddr },
     #[error(transparent)]
     HandedOverNames(#[from] HandedOverError),
-    #[error("socket {descriptor}, handed over as {role}, {problem}")]
+    #[error("socket {descriptor}, handed over {role}, {problem}")]
     HandedOver {
         descriptor: RawFd,
         role: Role,
         problem: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("--mode lockstep has one socket, and {0} were handed over as echo")]
+    #[error("--mode lockstep has one socket, and {0} UDP sockets were handed over")]
     LockstepSockets(usize),
     #[error("stopped on a decode error, as --exit-on asks")]
     DecodeError,

@@ -16,8 +16,10 @@ use tracing::warn;
 /// What a socket that was handed over is for, by its name (`FileDescriptorName=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// `echo`, or no name at all: datagrams.
+    /// `echo`: datagrams.
     Echo,
+    /// No name: datagrams too.
+    Unnamed,
     /// `metrics`: HTTP.
     Metrics,
 }
@@ -25,8 +27,9 @@ pub enum Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Echo => "echo",
-            Self::Metrics => "metrics",
+            Self::Echo => "as echo",
+            Self::Unnamed => "without a name (FileDescriptorName=)",
+            Self::Metrics => "as metrics",
         })
     }
 }
@@ -137,7 +140,8 @@ fn wrong(name: &'static str, value: &OsStr, wrong: &'static str) -> HandedOverEr
 
 fn role(descriptor: RawFd, name: &[u8]) -> Result<(RawFd, Role), HandedOverError> {
     match name {
-        b"echo" | UNNAMED => Ok((descriptor, Role::Echo)),
+        b"echo" => Ok((descriptor, Role::Echo)),
+        UNNAMED => Ok((descriptor, Role::Unnamed)),
         b"metrics" => Ok((descriptor, Role::Metrics)),
         _ => Err(HandedOverError::Name {
             descriptor,

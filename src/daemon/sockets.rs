@@ -68,7 +68,7 @@ impl Sockets {
                 problem,
             };
             match role {
-                Role::Echo => {
+                Role::Echo | Role::Unnamed => {
                     let socket = Socket::adopt(socket, &options);
                     echo.push(Arc::new(socket.map_err(|error| failed(error.into()))?));
                 }

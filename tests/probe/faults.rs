@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::thread;
 
 use serde_json::json as object;
@@ -85,5 +87,32 @@ fn addresses_are_shown_with_the_name_of_the_interface() {
         let (status, out, err) = ended(program().args(args.split(' ')));
         assert_eq!(status, 1, "{args}: {out}{err}");
         assert!(format!("{out}{err}").contains(shown), "{args}: {out}{err}");
+    }
+}
+
+#[test]
+fn an_unnamed_socket_of_a_wrong_kind_is_not_called_echo() {
+    for (names, said) in [
+        ("", "without a name (FileDescriptorName=)"),
+        (
+            "LISTEN_FDNAMES=unknown",
+            "without a name (FileDescriptorName=)",
+        ),
+        ("LISTEN_FDNAMES=echo", "as echo"),
+    ] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!(
+            "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 {names} exec \"$0\""
+        ));
+        command
+            .arg(program().get_program())
+            .stdin(OwnedFd::from(socket));
+        let (status, _, err) = ended(&mut command);
+        let said = format!(
+            "udp-echo: socket 3, handed over {said}, is a TCP socket, not a UDP socket \
+             (ListenDatagram= makes one)\n"
+        );
+        assert_eq!((status, err), (1, said));
     }
 }

@@ -67,7 +67,7 @@ fn a_wrong_socket_is_an_error_that_says_which() {
             &[&*one, &other][..],
             &["--mode=lockstep"][..],
             2,
-            "--mode lockstep has one socket, and 2 were handed over as echo",
+            "--mode lockstep has one socket, and 2 UDP sockets were handed over",
         ),
         (&[], &[&one], &[], 1, "socket 3, handed over as echo, is "),
         (
