@@ -237,7 +237,7 @@ fn some_time(text: &str) -> Result<Duration, &'static str> {
     const MOST: Duration = Duration::from_hours(24 * 366);
     duration(text)
         .filter(|time| !time.is_zero() && *time <= MOST)
-        .ok_or("expected more than 0 seconds (5, 0.25) or a time with a unit (250ms, 1m)")
+        .ok_or("expected more than 0 and at most 366 days: seconds (5, 0.25) or with a unit (250ms, 1m)")
 }
 
 fn percent(text: &str) -> Result<f64, &'static str> {

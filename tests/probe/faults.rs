@@ -116,3 +116,19 @@ fn an_unnamed_socket_of_a_wrong_kind_is_not_called_echo() {
         assert_eq!((status, err), (1, said));
     }
 }
+
+#[test]
+fn a_time_out_of_bounds_gets_the_bounds() {
+    for option in ["--interval", "--duration", "--wait"] {
+        for time in ["367days", "0"] {
+            let (status, _, err) = ended(&mut probe("h:1", &format!("{option}={time}")));
+            assert_eq!(status, 2, "{err}");
+            assert!(
+                err.contains("expected more than 0 and at most 366 days"),
+                "{err}"
+            );
+        }
+        let (status, _, err) = ended(&mut probe("no..name:1", &format!("{option}=366days")));
+        assert!(status == 1 && err.contains("no..name"), "{err}");
+    }
+}
