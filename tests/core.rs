@@ -381,6 +381,12 @@ fn sent() -> impl Strategy<Value = Sent> {
         ("[2001:db8::2]:1023", HERE, Some(Refusal::SourcePort)),
         (OWN[0], HERE, Some(Refusal::OwnAddress)),
         (OWN[1], HERE, Some(Refusal::OwnAddress)),
+        ("[::]:5000", HERE, Some(Refusal::OwnAddress)),
+        (
+            "0.0.0.0:5000",
+            Destination::Group,
+            Some(Refusal::OwnAddress),
+        ),
     ]);
     let from = prop_oneof![4 => admitted(&ADMITTED[..3]), 3 => admitted(&ADMITTED), 1 => refused];
     let edges = [0, 1, 21, 22, 23, 99, 100, 101, 1023, 1024, 1025, 65507];

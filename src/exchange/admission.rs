@@ -15,7 +15,8 @@ pub enum Refusal {
     /// The source port is 0, below the least port allowed, or (in echo mode) one that this
     /// daemon listens on: another reflector's.
     SourcePort,
-    /// The source is an address and port that this daemon itself listens on.
+    /// The source is an address and port that this daemon itself listens on, or an unspecified
+    /// address.
     OwnAddress,
     /// It was sent to a broadcast or multicast address.
     Destination,
@@ -45,7 +46,8 @@ impl Admission {
     pub fn refuses(&self, mode: Mode, datagram: &Datagram<'_>) -> Option<Refusal> {
         let port = datagram.peer.port();
         let reflector = self.own.iter().any(|own| own.port() == port);
-        if reflector && self.is_own(datagram) {
+        // Linux delivers a reply to such an address to this host, and no client has one.
+        if datagram.peer.ip().is_unspecified() || (reflector && self.is_own(datagram)) {
             Some(Refusal::OwnAddress)
         } else if port == 0 || port < self.min_source_port || (reflector && mode == Mode::Echo) {
             Some(Refusal::SourcePort)
@@ -177,6 +179,23 @@ mod tests {
                 ("[::]:9999", "[fe80::1]:9999", to("fe80::2", true)),
             ] {
                 let got = refused(listen, peer, destination);
+                assert_eq!(got, Some(Refusal::OwnAddress), "{mode:?} {listen} {peer}");
+            }
+        }
+    }
+
+    #[test]
+    fn unspecified_sources_are_refused_in_every_mode() {
+        for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+            for (listen, peer, destination) in [
+                ("[2001:db8::1]:9999", "[::]:8125", BOUND),
+                ("[::]:9999", "[::]:8125", to("2001:db8::1", false)),
+                ("[::]:9999", "[::]:0", to("::1", true)),
+                ("255.255.255.255:9999", "0.0.0.0:8125", BOUND),
+                ("0.0.0.0:9999", "0.0.0.0:68", Destination::Group),
+                ("[::]:9999", "0.0.0.0:8125", Destination::Group),
+            ] {
+                let got = refusal(mode, &[listen], peer, destination);
                 assert_eq!(got, Some(Refusal::OwnAddress), "{mode:?} {listen} {peer}");
             }
         }

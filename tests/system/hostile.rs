@@ -10,6 +10,8 @@ mod http;
 mod loops;
 #[path = "hostile/port.rs"]
 mod port;
+#[path = "hostile/sources.rs"]
+mod sources;
 #[path = "hostile/spoof.rs"]
 mod spoof;
 
