@@ -41,6 +41,8 @@ pub enum Destination {
     },
     /// To a broadcast or multicast address that the socket is not itself bound to.
     Group,
+    /// To the address that is also its source, although it came from the network.
+    Source,
 }
 
 /// A datagram that came in.

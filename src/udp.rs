@@ -9,6 +9,7 @@ mod batch;
 mod control;
 mod drops;
 mod files;
+mod guard;
 mod inherit;
 mod interface;
 mod limit;

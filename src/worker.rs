@@ -257,7 +257,7 @@ impl Worker {
     fn receive_error(&self, error: io::Error) -> Result<(), Stopped> {
         match error.raw_os_error() {
             // Nothing came in time.
-            Some(libc::EAGAIN) => self.socket.give_up_bursts().map_err(Stopped::SocketLost),
+            Some(libc::EAGAIN) => self.socket.is_empty_now().map_err(Stopped::SocketLost),
             Some(libc::EINTR) => Ok(()),
             Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => {
                 Err(Stopped::SocketLost(error))

@@ -387,6 +387,7 @@ fn sent() -> impl Strategy<Value = Sent> {
             Destination::Group,
             Some(Refusal::OwnAddress),
         ),
+        (CAROL, Destination::Source, Some(Refusal::OwnAddress)),
     ]);
     let from = prop_oneof![4 => admitted(&ADMITTED[..3]), 3 => admitted(&ADMITTED), 1 => refused];
     let edges = [0, 1, 21, 22, 23, 99, 100, 101, 1023, 1024, 1025, 65507];

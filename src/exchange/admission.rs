@@ -15,8 +15,8 @@ pub enum Refusal {
     /// The source port is 0, below the least port allowed, or (in echo mode) one that this
     /// daemon listens on: another reflector's.
     SourcePort,
-    /// The source is an address and port that this daemon itself listens on, or an unspecified
-    /// address.
+    /// The source is an address and port that this daemon itself listens on, an unspecified
+    /// address, or the destination of a datagram from the network.
     OwnAddress,
     /// It was sent to a broadcast or multicast address.
     Destination,
@@ -46,8 +46,7 @@ impl Admission {
     pub fn refuses(&self, mode: Mode, datagram: &Datagram<'_>) -> Option<Refusal> {
         let port = datagram.peer.port();
         let reflector = self.own.iter().any(|own| own.port() == port);
-        // Linux delivers a reply to such an address to this host, and no client has one.
-        if datagram.peer.ip().is_unspecified() || (reflector && self.is_own(datagram)) {
+        if is_this_host(datagram) || (reflector && self.is_own(datagram)) {
             Some(Refusal::OwnAddress)
         } else if port == 0 || port < self.min_source_port || (reflector && mode == Mode::Echo) {
             Some(Refusal::SourcePort)
@@ -73,6 +72,13 @@ impl Admission {
     }
 }
 
+/// Whether a reply would reach a service of this host, on behalf of a sender on the network. Linux
+/// delivers datagrams for an unspecified address to this host (`ip6_route_output`,
+/// `ip_route_output_key_hash_rcu`), and no client has such an address.
+fn is_this_host(datagram: &Datagram<'_>) -> bool {
+    datagram.peer.ip().is_unspecified() || datagram.destination == Destination::Source
+}
+
 /// Whether the source is an address of this host, as far as a datagram shows it. What is sent from
 /// one address of a host to another goes over the loopback interface, but Linux says so only where
 /// the destination is an address of that interface. What is not seen here makes no loop: in echo
@@ -81,7 +87,7 @@ fn is_local(source: IpAddr, datagram: &Datagram<'_>) -> bool {
     source.is_loopback()
         || match datagram.destination {
             Destination::Here { address, looped } => looped || address == Some(source),
-            Destination::Group => false,
+            Destination::Group | Destination::Source => false,
         }
 }
 
@@ -198,6 +204,20 @@ mod tests {
                 let got = refusal(mode, &[listen], peer, destination);
                 assert_eq!(got, Some(Refusal::OwnAddress), "{mode:?} {listen} {peer}");
             }
+        }
+    }
+
+    #[test]
+    fn source_equal_to_destination_is_refused_off_loopback() {
+        for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+            for port in [0, 7, 5000, 9999] {
+                let peer = format!("[2001:db8::1]:{port}");
+                let got = refusal(mode, &["[::]:9999"], &peer, Destination::Source);
+                assert_eq!(got, Some(Refusal::OwnAddress), "{mode:?} {peer}");
+            }
+            let local = to("2001:db8::1", false);
+            let got = refusal(mode, &["[::]:9999"], "[2001:db8::1]:5000", local);
+            assert_eq!(got, None, "{mode:?}");
         }
     }
 

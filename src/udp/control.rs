@@ -21,7 +21,7 @@ pub(super) const SEGMENT_BYTES: usize = space(2);
 const HEADER: usize = size_of::<usize>() + 2 * size_of::<c_int>();
 /// `LOOPBACK_IFINDEX`, include/net/flow.h: the loopback interface is the first of every network
 /// namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 
 /// What `IP_PKTINFO` (ip(7)) or `IPV6_PKTINFO` (RFC 3542) say of a datagram that came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,9 @@ use socket2::{Domain, Protocol, Type};
 pub(crate) use error::NO_PORT;
 pub use error::{AdoptError, Error};
 
-use super::{BufferLimits, Drops, MemInfo, PacketInfo, named, offload, option};
+use super::{
+    BufferLimits, Drops, MemInfo, PacketInfo, Received, guard::Guard, named, offload, option,
+};
 
 /// What a socket is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +41,7 @@ pub struct Socket {
     drops: Drops,
     /// Whether it gets bursts as one, whether that is not wanted, and whether it sends such.
     bursts: Bursts,
+    guard: Guard,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +101,7 @@ impl Socket {
         inner
             .set_reuse_port(another)
             .map_err(failed("set SO_REUSEPORT for"))?;
+        let guard = Guard::early(&inner, address);
         inner.bind(&address.into()).map_err(failed("listen on"))?;
         let address = inner
             .local_addr()
@@ -111,6 +115,7 @@ impl Socket {
             inner,
             address,
             bursts: Bursts::default(),
+            guard,
         };
         socket
             .prepare(options)
@@ -143,11 +148,13 @@ impl Socket {
             .set_reuse_address(options.reuse_address)
             .map_err(unusable("set SO_REUSEADDR"))?;
         let drops = option::meminfo(&inner).map_err(unusable("read SO_MEMINFO"))?;
+        let guard = Guard::late(&inner, address);
         let mut socket = Self {
             drops: Drops::from_baseline(drops.drops),
             inner,
             address,
             bursts: Bursts::default(),
+            guard,
         };
         socket
             .prepare(options)
@@ -195,13 +202,16 @@ impl Socket {
         self.bursts.sent
     }
 
-    /// Has it get no more bursts, if it was handed over with them and they are not wanted. To be
-    /// called when nothing waits in it: for those that wait already, nothing would tell any more
-    /// where one datagram ends. (One that comes at this very moment is taken for one datagram.)
+    /// Finishes taking over an inherited socket. To be called when nothing waits in it.
+    ///
+    /// Has it get no more bursts, if it was handed over with them and they are not wanted: for those
+    /// that wait already, nothing would tell any more where one datagram ends. (One that comes at
+    /// this very moment is taken for one datagram.)
     ///
     /// # Errors
     /// What `setsockopt` gives.
-    pub fn give_up_bursts(&self) -> io::Result<()> {
+    pub fn is_empty_now(&self) -> io::Result<()> {
+        self.guard.is_empty_now();
         if self.bursts.unwanted.load(Relaxed) {
             offload::set_gets_bursts(self, false)?;
             self.bursts.unwanted.store(false, Relaxed);
@@ -223,6 +233,24 @@ impl Socket {
     /// itself bound to.
     pub fn is_group(&self, info: &PacketInfo) -> bool {
         info.group && info.destination != self.address.ip().to_canonical()
+    }
+
+    /// Whether a datagram came from the network although its source is the address that it was
+    /// sent to. IPv4 datagrams of that kind do not pass the kernel (`fib_validate_source`,
+    /// `net/ipv4/fib_frontend.c`).
+    ///
+    /// This also holds for an empty datagram of a local client, and for each datagram of such a
+    /// client as long as the filter has not seen all that waits.
+    pub fn is_forged(&self, received: &Received) -> bool {
+        let SocketAddr::V6(peer) = received.peer else {
+            return false;
+        };
+        if received.length > 0 && self.guard.is_complete() {
+            return false;
+        }
+        let info = received.info;
+        let destination = info.map_or(self.address.ip(), |info| info.destination);
+        destination == *peer.ip() && !destination.is_loopback()
     }
 
     /// The sizes of its receive and send buffers in bytes, as the kernel says (`SO_RCVBUF`,
@@ -328,6 +356,7 @@ impl Socket {
                 unwanted: AtomicBool::new(false),
                 sent: bursts,
             },
+            guard: Guard::default(),
         }
     }
 }

@@ -304,6 +304,9 @@ fn burst<'a>(socket: &Socket, received: &Received, at: Instant, bytes: &'a [u8])
 }
 
 fn destination(socket: &Socket, received: &Received) -> Destination {
+    if socket.is_forged(received) {
+        return Destination::Source;
+    }
     match received.info {
         Some(info) if socket.is_group(&info) => Destination::Group,
         info => Destination::Here {

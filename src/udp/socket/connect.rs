@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Type};
 
 use super::{Bursts, Error, Options, Socket};
-use crate::udp::{Drops, option, send};
+use crate::udp::{Drops, guard::Guard, option, send};
 
 /// What fails where there is no way to a peer.
 pub(super) const ACTION: &str = "connect a socket to";
@@ -38,6 +38,7 @@ impl Socket {
             inner,
             address: address.as_socket().unwrap_or(peer),
             bursts: Bursts::default(),
+            guard: Guard::default(),
         };
         socket.ask_for_rejections().map_err(failed("set up"))?;
         option::set(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)

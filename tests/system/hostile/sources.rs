@@ -1,12 +1,14 @@
 //! Forged sources whose replies Linux would deliver to services of the daemon's own host.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
-use socket2::SockRef;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpTransparent;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::count;
 use super::spoof::Spoofer;
-use crate::harness::{Daemon, has_nothing};
+use crate::harness::{Daemon, has_nothing, receive, send_burst};
 use crate::namespace::Namespace;
 
 const MODES: [&str; 3] = ["exchange", "lockstep", "echo"];
@@ -62,6 +64,51 @@ fn unspecified_ipv4_sources_reach_no_local_service() {
             sender.send_to(b"forged", "255.255.255.255:9999").unwrap();
             assert_refused_all(&host, &daemon, 1, &format!("{mode} {listen}"));
             assert!(has_nothing(&service), "{mode} {listen}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
+fn source_equal_to_destination_is_refused_off_loopback() {
+    let (host, net) = Namespace::pair();
+    let outside = net.inside(Spoofer::new);
+    let service = service(&host, "[fd77::1]:8125");
+    let forger = net.inside(|| {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+        // It may use addresses of other hosts (ip(7)).
+        setsockopt(&socket, IpTransparent, &true).unwrap();
+        let forged: SocketAddr = "[fd77::1]:8125".parse().unwrap();
+        socket.bind(&forged.into()).unwrap();
+        UdpSocket::from(socket)
+    });
+    for mode in MODES {
+        for (listen, offload) in [
+            ("[fd77::1]:9999", "auto"),
+            ("[fd77::1]:9999", "off"),
+            ("[::]:9999", "auto"),
+        ] {
+            let what = format!("{mode} {listen} {offload}");
+            let args = ["--listen", listen, "--mode", mode, "--offload", offload];
+            let daemon = host.daemon(&args);
+            outside.send("[fd77::1]:8125", "[fd77::1]:9999", b"forged");
+            assert_refused_all(&host, &daemon, 1, &what);
+            forger.connect("[fd77::1]:9999").unwrap();
+            forger.send(b"forged").unwrap();
+            assert_refused_all(&host, &daemon, 2, &what);
+            send_burst(&forger, &[7; 8 * 64], 8);
+            // Linux cuts a GRO batch as a whole.
+            let batch = mode != "lockstep" && offload == "auto";
+            assert_refused_all(&host, &daemon, if batch { 3 } else { 66 }, &what);
+            assert!(has_nothing(&service), "{what}");
+
+            // A local client with the same address is served.
+            let client = host.client("[fd77::1]:0", "[fd77::1]:9999".parse().unwrap());
+            client.send(b"local").unwrap();
+            assert_eq!(receive(&client), b"local", "{what}");
+            client.send(&[0; 22]).unwrap();
+            send_burst(&client, &[7; 22 * 8], 22);
+            assert_eq!(receive(&client), [if mode == "echo" { 0 } else { 7 }; 22]);
         }
     }
 }
