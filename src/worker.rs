@@ -122,8 +122,8 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Self {
         let settings = exchange.settings();
-        // Where a datagram can end the daemon, those behind it stay in the socket, for whoever
-        // has it next.
+        // Where a datagram can end the daemon, those in the slots behind it stay in the socket, for
+        // whoever has it next.
         let ends = settings.exit_on.empty || settings.exit_on.decode_error;
         let slots = match socket.gets_bursts() {
             _ if ends => 1,

@@ -24,7 +24,7 @@ pub(super) struct Part {
 }
 
 impl Worker {
-    /// Answers what a batch has, up to a datagram that ends the daemon.
+    /// Answers what a batch has, up to the slot of a datagram that ends the daemon.
     pub(super) fn handle(&mut self, slots: usize, now: Instant) -> Option<End> {
         let before = self.counts.received.get();
         let mut end = None;
@@ -47,6 +47,10 @@ impl Worker {
     }
 
     /// Answers datagrams of a slot: `together` where that comes to the same, or one by one.
+    ///
+    /// An end takes effect behind the slot: a GRO batch from an inherited socket cannot be put
+    /// back. The rest of it is answered as the next process would do it, because a peer owes
+    /// nothing after an end. The first end counts.
     fn answer(
         &mut self,
         part: Part,
@@ -56,6 +60,7 @@ impl Worker {
     ) -> Option<End> {
         let Part { slot, end, .. } = part;
         let mut start = part.start;
+        let mut first_end = None;
         loop {
             if self.batch.is_full() {
                 self.send(now);
@@ -66,7 +71,7 @@ impl Worker {
                 if self.answer_burst(Part { slot, start, end }, received, now) {
                     start = end;
                     if start == part.end {
-                        return None;
+                        return first_end;
                     }
                     continue;
                 }
@@ -95,8 +100,9 @@ impl Worker {
                 self.batch.reply(slot, pieces, received.info);
             }
             start = next;
-            if ends.is_some() || start == end {
-                return ends;
+            first_end = first_end.or(ends);
+            if start == end {
+                return first_end;
             }
         }
     }

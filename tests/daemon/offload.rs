@@ -8,7 +8,9 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGroSegment;
 
 use crate::harness::service::assert_has;
-use crate::harness::{Daemon, client, has_nothing, program, receive, send_burst, wait_until};
+use crate::harness::{
+    DEADLINE, Daemon, client, has_nothing, program, receive, send_burst, wait_until,
+};
 use crate::model::assert_plays_like_the_model;
 use crate::modes::{DECODED, DROPS, ECHOED, RECEIVED, assert_counts, patient, total};
 
@@ -129,6 +131,33 @@ fn bursts_that_wait_in_a_socket_handed_over_are_datagrams_also_without_offload()
         let gets_bursts = || nix::sys::socket::getsockopt(&kept, UdpGroSegment).unwrap();
         wait_until("it gets no more bursts", || !gets_bursts());
         assert!(has_nothing(&peer));
+    }
+}
+
+#[test]
+fn gro_batch_is_counted_whole_when_a_datagram_ends_the_run() {
+    for mode in ["lockstep", "exchange"] {
+        for exits in ["decode-error", "empty,decode-error"] {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            setsockopt(&socket, UdpGroSegment, &true).unwrap();
+            let peer = client(socket.local_addr().unwrap());
+            send_burst(&peer, &numbered(0, 5), 8);
+            peer.send(b"next").unwrap();
+            let kept = socket.try_clone().unwrap();
+            let args = ["--timeout=none", "--mode", mode, "--exit-on", exits];
+            let ended = handing_over(socket, &args).output().unwrap();
+            let log = String::from_utf8(ended.stderr).unwrap();
+            assert_eq!(ended.status.code(), Some(1), "{log}");
+            assert_has(&log, "udp-echo: stopped on a decode error");
+            assert_has(&log, "stopped: 5 received, 3 echoed, 0 decoded, 0 dropped");
+            // As they would be answered if the daemon were started again for each of them.
+            for number in [0_u64, 2, 4] {
+                assert_eq!(receive(&peer), number.to_be_bytes(), "{mode} {exits}");
+            }
+            kept.set_read_timeout(Some(DEADLINE)).unwrap();
+            // The datagram behind the batch is for the next process.
+            assert_eq!(receive(&kept), b"next", "{mode} {exits}");
+        }
     }
 }
 
