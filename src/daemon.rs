@@ -1,20 +1,21 @@
 //! The daemon: sockets, workers and HTTP put together, from the start to the end.
 
 mod awake;
+mod clock;
 mod page;
 mod signals;
 mod site;
 mod sockets;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ use crate::address::{HostPort, ResolveError};
 use crate::cli::Args;
 use crate::exchange::{Admission, End, Exchange, LEAK, Limits, NoMemory, Settings};
 use crate::http::{self, Site};
-use crate::metrics::{Counts, Metrics, Sources};
+use crate::metrics::{Clocks, Counts, Metrics, Sources};
 use crate::runtime;
 use crate::systemd::{self, HandedOverError, Manager, Role};
 use crate::telemetry::Log;
@@ -34,6 +35,7 @@ use crate::udp::{self, Socket};
 use crate::worker::{self, Shared, Stopped, Warnings, Worker};
 
 use awake::Awake;
+use clock::{clocks, now};
 use page::History;
 use signals::{Signals, stop_signal};
 use site::{Daemon, mode_name};
@@ -104,22 +106,17 @@ impl Error {
 /// # Errors
 /// When it cannot start or cannot go on.
 pub fn run(args: &Args, inherited: Inherited, log: &Log) -> Result<(), Error> {
-    let started = (now(), today());
-    let Sockets { echo, http } = Sockets::open(args, inherited)?;
+    let started = clocks();
+    let sockets = Sockets::open(args, inherited)?;
     let runtime = runtime::new().map_err(|cause| Error::Start {
         what: "the runtime",
         cause,
     })?;
-    runtime.block_on(serve(args, started, echo, http, log))
+    runtime.block_on(serve(args, started, sockets, log))
 }
 
-async fn serve(
-    args: &Args,
-    (epoch, today): (Instant, SystemTime),
-    sockets: Vec<Arc<Socket>>,
-    http: Option<(TcpListener, SocketAddr)>,
-    log: &Log,
-) -> Result<(), Error> {
+async fn serve(args: &Args, started: Clocks, sockets: Sockets, log: &Log) -> Result<(), Error> {
+    let (http, sockets) = (sockets.http, sockets.echo);
     let starting = |what| move |cause| Error::Start { what, cause };
     let mut signals = Signals::new().map_err(starting("the signal handlers"))?;
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
@@ -128,10 +125,11 @@ async fn serve(
         timestamps: args.timestamps,
         dropped_log_lines: log.dropped_lines(),
         read_limits,
-        epoch: (epoch, today),
-        now: || (now(), self::today()),
+        started,
+        clocks,
         last: Mutex::new(None),
     })?;
+    let epoch = started.monotonic;
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         epoch,
@@ -379,16 +377,4 @@ async fn tick(interval: &mut Option<time::Interval>) {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
     }
-}
-
-/// The supervisor's clock.
-#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-/// The time of day.
-#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
-fn today() -> SystemTime {
-    SystemTime::now()
 }

@@ -2,6 +2,7 @@
 //!
 //! Each worker counts in memory of its own ([`Counts`]); a scrape adds the workers up.
 
+mod clocks;
 mod counts;
 mod families;
 mod process;
@@ -10,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
@@ -18,6 +19,8 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
+pub use clocks::Clocks;
+use clocks::steady;
 pub use counts::{Count, Counts, Errors, Histogram, Moment};
 use families::FAMILIES;
 
@@ -66,10 +69,10 @@ pub struct Sources {
     pub dropped_log_lines: Arc<AtomicU64>,
     /// Asks for the system's limits on receive and send buffers, in bytes.
     pub read_limits: fn() -> [Option<usize>; 2],
-    /// The instant that every [`Moment`] counts from, and the time of day it was.
-    pub epoch: (Instant, SystemTime),
-    /// Reads the clock.
-    pub now: fn() -> (Instant, SystemTime),
+    /// When the daemon started, which is what every [`Moment`] counts from.
+    pub started: Clocks,
+    /// Reads the clocks.
+    pub clocks: fn() -> Clocks,
     /// When the last datagram came that a scrape saw, and the time of day it was. Begins empty.
     pub last: Mutex<Option<(Instant, f64)>>,
 }
@@ -129,7 +132,7 @@ impl Metrics {
             descriptions: FAMILIES.iter().map(describe).collect::<Result<_, _>>()?,
             sources: Arc::clone(&sources),
         }))?;
-        registry.register(Box::new(process::Process::new(sources.epoch.1)?))?;
+        registry.register(Box::new(process::Process::new(Arc::clone(&sources))?))?;
         Ok(Self { sources, registry })
     }
 
@@ -139,6 +142,11 @@ impl Metrics {
     /// When a metric has no valid name.
     pub fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// How long ago the daemon started.
+    pub fn uptime(&self) -> Duration {
+        self.sources.uptime((self.sources.clocks)())
     }
 
     /// Each socket, for people.
@@ -310,26 +318,27 @@ impl Sources {
             .sum()
     }
 
+    fn uptime(&self, now: Clocks) -> Duration {
+        now.since_boot.saturating_sub(self.started.since_boot)
+    }
+
     /// The time of day when the last datagram came, in seconds since 1970; 0 if none did. The
-    /// loop reads no time of day: it is worked out here, once for each last datagram, so that it
-    /// stands still when none comes.
+    /// loop reads no time of day, so that it is worked out here. It stands still when none comes,
+    /// unless the clock is set.
     fn last_datagram(&self) -> f64 {
+        let epoch = self.started.monotonic;
         let moments = self.workers.iter();
-        let last = moments.filter_map(|worker| worker.counts.last_datagram.get(self.epoch.0));
+        let last = moments.filter_map(|worker| worker.counts.last_datagram.get(epoch));
         let Some(last) = last.max() else {
             return 0.0;
         };
+        let now = (self.clocks)();
+        let time = now.time_of_day(now.monotonic.saturating_duration_since(last));
         let mut known = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((instant, time)) = *known
-            && instant == last
-        {
-            return time;
-        }
-        let (now, today) = (self.now)();
-        let time = today
-            .checked_sub(now.saturating_duration_since(last))
-            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-            .map_or(0.0, |since| since.as_secs_f64());
+        let time = match *known {
+            Some((instant, shown)) if instant == last => steady(shown, time),
+            _ => time,
+        };
         *known = Some((last, time));
         time
     }

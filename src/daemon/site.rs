@@ -116,7 +116,7 @@ impl Site for Daemon {
         let facts = Facts {
             mode: mode_name(self.mode),
             addresses: &self.distinct_addresses(),
-            uptime: now().saturating_duration_since(self.shared.epoch),
+            uptime: self.metrics.uptime(),
             health: self.healthy(),
             ready: self.ready(),
             summary: self.metrics.summary(),

@@ -1,0 +1,112 @@
+//! Times of day that follow the clock when it is set.
+
+use std::time::{Duration, Instant, SystemTime};
+
+/// A reading of every clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    /// `CLOCK_MONOTONIC`: stands still while the machine is suspended.
+    pub monotonic: Instant,
+    /// `CLOCK_BOOTTIME`: goes on while the machine is suspended.
+    pub since_boot: Duration,
+    /// The time of day, which can be set at any time.
+    pub today: SystemTime,
+}
+
+impl Clocks {
+    /// What the clock now says of a time some while ago, in seconds since 1970; 0 if that was
+    /// earlier.
+    pub(super) fn time_of_day(&self, ago: Duration) -> f64 {
+        let time = self.today.checked_sub(ago);
+        time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .map_or(0.0, |since| since.as_secs_f64())
+    }
+}
+
+/// Returns `shown`, or `time` if the clock was set since `shown` was worked out: a time in the
+/// past must not move by the inaccuracy of reading two clocks.
+pub(super) fn steady(shown: f64, time: f64) -> f64 {
+    const STEP: f64 = 1.0;
+    if (time - shown).abs() < STEP {
+        shown
+    } else {
+        time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+    use std::sync::{Arc, LazyLock, Mutex};
+
+    use super::*;
+    use crate::metrics::{Counts, Metrics, Sources, WorkerMetrics};
+
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    static BOOT: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    thread_local! {
+        static SINCE_BOOT: Cell<Duration> = const { Cell::new(Duration::from_secs(20)) };
+        /// Ahead of a board without a clock of its own, which boots in 1970.
+        static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    fn clocks() -> Clocks {
+        let since_boot = SINCE_BOOT.get();
+        Clocks {
+            monotonic: *BOOT + since_boot,
+            since_boot,
+            today: SystemTime::UNIX_EPOCH + since_boot + AHEAD.get(),
+        }
+    }
+
+    fn pass(time: Duration) {
+        SINCE_BOOT.set(SINCE_BOOT.get() + time);
+    }
+
+    #[test]
+    fn start_and_last_datagram_times_follow_a_clock_step() {
+        let counts = Arc::new(Counts::default());
+        let metrics = Metrics::new(Sources {
+            workers: vec![WorkerMetrics {
+                listen: String::new(),
+                worker: String::new(),
+                counts: Arc::clone(&counts),
+                requested: [None; 2],
+                read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
+            }],
+            timestamps: false,
+            dropped_log_lines: Arc::default(),
+            read_limits: || [None; 2],
+            started: clocks(),
+            clocks,
+            last: Mutex::default(),
+        });
+        let metrics = metrics.unwrap();
+        let shown = || {
+            let text = metrics.text().unwrap();
+            let value = |name: &str| -> u64 {
+                let value = text.lines().find_map(|line| line.strip_prefix(name));
+                value.unwrap().trim().parse().expect("a whole number")
+            };
+            [
+                value("process_start_time_seconds "),
+                value("udp_echo_last_datagram_timestamp_seconds "),
+            ]
+        };
+        pass(Duration::from_secs(5));
+        counts
+            .last_datagram
+            .set(*BOOT + Duration::from_secs(20), clocks().monotonic);
+        for ahead in [0, 1_700_000_000, 1_700_003_600, 3] {
+            AHEAD.set(Duration::from_secs(ahead));
+            assert_eq!(shown(), [ahead + 20, ahead + 25]);
+            // Two clocks are not read at one moment: that moves nothing.
+            AHEAD.set(Duration::from_secs(ahead) + Duration::from_micros(20));
+            pass(Duration::from_secs(1000));
+            assert_eq!(shown(), [ahead + 20, ahead + 25]);
+        }
+        assert_eq!(metrics.uptime(), Duration::from_secs(4005));
+    }
+}
