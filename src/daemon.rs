@@ -35,7 +35,7 @@ use crate::udp::{self, Socket};
 use crate::worker::{self, Shared, Stopped, Warnings, Worker};
 
 use awake::Awake;
-use clock::{clocks, now};
+use clock::{clocks, now, today};
 use page::History;
 use signals::{Signals, stop_signal};
 use site::{Daemon, mode_name};
@@ -116,6 +116,7 @@ pub fn run(args: &Args, inherited: Inherited, log: &Log) -> Result<(), Error> {
 }
 
 async fn serve(args: &Args, started: Clocks, sockets: Sockets, log: &Log) -> Result<(), Error> {
+    let options = worker_options(args, started, &sockets);
     let (http, sockets) = (sockets.http, sockets.echo);
     let starting = |what| move |cause| Error::Start { what, cause };
     let mut signals = Signals::new().map_err(starting("the signal handlers"))?;
@@ -162,7 +163,7 @@ async fn serve(args: &Args, started: Clocks, sockets: Sockets, log: &Log) -> Res
 
     let (ended, mut endings) = mpsc::unbounded_channel();
     for (index, exchange) in exchanges.into_iter().enumerate() {
-        spawn(args, exchange, index, &sockets, &shared, ended.clone())
+        spawn(options, exchange, index, &sockets, &shared, ended.clone())
             .map_err(starting("a worker thread"))?;
     }
     drop(ended);
@@ -285,19 +286,33 @@ fn settings(args: &Args, sockets: &[Arc<Socket>], epoch: Instant) -> Settings {
     }
 }
 
+fn worker_options(args: &Args, started: Clocks, sockets: &Sockets) -> worker::Options {
+    let Clocks {
+        monotonic,
+        since_boot,
+        ..
+    } = started;
+    worker::Options {
+        busy_poll: args.busy_poll,
+        timestamps: args.timestamps,
+        waiting_since: if sockets.are_inherited {
+            monotonic.checked_sub(since_boot).unwrap_or(monotonic)
+        } else {
+            monotonic
+        },
+        today,
+    }
+}
+
 /// Starts the thread of a worker, which says when it ends.
 fn spawn(
-    args: &Args,
+    options: worker::Options,
     exchange: Exchange,
     index: usize,
     sockets: &[Arc<Socket>],
     shared: &Arc<Shared>,
     ended: mpsc::UnboundedSender<(usize, Stopped)>,
 ) -> io::Result<()> {
-    let options = worker::Options {
-        busy_poll: args.busy_poll,
-        timestamps: args.timestamps,
-    };
     let socket = Arc::clone(&sockets[index]);
     let shared = Arc::clone(shared);
     let counts = Arc::clone(&shared.counts[index]);

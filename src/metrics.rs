@@ -312,10 +312,8 @@ impl Series {
 
 impl Sources {
     fn sum(&self, count: impl Fn(&Counts) -> u64) -> u64 {
-        self.workers
-            .iter()
-            .map(|worker| count(&worker.counts))
-            .sum()
+        let workers = self.workers.iter();
+        workers.fold(0, |sum, worker| sum.saturating_add(count(&worker.counts)))
     }
 
     fn uptime(&self, now: Clocks) -> Duration {

@@ -3,6 +3,7 @@
 mod answering;
 mod attention;
 mod log;
+mod residence;
 mod warnings;
 
 use std::io;
@@ -20,6 +21,7 @@ use crate::udp::{self, Batch, Socket, Wait};
 
 use answering::Part;
 use attention::Attention;
+use residence::Waiting;
 pub use warnings::Warnings;
 
 /// How long a worker sleeps at most: within it the worker sees that it is to stop, gives up
@@ -69,6 +71,10 @@ pub struct Options {
     pub busy_poll: Duration,
     /// Whether datagrams come with the time of their receipt.
     pub timestamps: bool,
+    /// No datagram that waits in the socket came earlier.
+    pub waiting_since: Instant,
+    /// Reads the time of day, since 1970.
+    pub today: fn() -> Duration,
 }
 
 /// Why a worker stopped.
@@ -97,6 +103,7 @@ pub struct Worker {
     options: Options,
     /// When the kernel received what was just answered, if it tells, and how many replies it got.
     answered: Vec<(Duration, usize)>,
+    waiting: Waiting,
     /// Bursts that could not be answered as one.
     unsent: Vec<Part>,
     /// When the last batch was received.
@@ -140,6 +147,7 @@ impl Worker {
             socket,
             options,
             answered: Vec::with_capacity(BATCH),
+            waiting: Waiting::new(options.waiting_since),
             unsent: Vec::with_capacity(BATCH),
             counts,
             shared,
@@ -191,11 +199,13 @@ impl Worker {
     /// anything came.
     fn round(&mut self, wait: Wait, tries: u32) -> Result<(Instant, bool), Stopped> {
         let most = self.slots();
-        let received = match self.receive(wait, tries, most) {
-            Ok(received) => received,
+        let asked_at = self.attention.real_now();
+        let (received, is_empty) = match self.receive(wait, tries, most) {
+            Ok(received) => (received, received < most),
             Err(error) => {
+                let is_empty = error.kind() == io::ErrorKind::WouldBlock;
                 self.receive_error(error)?;
-                0
+                (0, is_empty)
             }
         };
         let now = now();
@@ -206,6 +216,9 @@ impl Worker {
             self.counts.last_datagram.set(self.shared.epoch, now);
             self.received_at = now;
             end = self.handle(received, time);
+        }
+        if is_empty {
+            self.waiting.was_empty_after(asked_at);
         }
         let due = self.exchange.next_time().is_some_and(|at| at <= time);
         self.look_again = false;

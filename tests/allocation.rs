@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use udp_echo::exchange::{
     Admission, Exchange, ExitOn, LEAK, Limits, Mode, Rate, Settings, Timeout,
@@ -114,6 +114,8 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
             let options = worker::Options {
                 busy_poll: Duration::ZERO,
                 timestamps: true,
+                waiting_since: Instant::now(),
+                today: || SystemTime::UNIX_EPOCH.elapsed().unwrap(),
             };
             let exchange = Exchange::new(settings, Instant::now()).unwrap();
             let worker = Worker::new(socket, exchange, options, counts, shared);

@@ -21,3 +21,10 @@ pub(super) fn clocks() -> Clocks {
         today: SystemTime::now(),
     }
 }
+
+/// The time of day, since 1970.
+#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
+pub(super) fn today() -> Duration {
+    let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    today.unwrap_or_default()
+}

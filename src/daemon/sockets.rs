@@ -53,6 +53,8 @@ impl Inherited {
 /// What the daemon serves.
 pub(super) struct Sockets {
     pub(super) echo: Vec<Arc<Socket>>,
+    /// Whether datagrams may have waited in them before this process started.
+    pub(super) are_inherited: bool,
     pub(super) http: Option<(TcpListener, SocketAddr)>,
 }
 
@@ -88,6 +90,7 @@ impl Sockets {
                 warn!("--{option} counts for nothing: the service manager handed over sockets");
             }
         };
+        let are_inherited = !echo.is_empty();
         if echo.is_empty() {
             if http.is_some() {
                 warn!("the service manager handed over no socket named echo: binding --listen");
@@ -102,7 +105,11 @@ impl Sockets {
         } else if let Some(address) = &args.metrics_listen.0 {
             http = Some(http::bind(address.resolve()?)?);
         }
-        Ok(Self { echo, http })
+        Ok(Self {
+            echo,
+            are_inherited,
+            http,
+        })
     }
 }
 

@@ -148,7 +148,9 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
     pub fn count(&self, value: u64, times: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.buckets[bucket].add(times);
-        self.sum.add(value.saturating_mul(times));
+        // A sum that wraps would go back, which is a restart to Prometheus.
+        let sum = self.sum.get().saturating_add(value.saturating_mul(times));
+        self.sum.set(sum);
     }
 
     /// The upper bounds of the buckets but the last, which has none.
@@ -161,8 +163,14 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
         self.buckets[index].get()
     }
 
+    /// How many values there are.
+    #[cfg(test)]
+    pub(crate) fn count_all(&self) -> u64 {
+        self.buckets.iter().map(Count::get).sum()
+    }
+
     /// The sum of all values.
-    pub(super) fn sum(&self) -> u64 {
+    pub(crate) fn sum(&self) -> u64 {
         self.sum.get()
     }
 }
@@ -245,6 +253,18 @@ mod tests {
         let buckets = [0, 1, 2, 3, 4, 5, 6, 7].map(|index| batches.bucket(index));
         assert_eq!(buckets, [1, 1, 2, 1, 0, 0, 2, 1]);
         assert_eq!(batches.sum(), 207);
+    }
+
+    #[test]
+    fn sum_of_a_histogram_stays_at_its_greatest_value() {
+        let Residence(residence) = Residence::default();
+        for _ in 0..12 {
+            let before = residence.sum();
+            residence.count(1_700_000_000_000_000_000, 1);
+            assert!(residence.sum() > before || residence.sum() == u64::MAX);
+        }
+        residence.count(u64::MAX, 2);
+        assert_eq!((residence.count_all(), residence.sum()), (13 + 1, u64::MAX));
     }
 
     #[test]

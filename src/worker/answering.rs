@@ -1,7 +1,7 @@
 //! From what was received to what is sent: the core is asked, and everything is counted.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -238,12 +238,11 @@ impl Worker {
         if self.answered.is_empty() {
             return;
         }
-        let now = today();
+        let (today, now) = ((self.options.today)(), now());
         for (received_at, replies) in self.answered.drain(..) {
-            // The time of day may have been set back meanwhile.
-            let residence = now.saturating_sub(received_at).as_nanos();
-            let residence = u64::try_from(residence).unwrap_or(u64::MAX);
-            self.counts.residence.0.count(residence, replies as u64);
+            if let Some(residence) = self.waiting.residence(received_at, today, now) {
+                self.counts.residence.0.count(residence, replies as u64);
+            }
         }
     }
 }
@@ -320,11 +319,4 @@ fn destination(socket: &Socket, received: &Received) -> Destination {
             looped: info.is_some_and(|info| info.looped()),
         },
     }
-}
-
-/// The time of day, which the kernel's receipts have, since 1970.
-#[expect(clippy::disallowed_methods, reason = "this is the loop")]
-fn today() -> Duration {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default()
 }

@@ -29,6 +29,11 @@ impl Attention {
         self.shown
     }
 
+    /// The real time of the last look.
+    pub(super) fn real_now(&self) -> Instant {
+        self.real
+    }
+
     /// The time to show now.
     pub(super) fn advance(&mut self, now: Instant) -> Instant {
         let passed = now.saturating_duration_since(self.real);

@@ -1,0 +1,157 @@
+//! How long a datagram waited, by a clock that can be set.
+
+use std::time::{Duration, Instant};
+
+/// What the two clocks may differ by over a short time: datagrams get their timestamp a little
+/// before they are in the socket.
+const TOLERANCE: Duration = Duration::from_millis(100);
+
+/// Bounds the time that datagrams waited, by a clock that cannot be set.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Everything that is still to be answered came later.
+    since: Instant,
+}
+
+impl Waiting {
+    pub(super) fn new(since: Instant) -> Self {
+        Self { since }
+    }
+
+    /// The socket was seen to be empty, at some time after `then`.
+    pub(super) fn was_empty_after(&mut self, then: Instant) {
+        self.since = then;
+    }
+
+    /// The nanoseconds from the receipt of a datagram, in time of day, to `today`, which is `now`.
+    /// `None` if the time of day was set meanwhile.
+    pub(super) fn residence(
+        &self,
+        received_at: Duration,
+        today: Duration,
+        now: Instant,
+    ) -> Option<u64> {
+        let residence = today.checked_sub(received_at)?;
+        let most = now.saturating_duration_since(self.since) + TOLERANCE;
+        if residence > most {
+            return None;
+        }
+        u64::try_from(residence.as_nanos()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::thread;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::exchange::{Admission, Exchange, ExitOn, Mode, Settings};
+    use crate::metrics::Counts;
+    use crate::udp::Socket;
+    use crate::worker::{Options, Shared, Warnings, Worker};
+
+    const HOUR: Duration = Duration::from_hours(1);
+    const DECADES: Duration = Duration::from_secs(1_700_000_000);
+
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn residence_is_left_out_when_the_clock_was_set() {
+        let start = now();
+        let mut waiting = Waiting::new(start);
+        let second = Duration::from_secs(1);
+        let later = start + second;
+        let residence = |waiting: &Waiting, waited: Duration, step: Duration| {
+            waiting.residence(DECADES, DECADES + waited + step, later)
+        };
+        assert_eq!(
+            residence(&waiting, second, Duration::ZERO),
+            Some(1_000_000_000)
+        );
+        for step in [second, HOUR, DECADES] {
+            assert_eq!(residence(&waiting, second, step), None, "{step:?}");
+        }
+        // Set back.
+        assert_eq!(waiting.residence(DECADES + HOUR, DECADES, later), None);
+        waiting.was_empty_after(later);
+        assert_eq!(residence(&waiting, second, Duration::ZERO), None);
+        assert_eq!(
+            residence(&waiting, TOLERANCE, Duration::ZERO),
+            Some(100_000_000)
+        );
+    }
+
+    /// The time of day is an hour ahead of the kernel's timestamps for the first reply, as if it
+    /// had been set between receipt and reply.
+    #[expect(clippy::disallowed_methods, reason = "a clock for the loop")]
+    fn set_once() -> Duration {
+        static SET: AtomicBool = AtomicBool::new(false);
+        let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let ahead = if SET.swap(true, Relaxed) {
+            Duration::ZERO
+        } else {
+            HOUR
+        };
+        today.unwrap() + ahead
+    }
+
+    #[test]
+    fn worker_counts_no_clock_step_as_residence() {
+        let options = crate::udp::Options {
+            receive_buffer: None,
+            send_buffer: None,
+            reuse_address: false,
+            timestamps: true,
+            offload: false,
+        };
+        let epoch = now();
+        let socket = Socket::bind(([127, 0, 0, 1], 0).into(), &options).unwrap();
+        let address = socket.address();
+        let counts = Arc::new(Counts::default());
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            epoch,
+            counts: Box::new([Arc::clone(&counts)]),
+            warned_of_decode_errors: AtomicBool::new(false),
+            warnings: Warnings::default(),
+        });
+        let settings = Settings {
+            mode: Mode::Echo,
+            timeout: None,
+            max_datagram: 1024,
+            max_peers: NonZeroU32::MIN,
+            exit_on: ExitOn::default(),
+            admission: Admission::new(0, [address]),
+            limits: None,
+        };
+        let options = Options {
+            busy_poll: Duration::ZERO,
+            timestamps: true,
+            waiting_since: epoch,
+            today: set_once,
+        };
+        let exchange = Exchange::new(settings, epoch).unwrap();
+        let (told, stop) = (Arc::clone(&counts), Arc::clone(&shared));
+        let worker = thread::spawn(move || {
+            Worker::new(Arc::new(socket), exchange, options, told, shared).run()
+        });
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(address).unwrap();
+        for _ in 0..3 {
+            client.send(b"x").unwrap();
+            client.recv(&mut [0]).unwrap();
+        }
+        stop.stop.store(true, Relaxed);
+        worker.join().unwrap();
+        let residence = &counts.residence.0;
+        assert_eq!(residence.count_all(), 2);
+        assert!(residence.sum() < 3_600_000_000_000, "{}", residence.sum());
+    }
+}
