@@ -22,6 +22,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use escape::Escaped;
+pub(crate) use escape::is_control;
 use journal::Journal;
 use queue::Queue;
 use writer::Output;

@@ -2,6 +2,16 @@
 
 use std::fmt::{self, Write};
 
+/// Whether a character is a control character, turns the direction of writing (Unicode's property
+/// `Bidi_Control`), or ends a line or paragraph.
+pub(crate) fn is_control(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
 /// Writes text with everything escaped that a terminal or a reader of lines would not take for
 /// text: control characters, line separators, what turns the direction of writing. Whatever is in
 /// a payload, a name or the text of an error, a line stays one, and shows what is in it.
@@ -47,10 +57,7 @@ mod tests {
     fn no_character_is_left_that_moves_a_cursor_or_ends_a_line() {
         let all: String = (char::MIN..=char::MAX).collect();
         let escaped_all = escaped(&all);
-        let bad = |c: char| {
-            c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        };
-        assert_eq!(escaped_all.chars().find(|c| bad(*c)), None);
+        assert_eq!(escaped_all.chars().find(|c| is_control(*c)), None);
         assert_eq!(
             escaped("a\nb\r\t\0\u{1b}[2J\u{7f}\u{9b}\u{2028}\u{202e}"),
             r"a\nb\r\t\0\u{1b}[2J\u{7f}\u{9b}\u{2028}\u{202e}"

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use crate::harness::{program, run};
 
-/// Control characters of each kind: C0, DEL, and a C1 in UTF-8.
-const CONTROLS: [&str; 8] = [
+/// Control characters of each kind: C0, DEL, a C1 in UTF-8, bidirectional, and separators.
+const CONTROLS: [&str; 14] = [
     "\n",
     "\r\n",
     "\t",
@@ -18,6 +18,12 @@ const CONTROLS: [&str; 8] = [
     "\u{7}",
     "\u{7f}",
     "\u{9b}31m",
+    "\u{61c}",
+    "\u{200f}",
+    "\u{202e}",
+    "\u{2066}",
+    "\u{2028}",
+    "\u{2029}",
 ];
 const OPTIONS: &str = "listen mode timeout max-datagram recv-buffer send-buffer workers busy-poll \
                        max-peers exit-on reuse-address timestamps min-source-port metrics-listen \
@@ -63,6 +69,10 @@ fn what_comes_from_elsewhere_is_escaped_in_the_last_line() {
         ("LISTEN_FDS", "1\x1b[2J\n"),
         ("JOURNAL_STREAM", "\x1b[2J\n"),
         ("NOTIFY_SOCKET", "/no/\x1b[2J\nwhere"),
+        (
+            "LISTEN_FDNAMES",
+            "ec\u{202e}ho\u{2028}udp-echo: all is well",
+        ),
     ] {
         // The shell's number is the daemon's.
         let mut command = Command::new("sh");
@@ -87,6 +97,9 @@ fn assert_refused(command: &mut Command, named: &str) {
 }
 
 fn assert_has_no_control(text: &str) {
-    let control = |c: char| c != '\n' && c.is_control();
+    let others = [
+        '\u{61c}', '\u{200f}', '\u{202e}', '\u{2066}', '\u{2028}', '\u{2029}',
+    ];
+    let control = |c: char| c != '\n' && (c.is_control() || others.contains(&c));
     assert!(!text.contains(control), "{text:?}");
 }
