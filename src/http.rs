@@ -26,7 +26,7 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use socket2::{Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{self, AbortHandle};
@@ -38,6 +38,9 @@ use crate::udp::{NO_PORT, named_here};
 
 /// Connections at once. When there is one more, the oldest is cut off.
 const MAX_CONNECTIONS: usize = 64;
+/// Connections that wait to be accepted. The kernel cuts it to net.core.somaxconn (listen(2)).
+/// With less, a scrape loses its SYN when many connect.
+const BACKLOG: i32 = i32::MAX;
 /// How long a client may take to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last.
@@ -92,9 +95,14 @@ pub struct BindError {
 /// When the address cannot be had.
 pub fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
     let failed = |cause| BindError { address, cause };
-    // std sets SO_REUSEADDR, which for TCP only lets a daemon start anew at once.
-    let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
+    // For TCP this only lets a daemon start again at once.
+    socket.set_reuse_address(true).map_err(failed)?;
+    socket.bind(&address.into()).map_err(failed)?;
+    socket.listen(BACKLOG).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    let listener = std::net::TcpListener::from(socket);
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }

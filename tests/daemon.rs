@@ -10,6 +10,8 @@
 
 mod harness;
 
+#[path = "daemon/backlog.rs"]
+mod backlog;
 #[path = "daemon/escapes.rs"]
 mod escapes;
 #[path = "daemon/http.rs"]

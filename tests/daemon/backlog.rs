@@ -1,0 +1,23 @@
+//! How many HTTP connections wait while the daemon is busy.
+
+use std::fs;
+use std::net::TcpStream;
+
+use crate::harness::{DEADLINE, Daemon};
+
+#[test]
+fn backlog_holds_more_connections_than_the_default_of_std() {
+    // listen(2). The default is 128.
+    let most = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    let daemon = Daemon::start(&[]);
+    daemon.pause();
+    let address = daemon.http.unwrap();
+    // The kernel drops the SYN of a connection that finds no place in the queue.
+    let waiting: Vec<_> = (0..most.min(300))
+        .map(|_| TcpStream::connect_timeout(&address, DEADLINE).unwrap())
+        .collect();
+    daemon.resume();
+    drop(waiting);
+    assert_eq!(daemon.get("/-/healthy").status, 200);
+}
