@@ -23,3 +23,10 @@ pub mod telemetry;
 pub mod throttle;
 pub mod udp;
 pub mod worker;
+
+#[cfg(test)]
+#[path = "../tests/harness"]
+mod harness {
+    #[allow(unreachable_pub, reason = "the tests of the programs have it too")]
+    pub mod skip;
+}

@@ -126,14 +126,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::skipped;
 
     #[test]
     fn where_nobody_listens_the_host_says_so_and_returns_the_datagram() {
         for host in ["127.0.0.1", "::1"] {
             let host: IpAddr = host.parse().unwrap();
-            let gone = std::net::UdpSocket::bind((host, 0)).unwrap();
-            let peer = gone.local_addr().unwrap();
-            drop(gone);
+            let Ok(kept) = std::net::UdpSocket::bind((host, 0)) else {
+                assert!(host.is_ipv6());
+                skipped!("no IPv6: the part about {host}");
+                continue;
+            };
+            // It receives only what it sends itself, and nobody else gets its port.
+            let peer = kept.local_addr().unwrap();
+            kept.connect(peer).unwrap();
             let socket = Socket::connect(peer, 1 << 16).unwrap();
             assert_eq!(socket.take_rejection(), None);
             socket.send(b"anybody there?").unwrap();
