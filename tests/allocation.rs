@@ -67,15 +67,13 @@ fn the_allocator_counts() {
 fn no_datagram_makes_a_worker_allocate() {
     for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
         for offload in [true, false] {
-            let received = assert_allocates_nothing(mode, offload);
-            // Each round sends 10 by themselves, and two bursts of 12.
-            assert_eq!(received, ROUNDS * (10 + 24), "{mode:?}");
+            assert_allocates_nothing(mode, offload);
         }
     }
 }
 
-/// Plays all kinds of datagrams to a worker. Returns how many it received.
-fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
+/// Plays all kinds of datagrams to a worker.
+fn assert_allocates_nothing(mode: Mode, offload: bool) {
     let options = Options {
         receive_buffer: None,
         send_buffer: None,
@@ -131,18 +129,18 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) -> u64 {
             peer.send(&[2; 22]).unwrap();
         }
         peers[0].send(b"").unwrap();
-        refused.send_to(b"?", address).unwrap();
         for (peer, last) in peers.iter().zip([1, 22]) {
             send_burst(peer, &vec![3; 11 * 22 + last], 22);
         }
-        // So that none is dropped.
+        // So that none is dropped. It is the last of the round, and no other process sends from there.
+        refused.send_to(b"?", address).unwrap();
         wait_until("they are received", || {
-            counts.received.get() == round * (10 + 24)
+            counts.refused_own_address.get() == round
         });
     }
     shared.stop.store(true, Relaxed);
     let allocations = worker.join().unwrap();
     assert_eq!(allocations, 0, "{mode:?}, offload {offload}");
-    assert_eq!(counts.refused_own_address.get(), ROUNDS);
-    counts.received.get()
+    // Each round sends 10 by themselves, and two bursts of 12.
+    assert!(counts.received.get() >= ROUNDS * (10 + 24), "{mode:?}");
 }
