@@ -34,6 +34,7 @@ use udp_echo::cli::Args;
 use udp_echo::systemd::{HandedOverError, Listen, Role};
 use udp_echo::telemetry::Filter;
 
+use harness::tidy::end_with_test;
 use harness::{Daemon, client, program, receive};
 use text::{args, bytes, text, value};
 
@@ -221,7 +222,11 @@ fn the_start_of_the_program_is_total_and_says_what_is_wrong() {
             let elsewhere = |arg: &OsString| arg.as_bytes().windows(4).any(|part| part == b"list");
             command.args(args.into_iter().filter(|arg| !elsewhere(arg)));
             command.envs(variables).env("RUST_BACKTRACE", "0");
-            let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+            // A shell may say that it has not the locale.
+            command
+                .env("LC_ALL", "C")
+                .stdin(std::process::Stdio::null());
+            let output = end_with_test(&mut command).output().unwrap();
             let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
             prop_assert!(!stderr.contains("panicked"), "{}", stderr);
             let ended = output.status.code();
