@@ -6,6 +6,7 @@
     reason = "each test program uses a part; this is no library"
 )]
 
+pub mod calm;
 pub mod readme;
 pub mod service;
 pub mod skip;
@@ -13,7 +14,7 @@ pub mod tidy;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -323,14 +324,36 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
 
 /// How many datagrams the kernel has dropped of a port's IPv4 sockets (`proc_net_udp(5)`).
 pub fn kernel_drops(port: u16) -> u64 {
+    let own = sockets_of(port).into_iter();
+    own.map(|fields| fields.last().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
+/// Whether nothing waits to be received by a port's IPv4 sockets, or they are closed.
+pub fn all_is_taken(port: u16) -> bool {
+    let mut own = sockets_of(port).into_iter();
+    own.all(|fields| fields[4].ends_with(":00000000"))
+}
+
+/// The fields of a port's IPv4 sockets.
+fn sockets_of(port: u16) -> Vec<Vec<String>> {
     let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
     let port = format!(":{port:04X}");
     let fields = sockets
         .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let own = fields.filter(|fields| fields[1].ends_with(&port));
-    own.map(|fields| fields.last().unwrap().parse::<u64>().unwrap())
-        .sum()
+        .map(|line| line.split_whitespace().map(str::to_owned).collect());
+    fields
+        .filter(|fields: &Vec<String>| fields[1].ends_with(&port))
+        .collect()
+}
+
+/// An address where no datagram is received, and none will be while the socket lives: it is
+/// connected to itself.
+pub fn unreachable(host: IpAddr) -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind((host, 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    socket.connect(address).unwrap();
+    (socket, address)
 }
 
 /// Sends datagrams of `segment` bytes, the last maybe shorter, by one call: the kernel cuts them
