@@ -1,23 +1,37 @@
-//! The other end, by scripts.
+//! The other end, by scripts, and the client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::program;
+use crate::harness::tidy::end_with_test;
+use crate::harness::{all_is_taken, program, wait_until};
+
+/// How long a client waits where every reply comes, or the test ends the wait.
+pub const LONG: &str = "--wait=60";
 
 /// Replies to datagrams as a script says, until dropped.
 pub struct Reflector {
     pub address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What a reflector has replied to.
+#[derive(Default)]
+struct Seen {
+    datagrams: u64,
+    ports: BTreeSet<u16>,
 }
 
 impl Reflector {
@@ -30,22 +44,46 @@ impl Reflector {
             .unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let noted = Arc::clone(&seen);
         let thread = thread::spawn(move || {
             let mut bytes = vec![0; 65536];
             while !stopped.load(Relaxed) {
+                // A timeout, or a signal.
                 let Ok((length, peer)) = socket.recv_from(&mut bytes) else {
                     continue;
                 };
                 for reply in script(&bytes[..length]) {
                     socket.send_to(&reply, peer).unwrap();
                 }
+                let mut seen = noted.lock().unwrap();
+                seen.datagrams += 1;
+                seen.ports.insert(peer.port());
             }
         });
         Self {
             address,
+            seen,
             stop,
             thread: Some(thread),
         }
+    }
+
+    /// How many datagrams it has replied to.
+    pub fn datagrams(&self) -> u64 {
+        self.seen.lock().unwrap().datagrams
+    }
+
+    /// Runs a client that sends `count` datagrams, of which not all get a reply. It waits for the
+    /// others however long they take.
+    pub fn measure(&self, count: u64, args: &str) -> (i32, String, String) {
+        let all = self.datagrams() + count;
+        self.seen.lock().unwrap().ports.clear();
+        let args = format!("--count={count} {args}");
+        measure(&mut probe(self.address, &args), || {
+            let ports = || self.seen.lock().unwrap().ports.clone();
+            self.datagrams() >= all && ports().into_iter().all(all_is_taken)
+        })
     }
 }
 
@@ -54,6 +92,30 @@ impl Drop for Reflector {
         self.stop.store(true, Relaxed);
         self.thread.take().unwrap().join().unwrap();
     }
+}
+
+/// Runs a client, and ends its waiting for replies when all have come.
+pub fn measure(command: &mut Command, mut all_came: impl FnMut() -> bool) -> (i32, String, String) {
+    let mut child = started(command.arg(LONG));
+    let mut has_ended = false;
+    wait_until("all replies came", || {
+        has_ended = child.try_wait().unwrap().is_some();
+        has_ended || all_came()
+    });
+    if !has_ended {
+        end_waiting(&child);
+    }
+    told(child.wait_with_output().unwrap())
+}
+
+/// Ends the sending, and the waiting too. Two signals: of each kind the kernel keeps but one.
+pub fn end_waiting(child: &Child) {
+    signal(child, Signal::SIGINT);
+    signal(child, Signal::SIGTERM);
+}
+
+pub fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
 /// The sequence number of a request.
@@ -69,13 +131,22 @@ pub fn probe(target: impl Display, args: &str) -> Command {
     command
 }
 
+/// A script for the shell, with the program as `$0`. It says nothing of a locale that is missing.
+pub fn script(script: &str, target: impl Display) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(program().get_program());
+    command.arg(target.to_string()).env("LC_ALL", "C");
+    command.stdin(Stdio::null());
+    command
+}
+
 /// How it ended: its status, standard output, standard error.
 pub fn ended(command: &mut Command) -> (i32, String, String) {
-    told(command.output().unwrap())
+    told(end_with_test(command).output().unwrap())
 }
 
 pub fn started(command: &mut Command) -> Child {
-    command
+    end_with_test(command)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -96,7 +167,11 @@ pub fn told(output: Output) -> (i32, String, String) {
 
 /// What `--json` says.
 pub fn json(target: impl Display, args: &str) -> (i32, Value) {
-    let (status, out, err) = ended(probe(target, args).arg("--json"));
+    object(ended(probe(target, args).arg("--json")))
+}
+
+/// The object that a client with `--json` wrote.
+pub fn object((status, out, err): (i32, String, String)) -> (i32, Value) {
     assert_eq!((err.as_str(), out.lines().count()), ("", 1), "{out}");
     (status, serde_json::from_str(&out).unwrap())
 }

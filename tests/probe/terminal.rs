@@ -1,15 +1,18 @@
 //! How it looks on a terminal: a line of progress that comes and goes, Ctrl-C, bars that fit.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use nix::pty::{Winsize, openpty};
+use nix::unistd::setsid;
 
-use crate::harness::{Daemon, program, wait_until};
-use crate::reflectors::{ended, probe};
+use crate::harness::tidy::end_with_test;
+use crate::harness::{Daemon, wait_until};
+use crate::reflectors::{LONG, ended, probe};
 
 /// A client on a terminal of its own.
 struct Terminal {
@@ -29,15 +32,12 @@ impl Terminal {
             ws_ypixel: 0,
         };
         let pty = openpty(&size, None).unwrap();
-        // Only what leads a session can have a terminal whose keys send signals.
-        let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(program().get_program());
-        command.args(["probe", &daemon.address().to_string()]);
-        command.args(args.split(' '));
+        let mut command = probe(daemon.address(), args);
         command.stdin(pty.slave.try_clone().unwrap());
         command.stdout(pty.slave.try_clone().unwrap());
         command.stderr(pty.slave);
-        let child = command.spawn().unwrap();
+        let child = end_with_test(leads_session(&mut command)).spawn();
+        let child = child.unwrap();
         let keyboard = File::from(pty.master);
         let mut master = keyboard.try_clone().unwrap();
         let shown = Arc::new(Mutex::new(Vec::new()));
@@ -110,14 +110,36 @@ impl Terminal {
     }
 }
 
+/// Has the process lead a session of its own, with its standard input as the terminal: only then
+/// do keys send signals.
+#[allow(
+    unsafe_code,
+    reason = "std has no safe way to set an attribute of a child"
+)]
+fn leads_session(command: &mut Command) -> &mut Command {
+    let lead = || {
+        setsid()?;
+        // SAFETY: it takes no pointer.
+        match unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec there are two system calls, which are async-signal-safe.
+    unsafe { command.pre_exec(lead) }
+}
+
 #[test]
 fn a_quiet_run_has_a_line_of_progress_that_goes_before_the_summary_at_any_width() {
     let daemon = Daemon::start(&[]);
     for columns in [80, 40] {
-        let mut terminal = Terminal::start(columns, &daemon, "--quiet --interval=0.01");
-        wait_until("progress is shown", || terminal.progress().len() >= 2);
-        let sent = terminal.progress();
-        assert!(sent.is_sorted_by(|one, next| one < next), "{sent:?}");
+        let args = format!("--quiet --interval=0.01 {LONG}");
+        let mut terminal = Terminal::start(columns, &daemon, &args);
+        wait_until("more and more was sent", || {
+            let sent = terminal.progress();
+            assert!(sent.is_sorted(), "{sent:?}");
+            sent.first() < sent.last()
+        });
         assert_eq!(terminal.rows().len(), 1, "{:?}", terminal.text());
         terminal.press_ctrl_c();
         let (status, text, rows) = terminal.end();
