@@ -6,25 +6,86 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::metrics::Clocks;
 
+/// The clock that is never set.
 #[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
 pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// All of them.
-#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
+/// One moment on all clocks. Where the thread loses its CPU between two looks, they are apart:
+/// then it looks again, a few times at most.
 pub(super) fn clocks() -> Clocks {
-    let since_boot = Duration::try_from(clock_gettime(ClockId::Boottime));
-    Clocks {
-        monotonic: now(),
-        since_boot: since_boot.unwrap_or_default(),
-        today: SystemTime::now(),
+    closest(now, || {
+        let since_boot = Duration::try_from(clock_gettime(ClockId::Boottime));
+        (since_boot.unwrap_or_default(), time_of_day())
+    })
+}
+
+fn closest(now: impl Fn() -> Instant, others: impl Fn() -> (Duration, SystemTime)) -> Clocks {
+    const CLOSE: Duration = Duration::from_micros(100);
+    let look = || {
+        let (before, (since_boot, today), after) = (now(), others(), now());
+        let clocks = Clocks {
+            monotonic: before,
+            since_boot,
+            today,
+        };
+        (after.saturating_duration_since(before), clocks)
+    };
+    let mut best = look();
+    for _ in 0..10 {
+        if best.0 < CLOSE {
+            break;
+        }
+        let next = look();
+        if next.0 < best.0 {
+            best = next;
+        }
     }
+    best.1
 }
 
 /// The time of day, since 1970.
-#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
 pub(super) fn today() -> Duration {
-    let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let today = time_of_day().duration_since(SystemTime::UNIX_EPOCH);
     today.unwrap_or_default()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
+fn time_of_day() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn clocks_show_one_moment_after_a_pause_between_the_looks() {
+        let (instant, day) = (now(), time_of_day());
+        let time = Cell::new(Duration::ZERO);
+        let looks = Cell::new(0);
+        // The thread stands still for a second each between its first looks.
+        let pause = || {
+            looks.set(looks.get() + 1);
+            let long = [0, 1_000_000][usize::from(looks.get() < 4)];
+            time.set(time.get() + Duration::from_micros(10 + long));
+        };
+        let clocks = closest(
+            || {
+                pause();
+                instant + time.get()
+            },
+            || {
+                pause();
+                (time.get(), day + time.get())
+            },
+        );
+        let since = clocks.monotonic - instant;
+        let late = Duration::from_micros(10);
+        assert_eq!(clocks.today.duration_since(day).unwrap() - since, late);
+        assert_eq!(clocks.since_boot - since, late);
+    }
 }
