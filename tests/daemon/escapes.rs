@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::harness::{program, run};
+use crate::harness::{program, run, shell};
 
 /// Control characters of each kind: C0, DEL, a C1 in UTF-8, bidirectional, and separators.
 const CONTROLS: [&str; 14] = [
@@ -75,9 +75,9 @@ fn what_comes_from_elsewhere_is_escaped_in_the_last_line() {
         ),
     ] {
         // The shell's number is the daemon's.
-        let mut command = Command::new("sh");
         let line = "LISTEN_PID=$$ LISTEN_FDS=${LISTEN_FDS-1} exec \"$0\" --listen=192.0.2.1:9";
-        command.args(["-c", line]).arg(program().get_program());
+        let mut command = shell(line);
+        command.arg(program().get_program());
         let (status, _, stderr) = run(command.env(name, value));
         assert!(!status.success());
         assert_eq!(stderr.lines().count(), 1, "{stderr:?}");

@@ -6,8 +6,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::resource::Resource;
+
+use crate::harness::confined::limited;
 use crate::harness::service::{assert_has, count};
-use crate::harness::{DEADLINE, Daemon, client, program, receive, samples, wait_until};
+use crate::harness::{
+    DEADLINE, Daemon, answer_to, client, has_ipv6, program, receive, samples, wait_until,
+};
+use crate::skipped;
 
 /// The metrics of the contract: name, type, label and its values. Not here: `build_info`, and
 /// those that an option has to ask for.
@@ -203,6 +209,7 @@ fn the_status_page_allows_nothing_but_itself() {
 #[test]
 fn bad_requests_are_refused_or_cut_off_and_the_next_one_is_answered() {
     let daemon = Daemon::start(&["--mode=echo"]);
+    let http = daemon.http.unwrap();
     let start = "GET / HTTP/1.1\r\nHost: x\r\n";
     let huge = format!("{start}X: {}\r\n\r\n", "a".repeat(64 << 10));
     let many = start.to_owned() + &"X: y\r\n".repeat(2000) + "\r\n";
@@ -223,19 +230,19 @@ fn bad_requests_are_refused_or_cut_off_and_the_next_one_is_answered() {
         long.as_bytes(),
     ] {
         let shown = request[..request.len().min(40)].escape_ascii();
-        let answer = rest_of(send(&daemon, request));
+        let answer = answer_to(http, request);
         let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
         assert!(refused, "{shown}: {answer}");
         assert_serves(&daemon);
     }
     for hosts in ["", "Host: x\r\nHost: x\r\n"] {
         let request = format!("GET /-/ready HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
-        let answer = rest_of(send(&daemon, request.as_bytes()));
+        let answer = answer_to(http, request.as_bytes());
         assert_has(&answer, "HTTP/1.1 400 Bad Request\r\n");
     }
     let connect = b"CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\nConnection: close\r\n\r\n";
-    assert_has(&rest_of(send(&daemon, connect)), "HTTP/1.1 405 ");
-    let answer = rest_of(send(&daemon, b"GET /-/ready HTTP/1.0\r\n\r\n"));
+    assert_has(&answer_to(http, connect), "HTTP/1.1 405 ");
+    let answer = answer_to(http, b"GET /-/ready HTTP/1.0\r\n\r\n");
     assert_has(&answer, "HTTP/1.0 200 OK\r\n");
     for _ in 0..20 {
         drop(send(&daemon, b""));
@@ -247,12 +254,13 @@ fn bad_requests_are_refused_or_cut_off_and_the_next_one_is_answered() {
 #[test]
 fn a_connection_takes_one_request() {
     let daemon = Daemon::start(&[]);
+    let http = daemon.http.unwrap();
     let asked = "GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n";
-    let answer = rest_of(send(&daemon, asked.as_bytes()));
+    let answer = answer_to(http, asked.as_bytes());
     assert_has(&answer, "HTTP/1.1 200 OK\r\n");
     assert!(answer.ends_with("\r\n\r\nready\n"), "{answer}");
     // The rest is not read, and the answer may be lost by that.
-    let answer = rest_of(send(&daemon, asked.repeat(1000).as_bytes()));
+    let answer = answer_to(http, asked.repeat(1000).as_bytes());
     assert!(answer.matches("HTTP/1.1").count() <= 1, "{answer}");
 }
 
@@ -293,17 +301,14 @@ fn behind_300_silent_connections_a_scrape_gets_through_and_echo_is_answered() {
 
 #[test]
 fn without_descriptors_for_connections_echo_is_answered_and_http_comes_back() {
-    let mut limited = std::process::Command::new("sh");
-    limited.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]);
-    limited.arg(program().get_program());
-    let daemon = Daemon::start_as(limited, &["--mode=echo"]);
     let start = Instant::now();
+    let daemon = Daemon::start_as(limited(Resource::RLIMIT_NOFILE, 32), &["--mode=echo"]);
     let silent: Vec<_> = (0..60).map(|_| send(&daemon, b"")).collect();
     daemon.wait_for_log("cannot accept an HTTP connection");
     assert_echoes(&daemon);
     drop(silent);
     wait_until("HTTP is back", || {
-        let answer = rest_of(send(&daemon, request("GET", "/-/ready").as_bytes()));
+        let answer = answer_to(daemon.http.unwrap(), request("GET", "/-/ready").as_bytes());
         answer.starts_with("HTTP/1.1 200")
     });
     let warnings = count(&daemon.log(), "cannot accept");
@@ -325,27 +330,38 @@ fn without_metrics_no_tcp_port_is_open() {
 fn the_time_of_the_last_datagram_is_the_time_it_came() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
-    // The daemon measures with the clock that is never set and slewed otherwise.
-    let slack = 0.1;
-    for _ in 0..3 {
+    let slack = 0.01;
+    let mut fitting = 0;
+    // Between two looks at its two clocks the daemon may be stopped, and a clock may be set.
+    wait_until("it fits three times", || {
         let before = now();
         assert_echoes(&daemon);
         let after = now();
         let last = daemon.metric("last_datagram_timestamp_seconds");
-        let fits = last >= before - slack && last <= after + slack;
-        assert!(fits, "{before} <= {last} <= {after}");
+        if last >= before - slack && last <= after + slack {
+            fitting += 1;
+        } else {
+            eprintln!("not {before} <= {last} <= {after}");
+        }
         // It stands still when nothing comes: `changes()` in a query counts each move.
         daemon.wait_for_metric("last_datagram_timestamp_seconds", last);
-    }
+        fitting == 3
+    });
 }
 
 #[test]
 fn with_timestamps_residence_is_counted_from_the_kernels_receipt_on() {
     let mut command = program();
     command.env("UDP_ECHO_TIMESTAMPS", "yes");
+    let any = if has_ipv6() {
+        "--listen=[::]:0"
+    } else {
+        skipped!("there is no IPv6");
+        "--listen=0.0.0.0:0"
+    };
     let daemons = [
         Daemon::start(&["--mode=echo", "--timestamps"]),
-        Daemon::start_as(command, &["--mode=echo", "--listen=[::]:0"]),
+        Daemon::start_as(command, &["--mode=echo", any]),
     ];
     for daemon in &daemons {
         assert_has(&daemon.get("/metrics").body, "residence_seconds_count 0\n");
@@ -492,7 +508,6 @@ fn assert_serves(daemon: &Daemon) {
 /// In echo mode: in another, a new client on the port of an old one might owe a record.
 fn assert_echoes(daemon: &Daemon) {
     let peer = client(daemon.address());
-    peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     peer.send(b"hello").unwrap();
     assert_eq!(receive(&peer), b"hello");
 }

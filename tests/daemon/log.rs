@@ -10,16 +10,17 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use udp_echo::record::{PythonBytes, Record};
 
-use crate::harness::service::{Service, assert_has, count, without_capabilities};
+use crate::harness::confined::without_capabilities;
+use crate::harness::service::{Service, assert_has, count};
 use crate::harness::tidy::Folder;
-use crate::harness::{Daemon, Random, client, program, receive, wait_until};
+use crate::harness::{Daemon, Random, client, program, receive, shell, wait_until};
 use crate::recipe::has_python;
 use crate::usage::assert_cannot_start;
 use crate::{skip, skipped};
 
 #[test]
 fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
-    let daemon = Daemon::start(&["--log=debug", "--max-datagram=40"]);
+    let daemon = Daemon::start(&["--log=debug", "--max-datagram=40", "--timeout=none"]);
     let peer = client(daemon.address());
     let own = peer.local_addr().unwrap();
     peer.send(b"hello").unwrap();
@@ -170,7 +171,7 @@ fn a_payload_cannot_forge_a_line() {
 #[test]
 fn info_has_no_line_per_datagram() {
     for level in ["info", "udp_echo=info", "udp_echo::http=debug,info"] {
-        let daemon = Daemon::start(&["--log", level]);
+        let daemon = Daemon::start(&["--log", level, "--timeout=none"]);
         let before = daemon.log().len();
         let peer = client(daemon.address());
         for round in 1..=10 {
@@ -230,7 +231,7 @@ fn json_has_one_object_a_line() {
 #[test]
 fn the_first_decode_error_is_logged_with_a_hint_and_the_later_ones_are_counted() {
     for workers in ["--workers=1", "--workers=2"] {
-        let daemon = Daemon::start(&[workers]);
+        let daemon = Daemon::start(&[workers, "--timeout=none"]);
         for number in 1..=20 {
             let peer = client(daemon.address());
             peer.send(b"hello").unwrap();
@@ -283,8 +284,7 @@ fn a_buffer_that_the_kernel_cuts_is_warned_of_once_and_the_sysctl_named() {
 #[test]
 fn a_log_that_nobody_can_read_does_not_stop_the_echo() {
     let start = |redirection| {
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]);
+        let mut command = shell(&format!("exec \"$0\" \"$@\" {redirection}"));
         command.arg(program().get_program());
         Service::start(command, &["--mode=echo", "--log=debug"])
     };
@@ -311,7 +311,7 @@ fn a_journal_that_does_not_lead_from_standard_error_is_not_used() {
         command
             .arg("--listen=192.0.2.1:9")
             .env("JOURNAL_STREAM", stream);
-        assert_cannot_start(&command, "192.0.2.1:9", "Cannot assign");
+        assert_cannot_start(&mut command, "192.0.2.1:9", "Cannot assign");
     }
 }
 

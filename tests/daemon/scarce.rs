@@ -1,8 +1,9 @@
 //! A start where the system has little to give.
 
+use nix::sys::resource::Resource;
 use std::ops::RangeInclusive;
-use std::process::Command;
 
+use crate::harness::confined::limited;
 use crate::harness::{Daemon, program};
 use crate::usage::{assert_cannot_start, ended};
 
@@ -16,7 +17,7 @@ fn without_a_thread_to_be_had_it_says_so_all_the_same() {
     ] {
         let mut command = program();
         command.args(args).env("RUST_MIN_STACK", &stack);
-        assert_cannot_start(&command, what, "Resource temporarily unavailable");
+        assert_cannot_start(&mut command, what, "Resource temporarily unavailable");
     }
 }
 
@@ -28,7 +29,7 @@ fn with_few_descriptors_it_serves_or_says_that_they_are_too_few() {
     assert_serves_or_says_why(4..=16, &one);
     assert_serves_or_says_why(26..=36, &many);
     let daemon = Daemon::start(&["--mode=echo"]);
-    let probe = format!("probe --count=1 --wait=10s {}", daemon.address());
+    let probe = format!("probe --count=1 --wait=1min {}", daemon.address());
     assert_serves_or_says_why(4..=16, &probe);
     let url = format!("--metrics-url=http://{}/metrics", daemon.http.unwrap());
     assert_serves_or_says_why(4..=16, &format!("{probe} {url}"));
@@ -37,23 +38,23 @@ fn with_few_descriptors_it_serves_or_says_that_they_are_too_few() {
 #[test]
 fn without_memory_for_the_peers_it_says_so_before_it_says_that_it_serves() {
     for (workers, limit) in [("1", 1_000_000_000_u64), ("2", 2_000_000_000)] {
-        let mut command = Command::new("prlimit");
-        command.arg(format!("--as={limit}"));
-        command.arg(program().get_program());
+        let mut command = limited(Resource::RLIMIT_AS, limit);
         command.args(["--listen=127.0.0.1:0", "--metrics-listen=none"]);
         command.args(["--max-peers=16777216", "--workers", workers, "--log=warn"]);
         let what = "cannot start a worker";
-        assert_cannot_start(&command, what, "no memory for a table of 16777216 peers");
+        assert_cannot_start(
+            &mut command,
+            what,
+            "no memory for a table of 16777216 peers",
+        );
     }
 }
 
 /// From a limit of descriptors that is too low to one that is not, whatever else is open.
-fn assert_serves_or_says_why(limits: RangeInclusive<u32>, args: &str) {
+fn assert_serves_or_says_why(limits: RangeInclusive<u64>, args: &str) {
     let statuses = limits.chain([512]).map(|limit| {
-        let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={limit}"));
-        command.arg(program().get_program()).args(args.split(' '));
-        let (status, _, stderr) = ended(&command);
+        let mut command = limited(Resource::RLIMIT_NOFILE, limit);
+        let (status, _, stderr) = ended(command.args(args.split(' ')));
         let lines = stderr.lines().count();
         match status {
             // The loader has nothing to say it with.

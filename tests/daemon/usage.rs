@@ -5,12 +5,17 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::ffi::OsStringExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::service::{Service, assert_has, without_capabilities};
-use crate::harness::{Daemon, client, program, receive, request_to, run, samples, wait_until};
+use crate::harness::confined::without_capabilities;
+use crate::harness::service::{Service, assert_has, wait_until_some};
+use crate::harness::tidy::end_with_test;
+use crate::harness::{
+    DEADLINE, Daemon, client, program, receive, request_to, samples, shell, wait_until,
+};
 use crate::skip;
 
 const GET_METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -120,10 +125,10 @@ fn a_port_that_needs_a_privilege_is_refused_without_it() {
     let cause = "Permission denied";
     let mut command = without_capabilities();
     command.args(["--listen=127.0.0.1:7", "--metrics-listen=none"]);
-    assert_cannot_start(&command, "UDP 127.0.0.1:7", cause);
+    assert_cannot_start(&mut command, "UDP 127.0.0.1:7", cause);
     let mut command = without_capabilities();
     command.args(["--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:7"]);
-    assert_cannot_start(&command, "TCP 127.0.0.1:7", cause);
+    assert_cannot_start(&mut command, "TCP 127.0.0.1:7", cause);
 }
 
 /// Each option: two values, and what each makes appear in the log or in the metrics after two
@@ -239,7 +244,7 @@ fn an_address_that_is_given_twice_by_two_names_is_refused_also_with_reuse_addres
         command.args(["--reuse-address", "--metrics-listen=none"]);
         command.arg(format!("--listen={listen}"));
         let place = format!("UDP {address} twice");
-        assert_cannot_start(&command, &place, &format!("--listen {last}"));
+        assert_cannot_start(&mut command, &place, &format!("--listen {last}"));
     }
 }
 
@@ -357,39 +362,41 @@ fn version_is_told() {
 #[test]
 fn an_output_that_is_closed_does_not_panic() {
     for script in [
-        "\"$0\" --help | head -n 1",
+        "\"$0\" --help | read -r line",
         "\"$0\" --help | true",
         "\"$0\" --help >&-",
         "\"$0\" --version >/dev/full",
         "\"$0\" --nonsense 2>&-; test $? = 2",
         "\"$0\" --nonsense 2>/dev/full; test $? = 2",
     ] {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).arg(program().get_program());
-        let (status, _, stderr) = ended(&command);
+        let mut command = shell(script);
+        let (status, _, stderr) = ended(command.arg(program().get_program()));
         assert_eq!((status, stderr.as_str()), (Some(0), ""), "{script}");
     }
 }
 
 /// Runs a command that is expected to end; should it serve instead, not for ever.
-pub(crate) fn ended(command: &Command) -> (Option<i32>, String, String) {
-    let mut bounded = Command::new("timeout");
-    bounded
-        .arg("20")
-        .arg(command.get_program())
-        .args(command.get_args());
-    bounded.envs(
-        command
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    let (status, stdout, stderr) = run(&mut bounded);
+pub(crate) fn ended(command: &mut Command) -> (Option<i32>, String, String) {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = end_with_test(command.stderr(Stdio::piped()))
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let deadline = Instant::now() + DEADLINE;
+    wait_until_some("it ends", || {
+        if Instant::now() > deadline {
+            let _ = child.kill();
+        }
+        child.try_wait().unwrap()
+    });
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
     assert!(!stderr.contains("panicked"), "{stderr}");
-    (status.code(), stdout, stderr)
+    (output.status.code(), stdout, stderr)
 }
 
 /// `named`: words that the message has to have.
-fn assert_wrong_usage(command: &Command, named: &str) {
+fn assert_wrong_usage(command: &mut Command, named: &str) {
     let (status, stdout, stderr) = ended(command);
     assert_eq!(
         (status, stdout.as_str()),
@@ -403,7 +410,7 @@ fn assert_wrong_usage(command: &Command, named: &str) {
 }
 
 /// That it ends with status 1 and one line.
-pub(crate) fn assert_cannot_start(command: &Command, place: &str, cause: &str) {
+pub(crate) fn assert_cannot_start(command: &mut Command, place: &str, cause: &str) {
     let (status, stdout, stderr) = ended(command);
     assert_eq!(
         (status, stdout.as_str()),

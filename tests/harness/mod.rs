@@ -7,6 +7,8 @@
 )]
 
 pub mod calm;
+pub mod confined;
+pub mod held;
 pub mod readme;
 pub mod service;
 pub mod skip;
@@ -25,6 +27,8 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
 use nix::unistd::Pid;
 
+use held::Held;
+
 /// How long anything may take. Reached only when something is broken: a machine may be very busy,
 /// and stand still for a while.
 pub const DEADLINE: Duration = Duration::from_mins(3);
@@ -38,6 +42,7 @@ pub fn program() -> Command {
 pub struct Daemon {
     child: Child,
     log: Log,
+    paused: Mutex<Option<Held>>,
     /// The addresses that it receives datagrams on.
     pub listen: Vec<SocketAddr>,
     /// The address of its HTTP port.
@@ -74,6 +79,7 @@ impl Daemon {
         let mut daemon = Self {
             child,
             log,
+            paused: Mutex::default(),
             listen: Vec::new(),
             http: None,
         };
@@ -107,8 +113,14 @@ impl Daemon {
         kill(self.pid(), signal).expect("the daemon runs");
     }
 
-    /// Stops all its threads, and waits until they are: until then it may still answer.
+    /// Stops all its threads, and waits until they are: until then it may still answer. By ptrace,
+    /// where that is allowed: SIGCONT of another process would end a SIGSTOP. The thread that
+    /// pauses it has to resume it.
     pub fn pause(&self) {
+        if let Some(held) = Held::hold_rest(self.pid()) {
+            *self.paused() = Some(held);
+            return;
+        }
         self.signal(Signal::SIGSTOP);
         wait_until("it is stopped", || {
             let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
@@ -120,7 +132,13 @@ impl Daemon {
     }
 
     pub fn resume(&self) {
-        self.signal(Signal::SIGCONT);
+        if self.paused().take().is_none() {
+            self.signal(Signal::SIGCONT);
+        }
+    }
+
+    fn paused(&self) -> MutexGuard<'_, Option<Held>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it logged so far.
@@ -222,6 +240,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.paused().take();
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -260,11 +279,7 @@ pub struct Response {
 }
 
 pub fn request_to(address: SocketAddr, request: &str) -> Response {
-    let mut stream = TcpStream::connect(address).expect("the port is open");
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("a response");
+    let text = answer_to(address, request.as_bytes());
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     Response {
         status: head
@@ -275,6 +290,27 @@ pub fn request_to(address: SocketAddr, request: &str) -> Response {
         head: head.to_lowercase(),
         body: body.to_owned(),
     }
+}
+
+/// What an HTTP port answers until it closes, which it may do before it has read all. A request
+/// that was sent so late that the daemon did not wait for it is repeated.
+pub fn answer_to(address: SocketAddr, request: &[u8]) -> String {
+    /// Less than the daemon waits.
+    const SLOW: Duration = Duration::from_secs(4);
+    let mut bytes = Vec::new();
+    wait_until("a request is not too slow", || {
+        bytes.clear();
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(address).expect("the port is open");
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let _ = stream.write_all(request);
+        if let Err(error) = stream.read_to_end(&mut bytes) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not closed");
+        }
+        let cut_off = bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 408 ");
+        !cut_off || start.elapsed() < SLOW
+    });
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The samples of a text in the Prometheus format.
@@ -396,6 +432,13 @@ pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// A command of the shell. In the locale C: bash warns of one that is not installed.
+pub fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).env("LC_ALL", "C");
+    command
 }
 
 /// Waits for a condition.

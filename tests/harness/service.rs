@@ -1,8 +1,6 @@
 //! A daemon that is known by what it tells the service manager.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::os::linux::fs::MetadataExt;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::tidy::end_with_test;
-use super::{DEADLINE, program, uninterrupted, wait_until};
+use super::{DEADLINE, uninterrupted, wait_until};
 
 /// A service manager: the socket that a daemon tells how it is. Its address is an abstract one,
 /// which leaves no file behind.
@@ -153,15 +151,4 @@ pub fn assert_has(text: &str, part: &str) {
 /// How many lines have `part`.
 pub fn count(log: &[String], part: &str) -> usize {
     log.iter().filter(|line| line.contains(part)).count()
-}
-
-/// The program without the right to go beyond the system's limits.
-pub fn without_capabilities() -> Command {
-    if fs::metadata("/proc/self").expect("a /proc").st_uid() != 0 {
-        return program();
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all"]);
-    command.arg(program().get_program());
-    command
 }

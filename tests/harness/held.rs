@@ -1,0 +1,70 @@
+//! Threads of a daemon that stand still.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::wait_until;
+
+/// Threads that ptrace holds: unlike after SIGSTOP, no SIGCONT of another process wakes them. The
+/// thread that holds them has to release them.
+pub struct Held(Vec<Pid>);
+
+impl Held {
+    /// Holds the thread of a name. `None` where ptrace is not allowed.
+    pub fn hold(process: Pid, name: &str) -> Option<Self> {
+        let task = tasks(process)
+            .into_iter()
+            .find(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == name);
+        Self(Vec::new()).and(&task.expect("the thread"))
+    }
+
+    /// Holds all threads that are not held yet. `None` where ptrace is not allowed.
+    pub fn hold_rest(process: Pid) -> Option<Self> {
+        let is_free = |task: &PathBuf| {
+            let status = fs::read_to_string(task.join("status")).unwrap();
+            status.lines().any(|line| line == "TracerPid:\t0")
+        };
+        let mut free = tasks(process).into_iter().filter(is_free);
+        free.try_fold(Self(Vec::new()), |held, task| held.and(&task))
+    }
+
+    fn and(mut self, task: &PathBuf) -> Option<Self> {
+        let id = task.file_name().and_then(|id| id.to_str()?.parse().ok());
+        let thread = Pid::from_raw(id.unwrap());
+        ptrace::seize(thread, ptrace::Options::empty()).ok()?;
+        self.0.push(thread);
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        Some(self)
+    }
+
+    /// Lets them go on.
+    pub fn release(self) {}
+
+    /// Waits for their end: until their tracer has seen it, the process does not end.
+    pub fn wait_for_their_end(mut self) {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        for thread in std::mem::take(&mut self.0) {
+            wait_until("the thread ends", || {
+                waitpid(thread, Some(flags)) != Ok(WaitStatus::StillAlive)
+            });
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for thread in &self.0 {
+            let _ = ptrace::detach(*thread, None);
+        }
+    }
+}
+
+fn tasks(process: Pid) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks.flatten().map(|task| task.path()).collect()
+}
