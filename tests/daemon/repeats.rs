@@ -1,9 +1,8 @@
 //! What goes wrong again and again: it is told once a second, with a count of the other times.
 
-use std::time::{Duration, Instant};
-
+use crate::harness::held::Held;
 use crate::harness::{Daemon, client, program, receive, wait_until};
-use crate::running::Held;
+use crate::skip;
 
 #[test]
 fn a_worker_that_makes_no_progress_is_told_of_once_a_second_with_a_count() {
@@ -11,28 +10,34 @@ fn a_worker_that_makes_no_progress_is_told_of_once_a_second_with_a_count() {
     // It is looked at 50 times a second.
     command.env("WATCHDOG_USEC", "50000");
     let daemon = Daemon::start_as(command, &["--mode=echo"]);
-    let start = Instant::now();
-    let held = Held::hold(daemon.pid(), "worker-0");
+    let Some(held) = Held::hold(daemon.pid(), "worker-0") else {
+        skip!("ptrace is not allowed");
+    };
     let told = || {
         let log = daemon.log().into_iter();
         log.filter(|line| line.contains("gets no sign of life"))
             .collect::<Vec<_>>()
     };
-    wait_until("it is told three times", || told().len() == 3);
-    // Not before it has made no progress for two seconds, which it last made within 100 ms; and
-    // then a second apart.
-    assert!(start.elapsed() >= Duration::from_millis(3900));
-    held.release();
+    let counts = |told: &[String]| -> Vec<u32> {
+        let counts = told.iter().filter_map(|line| {
+            let (_, more) = line.split_once("sign of life (and ")?;
+            more.strip_suffix(" more since the last such line)")
+        });
+        counts.map(|count| count.parse().unwrap()).collect()
+    };
+    // A pause of the machine is no hang: the first line after one may have no count.
+    wait_until("it is told three times, once for many", || {
+        let told = told();
+        told.len() >= 3 && counts(&told).iter().any(|count| *count >= 20)
+    });
     let told = told();
+    held.release();
     assert!(told[0].ends_with("sign of life"), "{told:#?}");
-    for line in &told[1..] {
-        let (_, more) = line.split_once(" (and ").expect(line);
-        let (more, _) = more
-            .split_once(" more since the last such line)")
-            .expect(line);
-        let more: u32 = more.parse().unwrap();
-        assert!((1..=60).contains(&more), "{told:#?}");
-    }
+    let counts = counts(&told);
+    assert!(
+        counts.iter().all(|count| (1..=60).contains(count)),
+        "{told:#?}"
+    );
     let peer = client(daemon.address());
     peer.send(b"hello").unwrap();
     assert_eq!(receive(&peer), b"hello");
