@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
 
-use crate::harness::{DEADLINE, Daemon, Random, client, receive, wait_until};
+use crate::harness::{DEADLINE, Daemon, Random, client, receive, uninterrupted, wait_until};
 use crate::modes::{ask, assert_counts};
 use crate::skip;
 
@@ -118,23 +118,33 @@ fn a_quiet_timeout_ends_the_daemon_and_nothing_else_that_was_not_asked_for() {
 #[test]
 fn a_daemon_is_not_quiet_while_one_of_its_sockets_is_busy() {
     in_time(|timeout| {
-        let start = Instant::now();
         let both = "--listen=127.0.0.1:0,127.0.0.1:0";
         let more = [&*seconds(timeout), "--metrics-listen=none", both];
+        let start = Instant::now();
         let mut daemon =
             Daemon::start(&[&["--exit-on=timeout", "--mode=echo"], &more[..]].concat());
         let peer = client(daemon.listen[1]);
-        let mut last = start;
-        while last - start < timeout * 3 / 2 {
-            if last.elapsed() > timeout / 2 {
-                return None;
+        peer.set_nonblocking(true).unwrap();
+        let (mut heard, mut busy) = (start, true);
+        while busy && heard - start < timeout * 3 / 2 {
+            let asked = Instant::now();
+            // It may have ended, and then there is nothing to send to.
+            let _ = peer.send(b"busy");
+            let mut answered = false;
+            wait_until("it answers or ends", || {
+                busy = daemon.is_running();
+                answered = peer.recv(&mut [0; 4]).is_ok();
+                answered || !busy
+            });
+            if answered {
+                heard = asked;
+                thread::sleep(Duration::from_millis(20));
             }
-            last = Instant::now();
-            assert_eq!(ask(&peer, b"busy"), b"busy");
-            thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(daemon.wait().code(), Some(0));
-        about(timeout, last.elapsed())
+        // Not before it was quiet for so long; before the time only where the machine was slow.
+        assert!(heard.elapsed() >= timeout, "too early");
+        (heard - start >= timeout * 3 / 2).then_some(())
     });
 }
 
@@ -179,12 +189,15 @@ fn a_flood_of_what_is_refused_holds_off_no_timeout() {
         let least = format!("--min-source-port={}", peer.local_addr().unwrap().port());
         // So much waits that the senders may have no CPU for a while.
         let more = ["--timeout=500ms", "--recv-buffer=16MiB"];
-        let mut daemon = Daemon::start(&[&[mode, exits, &least], &more[..]].concat());
+        let ends = exits.contains("timeout");
+        // It may end before its HTTP port could be asked.
+        let http = if ends { "none" } else { "127.0.0.1:0" };
+        let http = format!("--metrics-listen={http}");
+        let mut daemon = Daemon::start(&[&[mode, exits, &least, &http], &more[..]].concat());
         for socket in [&refused, &peer] {
             socket.connect(daemon.address()).unwrap();
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
         }
-        let ends = exits.contains("timeout");
         if !ends {
             assert_eq!(ask(&peer, b"a"), b"a", "{mode}");
         }
@@ -296,14 +309,13 @@ fn assert_ends(
 
 /// Repeats with a longer timeout what the machine was too slow to do within it.
 fn in_time<T>(run: impl Fn(Duration) -> Option<T>) -> T {
-    let mut timeouts = [2, 2, 4, 8, 8].map(Duration::from_secs).into_iter();
-    timeouts.find_map(run).expect("no more than 5 s too late")
-}
-
-/// That `time` is not less than the timeout. `None` when it is much more.
-fn about(timeout: Duration, time: Duration) -> Option<()> {
-    assert!(time >= timeout, "too early: {time:?}");
-    (time < timeout + Duration::from_secs(5)).then_some(())
+    let mut timeouts = [2, 2, 4]
+        .into_iter()
+        .chain([8; 20])
+        .map(Duration::from_secs);
+    timeouts
+        .find_map(run)
+        .expect("a machine that is fast enough")
 }
 
 fn seconds(timeout: Duration) -> String {
@@ -339,9 +351,7 @@ fn play_to_daemon(
     assert_eq!(ends.len(), 1, "{:?}", daemon.log());
     let (end, with, _) = ends[0];
     assert_eq!(status, Some(*with), "{:?}", daemon.log());
-    if *end == "timeout" {
-        about(timeout, took)?;
-    }
+    assert!(*end != "timeout" || took >= timeout, "too early: {took:?}");
     let replies = collect(&senders, daemon.address(), counts);
     Some(((*end).to_owned(), replies))
 }
@@ -389,7 +399,7 @@ fn collect(senders: &[UdpSocket], from: SocketAddr, counts: &[usize]) -> Replies
         sender.set_read_timeout(Some(DEADLINE)).unwrap();
         loop {
             sender.set_nonblocking(replies.len() >= *count).unwrap();
-            match sender.recv_from(&mut buffer) {
+            match uninterrupted(|| sender.recv_from(&mut buffer)) {
                 Ok((length, source)) if source == from => replies.push(buffer[..length].to_vec()),
                 // What another test's daemon sent to the socket that had this port before.
                 Ok(_) => {}
