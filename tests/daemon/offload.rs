@@ -9,7 +9,8 @@ use nix::sys::socket::sockopt::UdpGroSegment;
 
 use crate::harness::service::assert_has;
 use crate::harness::{
-    DEADLINE, Daemon, client, has_ipv6, has_nothing, program, receive, send_burst, shell, wait_until,
+    DEADLINE, Daemon, client, has_ipv6, has_nothing, program, receive, send_burst, shell,
+    wait_until,
 };
 use crate::model::assert_plays_like_the_model;
 use crate::modes::{DECODED, DROPS, ECHOED, RECEIVED, assert_counts, patient, total};
