@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::harness::{DEADLINE, follow, has_nothing, program, request_to, run, wait_until};
+use crate::harness::{DEADLINE, Log, has_nothing, program, request_to, run, wait_until};
 use crate::namespace::Namespace;
 
 const REFLECTOR: &str = "10.77.0.1:9999";
@@ -160,11 +160,9 @@ fn link_local_addresses_have_the_name_of_their_interface() {
     command.arg(format!("--metrics-listen=[{own}%eth0]:9862"));
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut daemon = Running(command.spawn().unwrap());
-    let log = follow(daemon.0.stderr.take().unwrap());
+    let log = Log::follow(daemon.0.stderr.take().unwrap());
     let logs = |text: &str| {
-        wait_until(text, || {
-            log.lock().unwrap().iter().any(|line| line.contains(text))
-        });
+        wait_until(text, || log.lines().iter().any(|line| line.contains(text)));
     };
     logs(&format!("listening on {listen} (UDP)"));
     logs(&format!("metrics on http://{url}/metrics"));
