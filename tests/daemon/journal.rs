@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::harness::service::Service;
 use crate::harness::tidy::Folder;
 use crate::harness::{DEADLINE, client, program, receive, uninterrupted, wait_until};
@@ -48,11 +50,29 @@ fn the_journal_gets_each_line_with_its_priority_and_where_it_comes_from() {
         assert!(entry["TARGET"].starts_with(&target), "{entry:?}");
         assert!(entry["CODE_LINE"].parse::<u32>().is_ok(), "{entry:?}");
     }
-    // The last line is not lost.
     let (status, stderr) = service.end();
     assert!(status.success());
     assert_eq!(stderr, "");
-    journal.until("stopped: 2 received");
+}
+
+#[test]
+fn the_journal_gets_the_last_line() {
+    let Some(journal) = Journal::new() else {
+        skip!("no mount namespace can be had here");
+    };
+    wait_until("the log gets a CPU within the time to stop", || {
+        let mut service = Service::start(journal.command(), &[JOURNALD]);
+        service.signal(Signal::SIGTERM);
+        let mut is_there = false;
+        wait_until("all is read", || {
+            let ended = service.child.try_wait().unwrap().is_some();
+            let entry = journal.next_within(Duration::from_millis(10));
+            let last = |entry: &Entry| entry["MESSAGE"].starts_with("stopped: 0 received");
+            is_there |= entry.as_ref().is_some_and(last);
+            ended && entry.is_none()
+        });
+        is_there
+    });
 }
 
 #[test]

@@ -313,7 +313,7 @@ fn an_empty_variable_counts_as_unset() {
     for name in names.iter().filter(|name| !name.ends_with("LISTEN")) {
         command.env(name, "");
     }
-    let log = Service::start(command, &[]).end().1;
+    let log = Service::start(command, &[]).end_with_whole_log().1;
     assert_has(&log, " INFO serving in exchange mode, timeout 5s\n");
 }
 
@@ -454,7 +454,7 @@ fn effects(service: Service) -> String {
         let counts = samples.iter().filter(|(series, _)| is_end(series));
         counts.map(|(_, count)| count).sum::<f64>() > 1.5
     });
-    let (status, log) = service.end();
+    let (status, log) = service.end_with_whole_log();
     assert!(status.success(), "{log}");
     metrics + &log
 }

@@ -1,7 +1,7 @@
 //! Threads of a daemon that stand still.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::wait_until;
 
 /// Threads that ptrace holds: unlike after SIGSTOP, no SIGCONT of another process wakes them. The
-/// thread that holds them has to release them.
+/// thread that holds them has to drop this, which lets them go on.
 pub struct Held(Vec<Pid>);
 
 impl Held {
@@ -32,7 +32,7 @@ impl Held {
         free.try_fold(Self(Vec::new()), |held, task| held.and(&task))
     }
 
-    fn and(mut self, task: &PathBuf) -> Option<Self> {
+    fn and(mut self, task: &Path) -> Option<Self> {
         let id = task.file_name().and_then(|id| id.to_str()?.parse().ok());
         let thread = Pid::from_raw(id.unwrap());
         ptrace::seize(thread, ptrace::Options::empty()).ok()?;
@@ -41,9 +41,6 @@ impl Held {
         waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
         Some(self)
     }
-
-    /// Lets them go on.
-    pub fn release(self) {}
 
     /// Waits for their end: until their tracer has seen it, the process does not end.
     pub fn wait_for_their_end(mut self) {

@@ -155,6 +155,17 @@ impl Daemon {
         self.log.wait_for(text);
     }
 
+    /// All that it logged until now. By SIGHUP, which makes a line of level INFO that is behind
+    /// it: what a daemon logs last is lost where its log gets no CPU within the time to stop.
+    pub fn whole_log(&self) -> Vec<String> {
+        self.signal(Signal::SIGHUP);
+        self.wait_for_log("SIGHUP");
+        let mut lines = self.log();
+        let end = lines.iter().position(|line| line.contains("SIGHUP"));
+        lines.truncate(end.unwrap());
+        lines
+    }
+
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + DEADLINE;

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::tidy::end_with_test;
-use super::{DEADLINE, uninterrupted, wait_until};
+use super::{DEADLINE, Log, uninterrupted, wait_until};
 
 /// A service manager: the socket that a daemon tells how it is. Its address is an abstract one,
 /// which leaves no file behind.
@@ -116,7 +116,17 @@ impl Service {
         wait_until_some("it ends", || self.child.try_wait().unwrap())
     }
 
-    /// Has it stop; its status, and what it wrote to standard error.
+    /// Has it stop; its status, and what it logged before. See [`super::Daemon::whole_log`].
+    pub fn end_with_whole_log(mut self) -> (ExitStatus, String) {
+        let log = Log::follow(self.child.stderr.take().expect("piped"));
+        self.signal(Signal::SIGHUP);
+        log.wait_for("SIGHUP");
+        let text = log.lines().join("\n");
+        self.signal(Signal::SIGTERM);
+        (self.wait(), text)
+    }
+
+    /// Has it stop; its status, and what it wrote to standard error. Its last lines may be lost.
     pub fn end(mut self) -> (ExitStatus, String) {
         self.signal(Signal::SIGTERM);
         let status = self.wait();
