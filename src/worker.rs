@@ -4,6 +4,8 @@ mod answering;
 mod attention;
 mod log;
 mod residence;
+#[cfg(test)]
+mod testing;
 mod warnings;
 
 use std::io;

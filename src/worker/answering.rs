@@ -320,3 +320,42 @@ fn destination(socket: &Socket, received: &Received) -> Destination {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use nix::sys::socket::setsockopt;
+    use nix::sys::socket::sockopt::UdpGsoSegment;
+
+    use super::*;
+    use crate::exchange::{ExitOn, Mode};
+    use crate::metrics::Count;
+    use crate::worker::{Stopped, testing};
+
+    #[test]
+    fn gro_batch_is_counted_whole_when_a_datagram_ends_the_run() {
+        for mode in [Mode::Exchange, Mode::Lockstep] {
+            let socket = testing::socket(true);
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.connect(socket.address()).unwrap();
+            setsockopt(&client, UdpGsoSegment, &8).unwrap();
+            client.send(&[7; 5 * 8]).unwrap();
+            // It stays in the socket.
+            client.send(b"next").unwrap();
+            let exit_on = ExitOn {
+                decode_error: true,
+                ..ExitOn::default()
+            };
+            let (worker, shared) = testing::worker(socket, mode, exit_on, || Duration::ZERO);
+            let stopped = worker.run();
+            assert!(
+                matches!(stopped, Stopped::End(End::DecodeError)),
+                "{stopped:?}"
+            );
+            let counts = &shared.counts[0];
+            let parts = [&counts.received, &counts.echoed, &counts.decode_errors];
+            assert_eq!(parts.map(Count::get), [5, 3, 2], "{mode:?}");
+        }
+    }
+}

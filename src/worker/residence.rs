@@ -42,25 +42,18 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
+    use std::net::UdpSocket;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::thread;
     use std::time::SystemTime;
 
     use super::*;
-    use crate::exchange::{Admission, Exchange, ExitOn, Mode, Settings};
-    use crate::metrics::Counts;
-    use crate::udp::Socket;
-    use crate::worker::{Options, Shared, Warnings, Worker};
+    use crate::exchange::{ExitOn, Mode};
+    use crate::worker::testing::{self, now};
 
     const HOUR: Duration = Duration::from_hours(1);
     const DECADES: Duration = Duration::from_secs(1_700_000_000);
-
-    #[expect(clippy::disallowed_methods, reason = "any time will do")]
-    fn now() -> Instant {
-        Instant::now()
-    }
 
     #[test]
     fn residence_is_left_out_when_the_clock_was_set() {
@@ -104,53 +97,22 @@ mod tests {
 
     #[test]
     fn worker_counts_no_clock_step_as_residence() {
-        let options = crate::udp::Options {
-            receive_buffer: None,
-            send_buffer: None,
-            reuse_address: false,
-            timestamps: true,
-            offload: false,
-        };
-        let epoch = now();
-        let socket = Socket::bind(([127, 0, 0, 1], 0).into(), &options).unwrap();
+        let socket = testing::socket(false);
         let address = socket.address();
-        let counts = Arc::new(Counts::default());
-        let shared = Arc::new(Shared {
-            stop: AtomicBool::new(false),
-            epoch,
-            counts: Box::new([Arc::clone(&counts)]),
-            warned_of_decode_errors: AtomicBool::new(false),
-            warnings: Warnings::default(),
+        let (worker, shared) = testing::worker(socket, Mode::Echo, ExitOn::default(), set_once);
+        let stop = Arc::clone(&shared);
+        let client = thread::spawn(move || {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.connect(address).unwrap();
+            for _ in 0..3 {
+                client.send(b"x").unwrap();
+                client.recv(&mut [0]).unwrap();
+            }
+            stop.stop.store(true, Relaxed);
         });
-        let settings = Settings {
-            mode: Mode::Echo,
-            timeout: None,
-            max_datagram: 1024,
-            max_peers: NonZeroU32::MIN,
-            exit_on: ExitOn::default(),
-            admission: Admission::new(0, [address]),
-            limits: None,
-        };
-        let options = Options {
-            busy_poll: Duration::ZERO,
-            timestamps: true,
-            waiting_since: epoch,
-            today: set_once,
-        };
-        let exchange = Exchange::new(settings, epoch).unwrap();
-        let (told, stop) = (Arc::clone(&counts), Arc::clone(&shared));
-        let worker = thread::spawn(move || {
-            Worker::new(Arc::new(socket), exchange, options, told, shared).run()
-        });
-        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.connect(address).unwrap();
-        for _ in 0..3 {
-            client.send(b"x").unwrap();
-            client.recv(&mut [0]).unwrap();
-        }
-        stop.stop.store(true, Relaxed);
-        worker.join().unwrap();
-        let residence = &counts.residence.0;
+        worker.run();
+        client.join().unwrap();
+        let residence = &shared.counts[0].residence.0;
         assert_eq!(residence.count_all(), 2);
         assert!(residence.sum() < 3_600_000_000_000, "{}", residence.sum());
     }

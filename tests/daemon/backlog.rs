@@ -19,5 +19,5 @@ fn backlog_holds_more_connections_than_the_default_of_std() {
         .collect();
     daemon.resume();
     drop(waiting);
-    assert_eq!(daemon.get("/-/healthy").status, 200);
+    assert_eq!(daemon.get("/-/ready").status, 200);
 }
