@@ -6,6 +6,7 @@
 
 mod array;
 mod batch;
+mod boot;
 mod control;
 mod drops;
 mod files;
@@ -24,6 +25,7 @@ mod simulated;
 mod socket;
 
 pub use batch::{Batch, Received, Wait};
+pub use boot::since_boot;
 pub use control::PacketInfo;
 pub use drops::Drops;
 pub use files::open_as_many_as_allowed;

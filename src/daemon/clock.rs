@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::metrics::Clocks;
+use crate::udp::since_boot;
 
 /// The clock that is never set.
 #[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
@@ -15,10 +14,7 @@ pub(super) fn now() -> Instant {
 /// One moment on all clocks. Where the thread loses its CPU between two looks, they are apart:
 /// then it looks again, a few times at most.
 pub(super) fn clocks() -> Clocks {
-    closest(now, || {
-        let since_boot = Duration::try_from(clock_gettime(ClockId::Boottime));
-        (since_boot.unwrap_or_default(), time_of_day())
-    })
+    closest(now, || (since_boot(), time_of_day()))
 }
 
 fn closest(now: impl Fn() -> Instant, others: impl Fn() -> (Duration, SystemTime)) -> Clocks {
