@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use udp_echo::exchange::{
-    Admission, Burst, Datagram, Destination, Exchange, ExitOn, LEAK, Limits, Mode, Rate, Settings,
+use udp_echo::reflect::{
+    Admission, Datagram, Destination, ExitOn, LEAK, Limits, Mode, Rate, Reflector, Settings,
     Timeout,
 };
 
@@ -191,83 +191,67 @@ impl Scenario {
                 Arc::new(Limits::new(now, LEAK, rate, rate))
             }),
         };
-        let mut core = Exchange::new(settings, now).expect("there is memory");
+        let mut core = Reflector::new(settings, now).expect("there is memory");
         for number in 0..self.owing {
-            core.datagram(&datagram(now, peer(self.peers + number, PORT), HELLO), now);
-            core.replies_sent();
+            let peer = peer(self.peers + number, PORT);
+            core.handle(&mut datagram(now, peer, 1, &mut HELLO.to_vec()), now);
+            core.batch_sent();
         }
         // As little as can be is done between two calls of the core.
         let repeated = (0..self.peers).cycle();
-        let datagrams: Vec<_> = repeated
-            .take(self.together.max(self.peers as usize))
-            .map(|number| datagram(now, peer(number, self.port), self.datagram))
+        let all = self.together.max(self.peers as usize);
+        let mut memory = vec![self.datagram.repeat(self.burst); all];
+        let mut datagrams: Vec<_> = repeated
+            .zip(&mut memory)
+            .map(|(number, memory)| datagram(now, peer(number, self.port), self.burst, memory))
             .collect();
-        if self.burst > 1 {
-            self.run_bursts(&mut core, now, count);
-            return;
-        }
         let mut came = 0;
         while came < count {
-            for together in datagrams.chunks(self.together) {
-                for datagrams in [together, together] {
-                    for batch in datagrams.chunks(self.batch) {
+            for together in datagrams.chunks_mut(self.together) {
+                for _ in 0..2 {
+                    for batch in together.chunks_mut(self.batch) {
                         for datagram in batch {
-                            black_box(core.datagram(black_box(datagram), now));
+                            came += handle(&mut core, datagram, now);
                         }
-                        core.replies_sent();
+                        core.batch_sent();
                         now += Duration::from_micros(1);
                     }
-                    came += datagrams.len();
                 }
             }
         }
-        let owing = self.owing as usize;
         assert_eq!(
-            core.owing(),
-            owing,
+            core.totals().peers,
+            u64::from(self.owing),
             "the exchanges of {} are complete",
             self.name
         );
     }
 }
-
-impl Scenario {
-    fn run_bursts(&self, core: &mut Exchange, mut now: Instant, count: usize) {
-        let bytes = self.datagram.repeat(self.burst);
-        let mut came = 0;
-        while came < count {
-            for number in 0..self.peers {
-                let Datagram {
-                    peer, destination, ..
-                } = datagram(now, peer(number, self.port), b"");
-                let burst = Burst {
-                    peer,
-                    destination,
-                    at: now,
-                    segment: self.datagram.len(),
-                    bytes: &bytes,
-                };
-                let together = core.burst(black_box(&burst), now).expect("nobody owes");
-                for action in together.actions(&burst) {
-                    black_box(action);
-                }
-                core.burst_sent(peer, self.burst);
-                came += self.burst;
-            }
-            core.replies_sent();
-            now += Duration::from_micros(1);
+/// Has the core decide on all datagrams of a batch, or on one. Returns how many there were.
+#[inline]
+fn handle(core: &mut Reflector, datagram: &mut Datagram<'_>, now: Instant) -> usize {
+    let first = black_box(core.handle(black_box(datagram), now)).datagrams;
+    let count = datagram.count();
+    let segment = datagram.segment;
+    let mut handled = first;
+    while handled < count {
+        let rest = &mut datagram.memory[handled * segment..];
+        let mut rest = Datagram {
+            length: rest.len(),
+            memory: rest,
+            ..*datagram
+        };
+        let verdict = black_box(core.handle(black_box(&mut rest), now));
+        if verdict.datagrams == 0 {
+            core.batch_sent();
         }
-        assert_eq!(
-            core.owing(),
-            0,
-            "the exchanges of {} are complete",
-            self.name
-        );
+        handled += verdict.datagrams;
     }
+    count
 }
 
-/// A datagram as a socket of one address gives it.
-fn datagram(at: Instant, peer: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
+/// Datagrams as a socket of one address gives them, in one GRO batch.
+fn datagram(at: Instant, peer: SocketAddr, count: usize, memory: &mut [u8]) -> Datagram<'_> {
     Datagram {
         peer,
         destination: Destination::Here {
@@ -275,8 +259,9 @@ fn datagram(at: Instant, peer: SocketAddr, bytes: &[u8]) -> Datagram<'_> {
             looped: false,
         },
         at,
-        length: bytes.len(),
-        bytes,
+        length: memory.len(),
+        segment: memory.len() / count,
+        memory,
     }
 }
 

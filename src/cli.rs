@@ -17,8 +17,9 @@ pub use probe::{MetricsUrl, ProbeArgs, Target};
 pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 
 use crate::address::HostPort;
-use crate::exchange::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
+use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
+use crate::{daemon, udp};
 use values::{Trimmed, buffer_size, busy_poll, rate, timeout};
 
 /// A UDP reflector: sends datagrams back, decodes records, counts everything.
@@ -268,8 +269,33 @@ impl Args {
         Ok(self)
     }
 
+    /// What the daemon is to do.
+    pub fn config(&self) -> daemon::Config {
+        daemon::Config {
+            listen: self.listen.clone(),
+            workers: self.workers.number(),
+            metrics_listen: self.metrics_listen.0.clone(),
+            given: self.given.clone(),
+            mode: self.mode,
+            timeout: self.timeout.0,
+            max_datagram: self.max_datagram,
+            max_peers: NonZeroU32::new(self.max_peers).unwrap_or(NonZeroU32::MIN),
+            exit_on: self.exit_on(),
+            min_source_port: self.min_source_port,
+            rate_limits: [self.rate_limit, self.rate_limit_total],
+            busy_poll: self.busy_poll,
+            socket: udp::Options {
+                receive_buffer: self.recv_buffer,
+                send_buffer: self.send_buffer,
+                reuse_address: self.reuse_address,
+                timestamps: self.timestamps,
+                offload: self.offload(),
+            },
+        }
+    }
+
     /// What `--exit-on` names.
-    pub fn exit_on(&self) -> ExitOn {
+    fn exit_on(&self) -> ExitOn {
         ExitOn {
             timeout: self.exit_on.contains(&End::Timeout),
             empty: self.exit_on.contains(&End::Empty),
@@ -279,7 +305,7 @@ impl Args {
 
     /// Whether bursts are received and sent as one: never where what one datagram does to the
     /// whole socket matters to the next.
-    pub fn offload(&self) -> bool {
+    fn offload(&self) -> bool {
         let ExitOn {
             empty,
             decode_error,

@@ -1,6 +1,6 @@
 //! udp-echo, a UDP reflector for Linux. The map of the house:
 //!
-//! - [`record`], [`exchange`]: the core. What to do with a datagram; no socket, no clock.
+//! - [`record`], [`reflect`]: the core. What to do with a datagram; no socket, no clock.
 //! - [`udp`]: sockets, and datagrams in batches. The one room with `unsafe`.
 //! - [`worker`]: the loop between the two, a thread for each socket.
 //! - [`metrics`]: every metric, declared once.
@@ -12,12 +12,13 @@
 pub mod address;
 pub mod cli;
 pub mod daemon;
-pub mod exchange;
 pub mod http;
 pub mod metrics;
 pub mod probe;
 pub mod record;
+pub mod reflect;
 pub mod runtime;
+mod status_page;
 pub mod systemd;
 pub mod telemetry;
 pub mod throttle;

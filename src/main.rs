@@ -45,7 +45,7 @@ fn serve(args: &Args) -> ExitCode {
         Ok(log) => log,
         Err(error) => return failed(&error),
     };
-    let ended = daemon::run(args, inherited, &log);
+    let ended = daemon::run(&args.config(), inherited, &log);
     drop(log);
     match ended {
         Ok(()) => ExitCode::SUCCESS,

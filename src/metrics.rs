@@ -2,9 +2,9 @@
 //!
 //! Each worker counts in memory of its own ([`Counts`]); a scrape adds the workers up.
 
+mod catalogue;
 mod clocks;
 mod counts;
-mod families;
 mod process;
 
 use std::fmt;
@@ -19,10 +19,10 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
+use catalogue::FAMILIES;
 pub use clocks::Clocks;
 use clocks::steady;
 pub use counts::{Count, Counts, Errors, Histogram, Moment};
-use families::FAMILIES;
 
 /// What the kernel says of a socket when asked.
 #[derive(Debug, Clone, Copy)]
@@ -199,6 +199,7 @@ impl Collector for All {
         let workers = self.sources.workers.iter();
         let scrape = Scrape {
             sources: &self.sources,
+            listens: self.sources.listens(),
             sockets: workers.map(|worker| (worker.read_socket)().ok()).collect(),
             limits: (self.sources.read_limits)(),
         };
@@ -209,6 +210,8 @@ impl Collector for All {
 /// What one scrape reads from.
 struct Scrape<'a> {
     sources: &'a Sources,
+    /// Each address that datagrams are received on, and what its workers count.
+    listens: Vec<(&'a str, Vec<&'a Counts>)>,
     /// What the kernel says of each worker's socket.
     sockets: Vec<Option<SocketReading>>,
     limits: [Option<usize>; 2],
@@ -252,6 +255,20 @@ impl Series {
     )]
     fn add(&mut self, labels: &[(&str, &str)], value: u64) {
         self.metrics.push(metric(self.kind, labels, value as f64));
+    }
+
+    /// One for each address that datagrams are received on: the sum over its workers.
+    fn add_listens(
+        &mut self,
+        scrape: &Scrape<'_>,
+        labels: &[(&str, &str)],
+        count: impl Fn(&Counts) -> u64,
+    ) {
+        for (listen, workers) in &scrape.listens {
+            let mut all = vec![("listen", *listen)];
+            all.extend(labels);
+            self.add(&all, workers.iter().map(|counts| count(counts)).sum());
+        }
     }
 
     /// One for each socket, of those that have the value.
@@ -304,13 +321,27 @@ impl Series {
 
     fn add_errors(&mut self, scrape: &Scrape<'_>, errors: fn(&Counts) -> &Errors) {
         for (index, name) in Errors::names().enumerate() {
-            let count = scrape.sum(|counts| errors(counts).get(index));
-            self.add(&[("error", name)], count);
+            self.add_listens(scrape, &[("error", name)], |counts| {
+                errors(counts).get(index)
+            });
         }
     }
 }
 
 impl Sources {
+    /// The workers' counts by the address of their socket, in the order of the addresses.
+    fn listens(&self) -> Vec<(&str, Vec<&Counts>)> {
+        let mut listens: Vec<(&str, Vec<&Counts>)> = Vec::new();
+        for worker in &self.workers {
+            let listen = worker.listen.as_str();
+            match listens.iter_mut().find(|(known, _)| *known == listen) {
+                Some((_, counts)) => counts.push(&worker.counts),
+                None => listens.push((listen, vec![&worker.counts])),
+            }
+        }
+        listens
+    }
+
     fn sum(&self, count: impl Fn(&Counts) -> u64) -> u64 {
         let workers = self.workers.iter();
         workers.fold(0, |sum, worker| sum.saturating_add(count(&worker.counts)))

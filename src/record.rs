@@ -13,8 +13,6 @@
 //!
 //! The recipe gives the fields no meaning; their names here only tell them apart.
 
-use std::fmt::{self, Write as _};
-
 /// One decoded record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Record {
@@ -76,82 +74,6 @@ impl Record {
     }
 }
 
-/// The tuple as the original recipe's log shows it: `(1, b'ab', 2, -3, 4, 1.5)`.
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "({}, {}, {}, {}, {}, {})",
-            self.id,
-            PythonBytes(&self.tag),
-            self.stamp,
-            self.pair[0],
-            self.pair[1],
-            PythonFloat(self.value.into()),
-        )
-    }
-}
-
-/// Bytes as Python's `repr` has them, and so the recipe's log: `b'ab\x00'`.
-#[derive(Debug, Clone, Copy)]
-pub struct PythonBytes<'a>(pub &'a [u8]);
-
-impl fmt::Display for PythonBytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let has = |byte| self.0.contains(&byte);
-        let quote = if has(b'\'') && !has(b'"') { '"' } else { '\'' };
-        write!(f, "b{quote}")?;
-        for &byte in self.0 {
-            match byte {
-                // Only the quote that it stands in is escaped.
-                b'\'' | b'"' if char::from(byte) != quote => f.write_char(byte.into())?,
-                _ => write!(f, "{}", byte.escape_ascii())?,
-            }
-        }
-        f.write_char(quote)
-    }
-}
-
-/// A number as Python's `repr` has it: with the fewest digits that tell it from all others.
-struct PythonFloat(f64);
-
-impl fmt::Display for PythonFloat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(value) = *self;
-        if value.is_nan() {
-            return f.write_str("nan");
-        }
-        let shortest = format!("{value:e}");
-        let Some((digits, exponent)) = shortest.split_once('e') else {
-            // It is infinite.
-            return f.write_str(&shortest);
-        };
-        let exponent: i32 = exponent.parse().map_err(|_| fmt::Error)?;
-        let fraction = digits.split_once('.').map_or(0, |(_, digits)| digits.len());
-        // Where two of so many digits are as near to the number, Python takes the even one, as
-        // Rust does when it is told how many. At a power of two that may be another number.
-        let even = format!("{value:.fraction$e}");
-        let digits = match even.split_once('e') {
-            Some((digits, _)) if even.parse() == Ok(value) => digits,
-            _ => digits,
-        };
-        if !(-4..16).contains(&exponent) {
-            return write!(f, "{digits}e{exponent:+03}");
-        }
-        let (sign, digits) = match digits.strip_prefix('-') {
-            Some(digits) => ("-", digits.replace('.', "")),
-            None => ("", digits.replace('.', "")),
-        };
-        let Ok(last) = usize::try_from(exponent) else {
-            let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
-            return write!(f, "{sign}0.{zeros}{digits}");
-        };
-        let digits = format!("{digits:0<width$}", width = last + 2);
-        let (whole, fraction) = digits.split_at(last + 1);
-        write!(f, "{sign}{whole}.{fraction}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -176,14 +98,6 @@ mod tests {
     fn bytes_packed_by_python_decode_to_their_fields_and_back() {
         assert_eq!(Record::decode(&PACKED), Ok(unpacked()));
         assert_eq!(unpacked().encode(), PACKED);
-    }
-
-    #[test]
-    fn the_display_is_the_tuple_of_the_recipes_log() {
-        assert_eq!(
-            unpacked().to_string(),
-            "(16909060, b'ab', 361984551142689548, -2, 32767, 1.5)"
-        );
     }
 
     proptest! {

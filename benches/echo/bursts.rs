@@ -5,7 +5,7 @@ use std::net::{SocketAddrV4, UdpSocket};
 use std::time::Instant;
 
 use crate::calls::set_gro;
-use crate::loads::{Client, Outgoing, Traffic, Watch, now, receive};
+use crate::traffic::{Client, Outgoing, Traffic, Watch, now, receive};
 use crate::wire;
 
 /// Sockets with a burst in flight each.

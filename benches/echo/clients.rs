@@ -12,10 +12,11 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 use nix::sys::time::TimeSpec;
 
 use crate::figures::{Judged, Spread, Table};
-use crate::loads::{self, Client, Shape, Span};
+use crate::loads::{self, Shape};
 use crate::machine;
 use crate::plan::Bound;
 use crate::servers::{DAEMON, Server, Start};
+use crate::traffic::{Client, Span, now};
 
 /// What is claimed of it.
 const SLOWER: Bound = Bound::AtMost(1.10);
@@ -107,7 +108,7 @@ fn median_of_plain(server: &Server, span: Span, stamped: bool) -> io::Result<f64
     setsockopt(&socket, ReceiveTimestampns, &stamped)?;
     let receive = if stamped { receive_stamped } else { receive };
     let mut rtts = Vec::new();
-    let begin = loads::now();
+    let begin = now();
     while begin.elapsed() < span.warm_up + span.window {
         let sent = since_1970();
         socket.send(&[1; 64])?;

@@ -3,24 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::loads::Sample;
-use crate::plan::{Bound, CLAIMS, Load};
+use crate::plan::{Bound, CLAIMS, Figure, Load};
+use crate::traffic::Sample;
 
 /// What was seen of the contenders of one load: for each contender, a sample a round.
 pub type Seen = Vec<Vec<Sample>>;
-
-/// A figure by which servers are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Figure {
-    /// Echoes a second.
-    Rate,
-    /// The server's CPU time for a datagram that it received, in microseconds.
-    Cpu,
-    /// The median round-trip time in microseconds.
-    Median,
-    /// The time in microseconds that 99 % of the round trips took at most.
-    Slow,
-}
 
 impl Figure {
     fn of(self, sample: &Sample, load: &Load) -> f64 {

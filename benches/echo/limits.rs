@@ -9,14 +9,17 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use udp_echo::exchange::{
-    Action, Admission, Datagram, Destination, Exchange, ExitOn, LEAK, Limits, Mode, Rate, Settings,
-    Timeout,
+use udp_echo::reflect::{
+    Action, Admission, Datagram, Destination, ExitOn, LEAK, Limits, Mode, Rate, Reflector,
+    Settings, Timeout,
 };
 
 use crate::figures::{Spread, Table};
-use crate::loads::now;
 use crate::machine;
+use crate::traffic::now;
+
+/// What it is called on the command line.
+pub const NAME: &str = "limits";
 
 const BATCH: usize = 64;
 const SOURCES: usize = 1024;
@@ -52,7 +55,7 @@ pub fn compare(rounds: usize, quick: bool) -> io::Result<String> {
     }
     Ok(format!(
         "\n## {}: CPU time of the core for a datagram in the echo mode\n\n{}",
-        super::LIMITS,
+        NAME,
         table.show()
     ))
 }
@@ -85,7 +88,7 @@ fn nanoseconds(threads: usize, limited: bool, batches: u32) -> io::Result<f64> {
     Ok(cpu.as_nanos() as f64 / datagrams as f64)
 }
 
-fn core(limits: Option<Arc<Limits>>, now: Instant) -> Exchange {
+fn core(limits: Option<Arc<Limits>>, now: Instant) -> Reflector {
     let settings = Settings {
         mode: Mode::Echo,
         timeout: Timeout::new(Duration::from_hours(1)),
@@ -95,16 +98,19 @@ fn core(limits: Option<Arc<Limits>>, now: Instant) -> Exchange {
         admission: Admission::new(1024, [SocketAddr::from(([192, 0, 2, 1], 9999))]),
         limits,
     };
-    Exchange::new(settings, now).expect("there is memory")
+    Reflector::new(settings, now).expect("there is memory")
 }
 
 /// Brings batches to a core, each source in turn, none of them above a limit.
-fn run(mut core: Exchange, thread: usize, batches: u32, start: Instant) -> io::Result<Duration> {
+fn run(mut core: Reflector, thread: usize, batches: u32, start: Instant) -> io::Result<Duration> {
     /// Two threads bring 5 million a second by this clock, and are never a second apart.
     const STEP: Duration = Duration::from_micros(25);
     let first = Ipv4Addr::new(10, thread as u8, 0, 0).to_bits();
-    let mut datagrams: Vec<_> = (0..SOURCES)
-        .map(|number| Datagram {
+    let mut memory = vec![*b"hello"; SOURCES];
+    let mut datagrams: Vec<_> = memory
+        .iter_mut()
+        .enumerate()
+        .map(|(number, memory)| Datagram {
             peer: (Ipv4Addr::from_bits(first + number as u32), 40_000).into(),
             destination: Destination::Here {
                 address: None,
@@ -112,7 +118,8 @@ fn run(mut core: Exchange, thread: usize, batches: u32, start: Instant) -> io::R
             },
             at: start,
             length: 5,
-            bytes: b"hello",
+            segment: 5,
+            memory,
         })
         .collect();
     let before = cpu()?;
@@ -122,10 +129,10 @@ fn run(mut core: Exchange, thread: usize, batches: u32, start: Instant) -> io::R
         let from = batch as usize * BATCH % SOURCES;
         for datagram in &mut datagrams[from..from + BATCH] {
             datagram.at = now;
-            let verdict = black_box(core.datagram(black_box(datagram), now));
-            echoed += u32::from(matches!(verdict.action, Action::Echo { .. }));
+            let verdict = black_box(core.handle(black_box(datagram), now));
+            echoed += u32::from(matches!(verdict.action, Action::Reply { .. }));
         }
-        core.replies_sent();
+        core.batch_sent();
     }
     let taken = cpu()?.saturating_sub(before);
     assert_eq!(echoed, batches * BATCH as u32, "none is above a limit");

@@ -29,6 +29,7 @@ mod peers;
 mod plan;
 mod references;
 mod servers;
+mod traffic;
 mod windows;
 mod wire;
 
@@ -40,10 +41,10 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::figures::Seen;
-use crate::loads::{Client, Sample, Span};
 use crate::plan::{Contender, Load};
 use crate::references::Reference;
 use crate::servers::{Server, Start};
+use crate::traffic::{Client, Sample, Span};
 
 /// Measures the daemon beside plain loops under the same loads.
 #[derive(Parser)]
@@ -98,7 +99,8 @@ fn measure(args: &Args) -> io::Result<()> {
     };
     let mut loads = plan::loads();
     if let Some(name) = args.load.iter().find(|name| {
-        ![CLIENT, LIMITS].contains(&name.as_str()) && loads.iter().all(|load| load.name != **name)
+        ![CLIENT, limits::NAME].contains(&name.as_str())
+            && loads.iter().all(|load| load.name != **name)
     }) {
         return Err(io::Error::other(format!("there is no load {name}")));
     }
@@ -137,7 +139,7 @@ fn measure(args: &Args) -> io::Result<()> {
         print!("{text}");
         judged.extend(more);
     }
-    if args.load.is_empty() || args.load.iter().any(|name| name == LIMITS) {
+    if args.load.is_empty() || args.load.iter().any(|name| name == limits::NAME) {
         eprintln!("the rate limits");
         print!("{}", limits::compare(rounds, args.quick)?);
     }
@@ -156,9 +158,6 @@ fn measure(args: &Args) -> io::Result<()> {
 
 /// What `--load` calls the comparison of clients.
 const CLIENT: &str = "client";
-
-/// What it calls the cost of the rate limits.
-const LIMITS: &str = "limits";
 
 /// What a reader has to know of the tables.
 fn preface(cpus: usize, rounds: usize, span: Span) -> io::Result<String> {

@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use crate::calls::{Extra, SLOTS};
-use crate::loads::{Client, now, receive};
 use crate::servers::Server;
+use crate::traffic::{Client, now, receive};
 use crate::windows::peer;
 use crate::wire;
 

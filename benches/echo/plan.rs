@@ -2,11 +2,23 @@
 
 use std::time::Duration;
 
-use crate::figures::Figure;
 use crate::loads::Shape;
 use crate::machine::cpus;
 use crate::references::Reference;
 use crate::servers::{Start, daemon_knows};
+
+/// A figure by which servers are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// Echoes a second.
+    Rate,
+    /// The server's CPU time for a datagram that it received, in microseconds.
+    Cpu,
+    /// The median round-trip time in microseconds.
+    Median,
+    /// The time in microseconds that 99 % of the round trips took at most.
+    Slow,
+}
 
 /// A load, and the servers that stand it in turn.
 pub struct Load {

@@ -8,8 +8,10 @@ use std::thread;
 use clap::ValueEnum;
 
 use crate::calls::{self, Extra, Messages};
-use crate::servers::LISTENING;
 use crate::wire;
+
+/// What every server says before its address.
+pub const LISTENING: &str = "listening on ";
 
 /// A plain loop. None checks, counts or logs anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

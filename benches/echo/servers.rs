@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::machine;
-use crate::references::Reference;
+use crate::references::{LISTENING, Reference};
 use crate::wire;
 
 /// How to start a server.
@@ -133,9 +133,6 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
-
-/// What every server says before its address.
-pub const LISTENING: &str = "listening on ";
 
 /// The program.
 pub const DAEMON: &str = env!("CARGO_BIN_EXE_udp-echo");

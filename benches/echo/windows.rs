@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::calls::Extra;
-use crate::loads::{Client, Outgoing, Traffic, Watch, now, receive};
+use crate::traffic::{Client, Outgoing, Traffic, Watch, now, receive};
 use crate::wire;
 
 /// Sockets with so many places each for a datagram in flight.

@@ -11,9 +11,9 @@ use hyper::Uri;
 
 use super::values::duration;
 use crate::address::HostPort;
-use crate::exchange::Mode;
 use crate::probe::pace::Frequency;
 use crate::probe::wire::HEADER_BYTES;
+use crate::reflect::Mode;
 
 /// Like ping, for UDP: sends requests to a reflector and tells loss, duplicates, reordering,
 /// corruption and round-trip times.

@@ -10,7 +10,7 @@ use clap::builder::{EnumValueParser, PossibleValue, TypedValueParser};
 use clap::{Arg, Command, ValueEnum};
 
 use crate::address::{HostPort, ParseError};
-use crate::exchange::{End, Mode, Rate, Timeout};
+use crate::reflect::{End, Mode, Rate, Timeout};
 
 /// A timeout, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,22 +92,18 @@ impl FromStr for MetricsListen {
 
 impl ValueEnum for Mode {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Exchange, Self::Lockstep, Self::Echo]
+        &Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        let (name, help) = match self {
-            Self::Exchange => (
-                "exchange",
-                "Per peer: a datagram is echoed, the next is a record and is decoded",
-            ),
-            Self::Lockstep => (
-                "lockstep",
-                "The original recipe's loop: one exchange for the whole socket, whoever sends",
-            ),
-            Self::Echo => ("echo", "RFC 862: every datagram is echoed"),
+        let help = match self {
+            Self::Exchange => "Per peer: a datagram is echoed, the next is a record and is decoded",
+            Self::Lockstep => {
+                "The original recipe's loop: one exchange for the whole socket, whoever sends"
+            }
+            Self::Echo => "RFC 862: every datagram is echoed",
         };
-        Some(PossibleValue::new(name).help(help))
+        Some(PossibleValue::new(self.name()).help(help))
     }
 }
 

@@ -4,26 +4,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::Error;
-use crate::cli::Args;
-use crate::exchange::Mode;
+use super::{Config, Error};
 use crate::http;
 use crate::metrics::{Counts, SocketReading, WorkerMetrics};
+use crate::reflect::Mode;
 use crate::systemd::{self, Role};
-use crate::udp::{self, BufferLimits, Options, Socket};
-
-/// The options of every socket.
-fn options(args: &Args) -> Options {
-    Options {
-        receive_buffer: args.recv_buffer,
-        send_buffer: args.send_buffer,
-        reuse_address: args.reuse_address,
-        timestamps: args.timestamps,
-        offload: args.offload(),
-    }
-}
+use crate::udp::{self, BufferLimits, Socket};
 
 /// The sockets that the service manager handed over.
 #[derive(Debug)]
@@ -60,8 +48,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Takes what the service manager hands over, and binds what it does not.
-    pub(super) fn open(args: &Args, Inherited(inherited): Inherited) -> Result<Self, Error> {
-        let options = options(args);
+    pub(super) fn open(config: &Config, Inherited(inherited): Inherited) -> Result<Self, Error> {
         let (mut echo, mut http) = (Vec::new(), None);
         for (descriptor, role, socket) in inherited {
             let failed = |problem| Error::HandedOver {
@@ -71,7 +58,7 @@ impl Sockets {
             };
             match role {
                 Role::Echo | Role::Unnamed => {
-                    let socket = Socket::adopt(socket, &options);
+                    let socket = Socket::adopt(socket, &config.socket);
                     echo.push(Arc::new(socket.map_err(|error| failed(error.into()))?));
                 }
                 Role::Metrics if http.is_none() => {
@@ -81,11 +68,11 @@ impl Sockets {
                 Role::Metrics => return Err(failed("is one too many".into())),
             }
         }
-        if args.mode == Mode::Lockstep && echo.len() > 1 {
+        if config.mode == Mode::Lockstep && echo.len() > 1 {
             return Err(Error::LockstepSockets(echo.len()));
         }
         let ignored = |option: &str| {
-            if args.given.contains(&option) {
+            if config.given.contains(&option) {
                 let option = option.replace('_', "-");
                 warn!("--{option} counts for nothing: the service manager handed over sockets");
             }
@@ -95,14 +82,14 @@ impl Sockets {
             if http.is_some() {
                 warn!("the service manager handed over no socket named echo: binding --listen");
             }
-            echo = bind(args, &options)?;
+            echo = bind(config)?;
         } else {
             ignored("listen");
             ignored("workers");
         }
         if http.is_some() {
             ignored("metrics_listen");
-        } else if let Some(address) = &args.metrics_listen.0 {
+        } else if let Some(address) = &config.metrics_listen {
             http = Some(http::bind(address.resolve()?)?);
         }
         Ok(Self {
@@ -114,18 +101,18 @@ impl Sockets {
 }
 
 /// Binds a socket for each address and worker.
-fn bind(args: &Args, options: &Options) -> Result<Vec<Arc<Socket>>, Error> {
+fn bind(config: &Config) -> Result<Vec<Arc<Socket>>, Error> {
     let mut sockets: Vec<Arc<Socket>> = Vec::new();
-    for name in &args.listen {
+    for name in &config.listen {
         let address = name.resolve()?;
         // With SO_REUSEADDR the kernel would give it again, and the first would get nothing more.
         if sockets.iter().any(|other| other.address() == address) {
             let name = name.clone();
             return Err(Error::ListenTwice { name, address });
         }
-        let first = Socket::bind(address, options)?;
-        let others: Vec<_> = (1..args.workers.number())
-            .map(|_| first.bind_another(options))
+        let first = Socket::bind(address, &config.socket)?;
+        let others: Vec<_> = (1..config.workers)
+            .map(|_| first.bind_another(&config.socket))
             .collect::<Result<_, _>>()?;
         sockets.push(Arc::new(first));
         sockets.extend(others.into_iter().map(Arc::new));
@@ -135,7 +122,7 @@ fn bind(args: &Args, options: &Options) -> Result<Vec<Arc<Socket>>, Error> {
 
 /// The sockets as the metrics see them.
 pub(super) fn worker_metrics(
-    args: &Args,
+    config: &Config,
     sockets: &[Arc<Socket>],
     counts: &[Arc<Counts>],
 ) -> Vec<WorkerMetrics> {
@@ -152,7 +139,7 @@ pub(super) fn worker_metrics(
                 listen: udp::named(address, &**socket),
                 worker: worker.to_string(),
                 counts: Arc::clone(counts),
-                requested: [args.recv_buffer, args.send_buffer],
+                requested: [config.socket.receive_buffer, config.socket.send_buffer],
                 read_socket: Box::new(move || {
                     let (receive_queue, drops) = reads.queue_and_drops()?;
                     Ok(SocketReading {
@@ -174,4 +161,53 @@ pub(super) fn read_limits() -> [Option<usize>; 2] {
         limits.and_then(|limits| limits.receive().ok()),
         limits.and_then(|limits| limits.send().ok()),
     ]
+}
+
+/// Says what is served and with what, and warns of what did not go as asked.
+pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&str>) {
+    let limits = read_limits();
+    let requested = [config.socket.receive_buffer, config.socket.send_buffer];
+    let names = [("receive", "rmem_max"), ("send", "wmem_max")];
+    for (index, socket) in sockets.iter().enumerate() {
+        let Ok(sizes) = socket.buffer_sizes() else {
+            continue;
+        };
+        info!(
+            "listening on {} (UDP), receive buffer {}, send buffer {} bytes, {}",
+            udp::named(socket.address(), &**socket),
+            sizes[0],
+            sizes[1],
+            match (socket.receives_batches(), socket.sends_batches()) {
+                (true, true) => "GRO and GSO",
+                (true, false) => "GRO",
+                (false, true) => "GSO",
+                (false, false) => "no offload",
+            }
+        );
+        // The same for every socket: once is enough.
+        if index > 0 {
+            continue;
+        }
+        for (((size, requested), limit), (name, sysctl)) in
+            sizes.into_iter().zip(requested).zip(limits).zip(names)
+        {
+            if let Some(requested) = requested.filter(|requested| size / 2 < *requested) {
+                let limit = limit.map_or("unknown".into(), |limit| limit.to_string());
+                warn!(
+                    "asked for a {name} buffer of {requested} bytes, got {}: raise the sysctl \
+                     net.core.{sysctl} (now {limit}) or give the daemon CAP_NET_ADMIN",
+                    size / 2
+                );
+            }
+        }
+    }
+    if let Some(address) = http {
+        // In a URL, %25 stands before the interface (RFC 6874).
+        info!("metrics on http://{}/metrics", address.replace('%', "%25"));
+    }
+    let timeout = match config.timeout {
+        Some(timeout) => humantime::format_duration(timeout.get()).to_string(),
+        None => "none".into(),
+    };
+    info!("serving in {} mode, timeout {timeout}", config.mode.name());
 }

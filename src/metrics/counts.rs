@@ -4,6 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::reflect::Refusal;
+
 /// A number that one thread writes and any thread may read: no locked instruction is needed.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
@@ -38,10 +40,8 @@ pub struct Counts {
     pub decode_errors: Count,
     pub empty: Count,
     pub truncated: Count,
-    pub refused_source_port: Count,
-    pub refused_own_address: Count,
-    pub refused_destination: Count,
-    pub refused_rate_limit: Count,
+    /// By [`Refusal`].
+    pub refused: [Count; Refusal::ALL.len()],
     pub quiet_timeouts: Count,
     pub record_timeouts: Count,
     pub receive_errors: Errors,
@@ -53,19 +53,12 @@ pub struct Counts {
     pub residence: Residence,
     /// When the last datagram came.
     pub last_datagram: Moment,
-    /// Since when the socket has been quiet, refused datagrams aside.
-    pub quiet_since: Moment,
-    /// When the loop last went round.
-    pub progress: Moment,
 }
 
 impl Counts {
     /// Refused, by whatever rule.
     pub(super) fn refused(&self) -> u64 {
-        self.refused_source_port.get()
-            + self.refused_own_address.get()
-            + self.refused_destination.get()
-            + self.refused_rate_limit.get()
+        self.refused.iter().map(Count::get).sum()
     }
 }
 
@@ -118,7 +111,7 @@ impl Errors {
     }
 
     /// All of them.
-    pub(super) fn sum(&self) -> u64 {
+    pub fn sum(&self) -> u64 {
         self.0.iter().map(Count::get).sum()
     }
 }

@@ -16,8 +16,8 @@ use super::screen::Screen;
 use super::tally::Tally;
 use super::turns::Turns;
 use super::wire::Run;
-use crate::exchange::Mode;
 use crate::record::Record;
+use crate::reflect::Mode;
 use crate::udp::{self, Batch, Ready, Socket};
 
 /// How a run is to go.

@@ -8,7 +8,7 @@ use super::notes::{Errors, Trouble};
 use super::prober::{Outcome, Settings};
 use super::tally::{Flow, Totals};
 use crate::address::HostPort;
-use crate::exchange::Mode;
+use crate::reflect::Mode;
 
 /// What is told at the end.
 pub struct Summary<'a> {

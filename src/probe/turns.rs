@@ -31,7 +31,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::exchange::Mode;
+use crate::reflect::Mode;
 
 /// How often the other end has to do what no daemon in exchange mode does.
 pub const PLAIN: u32 = 3;

@@ -10,22 +10,22 @@
 )]
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::ops::Range;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
 
 #[cfg(not(all(test, miri)))]
 use libc::recvmmsg;
-use libc::{c_int, c_uint, iovec, mmsghdr, sockaddr_in, sockaddr_in6, socklen_t};
+use libc::{c_uint, iovec, mmsghdr, sockaddr_in6, socklen_t};
 
 use super::Socket;
-use super::array::Array;
-use super::control::{CONTROL_BYTES, PacketInfo, Told};
-use super::replies::{Pieces, Replies, Sent};
+use super::outgoing::{Outgoing, Sent, Transmit};
+use super::sys::cmsg::{CONTROL_BYTES, Control, ControlMessages, PacketInfo};
+use super::sys::memory::Array;
+use super::sys::msghdr::{NO_BYTES, NO_MESSAGE, NO_NAME, address};
 #[cfg(all(test, miri))]
-use super::simulated::recvmmsg;
+use super::sys::simulated::recvmmsg;
 
 /// Whether to wait for the first datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,19 +36,23 @@ pub enum Wait {
     Poll,
 }
 
-/// What a slot holds: a datagram that was received, or a burst of them from one peer to one
+/// What the kernel says of a slot's content: a datagram, or a GRO batch of them from one peer to one
 /// destination, one after the other.
 #[derive(Debug, Clone, Copy)]
-pub struct Received {
+pub struct RecvMeta {
     /// Its source. An IPv4 address is one also on an IPv6 socket.
     pub peer: SocketAddr,
     /// Where it was sent to, if the socket tells.
     pub info: Option<PacketInfo>,
     /// When the kernel received it, since 1970, if the socket tells.
     pub received_at: Option<Duration>,
-    /// Its own length in bytes, or that of the whole burst.
+    /// The TTL or hop limit it came with, if the socket tells.
+    pub ttl: Option<u8>,
+    /// The TOS byte or traffic class it came with (DSCP and ECN, RFC 2474), if the socket tells.
+    pub traffic_class: Option<u8>,
+    /// Its own length in bytes, or that of the whole batch.
     pub length: usize,
-    /// The length of each datagram of a burst but the last, which may be shorter; else `length`.
+    /// The length of each datagram of a batch but the last, which may be shorter; else `length`.
     pub segment: usize,
 }
 
@@ -64,7 +68,7 @@ pub struct Batch {
     control: Array<Control<CONTROL_BYTES>>,
     incoming: Array<mmsghdr>,
     received: usize,
-    replies: Replies,
+    outgoing: Outgoing,
     /// What `recvmmsg` points into, never read here.
     _iovecs: Array<iovec>,
 }
@@ -85,7 +89,7 @@ impl Batch {
     /// Room for `slots` datagrams, each kept up to `slot_bytes` bytes, of sockets like `socket`.
     /// For a socket that gets bursts, a slot has room for a whole one.
     pub fn new(slots: usize, slot_bytes: usize, socket: &Socket) -> Self {
-        let (slot_bytes, stride) = if socket.gets_bursts() {
+        let (slot_bytes, stride) = if socket.receives_batches() {
             (BURST_BYTES, BURST_BYTES + SPREAD_BYTES)
         } else {
             (slot_bytes, slot_bytes)
@@ -121,7 +125,7 @@ impl Batch {
             control,
             incoming,
             received: 0,
-            replies: Replies::new(slots.max(REPLIES), socket),
+            outgoing: Outgoing::new(slots.max(REPLIES), socket),
             _iovecs: iovecs,
         }
     }
@@ -146,7 +150,7 @@ impl Batch {
             self.incoming.set(slot, message);
         }
         self.received = 0;
-        self.replies.clear();
+        self.outgoing.clear();
         let wait = match wait {
             Wait::Block => libc::MSG_WAITFORONE,
             Wait::Poll => libc::MSG_DONTWAIT,
@@ -167,137 +171,102 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// What is in a slot, of those last received.
+    /// What is known of a slot's content, of those last received.
     ///
     /// # Panics
     /// When there is nothing.
-    pub fn received(&self, slot: usize) -> Received {
+    pub fn meta(&self, slot: usize) -> RecvMeta {
         let message = self.message(slot);
         let length = message.msg_len as usize;
-        let told = match message.msg_hdr.msg_controllen {
-            0 => Told::default(),
+        let said = match message.msg_hdr.msg_controllen {
+            0 => ControlMessages::default(),
             length => {
                 let Control(control) = self.control.get(slot);
-                Told::parse(&control[..length.min(CONTROL_BYTES)])
+                ControlMessages::parse(&control[..length.min(CONTROL_BYTES)])
             }
         };
-        Received {
+        RecvMeta {
             peer: address(&self.names.get(slot)),
-            info: told.info,
-            received_at: told.received_at,
+            info: said.info,
+            received_at: said.received_at,
+            ttl: said.ttl,
+            traffic_class: said.traffic_class,
             length,
-            segment: told.segment.map_or(length, |segment| segment.min(length)),
+            segment: said.segment.map_or(length, |segment| segment.min(length)),
         }
     }
 
-    /// Of some bytes of what is in a slot, those that were kept.
+    /// The memory of a slot from an offset on: what was kept of its content, then what is free.
+    ///
+    /// # Panics
+    /// When there is nothing in the slot, and when it ends before the offset.
+    pub fn memory(&mut self, slot: usize, start: usize) -> &mut [u8] {
+        assert!(slot < self.received, "nothing in slot {slot}");
+        // What was cut off has no place in it.
+        let start = start.min(self.slot_bytes);
+        let length = self.slot_bytes - start;
+        self.payload.slice_mut(slot * self.stride + start, length)
+    }
+
+    /// What was kept of a slot's content.
     ///
     /// # Panics
     /// When there is nothing in the slot.
-    pub fn bytes(&self, slot: usize, Range { start, end }: Range<usize>) -> &[u8] {
+    pub fn bytes(&self, slot: usize) -> &[u8] {
         let kept = self.slot_bytes.min(self.message(slot).msg_len as usize);
-        let (start, end) = (start.min(kept), end.min(kept));
-        let length = end.saturating_sub(start);
-        self.payload.slice(slot * self.stride + start, length)
+        self.payload.slice(slot * self.stride, kept)
     }
 
     /// Whether replies have to be sent before one can be queued.
     pub fn is_full(&self) -> bool {
-        self.replies.is_full()
+        self.outgoing.is_full()
     }
 
-    /// Whether a burst can be sent as one. The kernel may show that it cannot at any send.
-    pub fn sends_bursts(&self) -> bool {
-        self.replies.sends_bursts()
+    /// Whether several datagrams can be sent as one (UDP GSO). The kernel may show that it cannot
+    /// at any send.
+    pub fn sends_batches(&self) -> bool {
+        self.outgoing.sends_batches()
     }
 
-    /// Queues bytes of what is in a slot as replies to its source, from the address it was sent
-    /// to as `info` says. More than one of them are sent as a burst, all or none.
+    /// Queues bytes of a slot's memory as a reply to its source, from the address it was sent to
+    /// as `info` says.
     ///
     /// # Panics
     /// When the slot does not hold them all, and when the batch is full.
-    pub fn reply(&mut self, slot: usize, pieces: Pieces, info: Option<PacketInfo>) {
+    pub fn queue(&mut self, transmit: Transmit, info: Option<PacketInfo>) {
+        let Transmit {
+            slot,
+            start,
+            length,
+            ..
+        } = transmit;
         let message = self.message(slot);
-        let kept = self.slot_bytes.min(message.msg_len as usize);
-        assert!(pieces.end <= kept, "more than a slot holds");
+        assert!(start + length <= self.slot_bytes, "more than a slot holds");
         let name = (self.names.at(slot), message.msg_hdr.msg_namelen);
-        let start = slot * self.stride;
-        let at = |offset| self.payload.at(start + offset);
-        self.replies.queue(slot, pieces, name, info, at);
+        let base = if length == 0 {
+            ptr::null_mut()
+        } else {
+            self.payload.at(slot * self.stride + start)
+        };
+        self.outgoing.queue(transmit, name, info, base);
     }
 
     /// Whether replies wait to be sent.
     pub fn has_replies(&self) -> bool {
-        self.replies.has_any()
+        self.outgoing.has_any()
     }
 
-    /// Sends the queued replies, in order, and tells what became of each. One that fails does
-    /// not hold up the others. A full send buffer is waited for as long as there is `time`, which
-    /// is asked for again each time: after that, replies that would have to wait fail, until all
-    /// of a call can be sent again.
-    pub fn send(
-        &mut self,
-        socket: &Socket,
-        mut time: impl FnMut() -> Duration,
-        mut each: impl FnMut(&Self, Sent),
-    ) {
-        let mut next = 0;
-        while next < self.replies.count() {
-            match self.send_some(socket, next..self.replies.count(), &mut time) {
-                Ok(count) => {
-                    for reply in next..next + count {
-                        each(self, self.replies.outcome(reply, Ok(())));
-                    }
-                    next += count;
-                }
-                Err(error) => {
-                    let pieces = self.replies.outcome(next, Ok(())).pieces;
-                    if pieces.count() > 1 && !pieces.all_or_none {
-                        self.send_one_by_one(socket, next, &mut time, &mut each);
-                    } else {
-                        each(self, self.replies.outcome(next, Err(error)));
-                    }
-                    next += 1;
-                }
-            }
-        }
-        self.replies.finish();
-    }
-
-    /// Sends the datagrams of a reply that are not sent as a burst.
-    fn send_one_by_one(
-        &mut self,
-        socket: &Socket,
-        reply: usize,
-        time: &mut impl FnMut() -> Duration,
-        each: &mut impl FnMut(&Self, Sent),
-    ) {
-        let Sent { slot, pieces, .. } = self.replies.outcome(reply, Ok(()));
-        for index in 0..pieces.count() {
-            let piece = pieces.piece(index);
-            let one = Pieces::one(piece.start, piece.len());
-            let start = slot * self.stride;
-            let at = |offset| self.payload.at(start + offset);
-            self.replies.narrow(reply, one, at);
-            let result = loop {
-                match self.send_some(socket, reply..reply + 1, &mut *time) {
-                    Ok(0) => {}
-                    done => break done.map(drop),
-                }
-            };
-            each(self, self.replies.outcome(reply, result));
-        }
-    }
-
-    fn send_some(
-        &mut self,
-        socket: &Socket,
-        replies: Range<usize>,
-        time: impl FnOnce() -> Duration,
-    ) -> io::Result<usize> {
+    /// Sends queued replies, in order, and says what became of the next one; `None` when all have
+    /// been tried. One that fails does not hold up the others. A GSO batch that the kernel does
+    /// not send as one is sent datagram by datagram, and each is told of.
+    ///
+    /// A full send buffer is waited for as long as there is `time`, which is asked for again each
+    /// time: after that, replies that would have to wait fail, until all of a call can be sent
+    /// again.
+    pub fn send_next(&mut self, socket: &Socket, time: impl FnMut() -> Duration) -> Option<Sent> {
         // SAFETY: replies point into names and payload, which live as long as `self` and are not
         // received into before the replies are cleared.
-        unsafe { self.replies.send(socket, replies, time) }
+        unsafe { self.outgoing.send_next(socket, time) }
     }
 
     fn message(&self, slot: usize) -> mmsghdr {
@@ -306,96 +275,4 @@ impl Batch {
     }
 }
 
-/// Control memory, aligned as its headers must be.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(8))]
-pub(super) struct Control<const BYTES: usize>(pub(super) [u8; BYTES]);
-
 const NAME_BYTES: socklen_t = size_of::<sockaddr_in6>() as socklen_t;
-const NO_NAME: sockaddr_in6 = sockaddr_in6 {
-    sin6_family: 0,
-    sin6_port: 0,
-    sin6_flowinfo: 0,
-    sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
-    sin6_scope_id: 0,
-};
-pub(super) const NO_BYTES: iovec = iovec {
-    iov_base: ptr::null_mut(),
-    iov_len: 0,
-};
-// SAFETY: null pointers and zeros are a valid message header.
-pub(super) const NO_MESSAGE: mmsghdr = unsafe { std::mem::zeroed() };
-
-// Both kinds of socket address begin with the family and the port, and where the one has the
-// IPv4 address the other has the flow label: so the larger can hold and show either.
-const _: () = {
-    use std::mem::offset_of;
-    assert!(offset_of!(sockaddr_in, sin_port) == offset_of!(sockaddr_in6, sin6_port));
-    assert!(offset_of!(sockaddr_in, sin_addr) == offset_of!(sockaddr_in6, sin6_flowinfo));
-};
-
-/// The address that the kernel wrote, with an IPv4 one as itself.
-fn address(name: &sockaddr_in6) -> SocketAddr {
-    let port = u16::from_be(name.sin6_port);
-    if c_int::from(name.sin6_family) == libc::AF_INET {
-        return (Ipv4Addr::from(name.sin6_flowinfo.to_ne_bytes()), port).into();
-    }
-    let address = Ipv6Addr::from(name.sin6_addr.s6_addr);
-    match address.to_ipv4_mapped() {
-        Some(v4) => (v4, port).into(),
-        None => SocketAddrV6::new(address, port, 0, name.sin6_scope_id).into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::mem::offset_of;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn reading_an_address_is_total_and_shows_no_ipv4_as_ipv6(
-            family in prop_oneof![
-                Just(libc::AF_INET as libc::sa_family_t),
-                Just(libc::AF_INET6 as libc::sa_family_t),
-                any::<libc::sa_family_t>()
-            ],
-            mapped in any::<bool>(), port: u16, flow: u32, scope: u32, mut bytes: [u8; 16],
-        ) {
-            if mapped {
-                bytes[..12].copy_from_slice(b"\0\0\0\0\0\0\0\0\0\0\xff\xff");
-            }
-            let name = sockaddr_in6 {
-                sin6_family: family,
-                sin6_port: port.to_be(),
-                sin6_flowinfo: flow,
-                sin6_addr: libc::in6_addr { s6_addr: bytes },
-                sin6_scope_id: scope,
-            };
-            let address = address(&name);
-            prop_assert_eq!(address.port(), port);
-            prop_assert_eq!(address.ip(), address.ip().to_canonical());
-            prop_assert_eq!(address.is_ipv4(), mapped || c_int::from(family) == libc::AF_INET);
-        }
-    }
-
-    #[test]
-    fn addresses_of_both_families_are_read_from_one_structure() {
-        let mut name = NO_NAME;
-        name.sin6_port = 9999_u16.to_be();
-        name.sin6_family = libc::AF_INET as libc::sa_family_t;
-        name.sin6_flowinfo = u32::from_ne_bytes([127, 0, 0, 2]);
-        assert_eq!(address(&name), "127.0.0.2:9999".parse().unwrap());
-        name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-        name.sin6_flowinfo = 12345;
-        name.sin6_addr.s6_addr = "fe80::1".parse::<Ipv6Addr>().unwrap().octets();
-        name.sin6_scope_id = 3;
-        assert_eq!(address(&name), "[fe80::1%3]:9999".parse().unwrap());
-        name.sin6_addr.s6_addr = "::ffff:10.0.0.1".parse::<Ipv6Addr>().unwrap().octets();
-        assert_eq!(address(&name), "10.0.0.1:9999".parse().unwrap());
-        assert_eq!(offset_of!(sockaddr_in, sin_family), 0);
-    }
-}

@@ -1,8 +1,5 @@
 //! One UDP socket: bound, its buffers set, its drops read.
 
-mod connect;
-mod error;
-
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,12 +8,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
-pub(crate) use error::NO_PORT;
-pub use error::{AdoptError, Error};
-
-use super::{
-    BufferLimits, Drops, MemInfo, PacketInfo, Received, guard::Guard, named, offload, option,
-};
+use super::sys::guard::Guard;
+use super::sys::{offload, sockopt};
+use super::{AdoptError, BufferLimits, Drops, Error, MemInfo, PacketInfo, RecvMeta, named};
 
 /// What a socket is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -36,16 +30,16 @@ pub struct Options {
 /// A bound UDP socket.
 #[derive(Debug)]
 pub struct Socket {
-    inner: socket2::Socket,
-    address: SocketAddr,
-    drops: Drops,
+    pub(super) inner: socket2::Socket,
+    pub(super) address: SocketAddr,
+    pub(super) drops: Drops,
     /// Whether it gets bursts as one, whether that is not wanted, and whether it sends such.
-    bursts: Bursts,
-    guard: Guard,
+    pub(super) batches: Batches,
+    pub(super) guard: Guard,
 }
 
 #[derive(Debug, Default)]
-struct Bursts {
+pub(super) struct Batches {
     received: bool,
     unwanted: AtomicBool,
     sent: bool,
@@ -114,7 +108,7 @@ impl Socket {
             drops: Drops::from_baseline(0),
             inner,
             address,
-            bursts: Bursts::default(),
+            batches: Batches::default(),
             guard,
         };
         socket
@@ -147,13 +141,13 @@ impl Socket {
         inner
             .set_reuse_address(options.reuse_address)
             .map_err(unusable("set SO_REUSEADDR"))?;
-        let drops = option::meminfo(&inner).map_err(unusable("read SO_MEMINFO"))?;
+        let drops = sockopt::meminfo(&inner).map_err(unusable("read SO_MEMINFO"))?;
         let guard = Guard::late(&inner, address);
         let mut socket = Self {
             drops: Drops::from_baseline(drops.drops),
             inner,
             address,
-            bursts: Bursts::default(),
+            batches: Batches::default(),
             guard,
         };
         socket
@@ -166,15 +160,15 @@ impl Socket {
     fn prepare(&mut self, options: &Options) -> Result<(), (&'static str, io::Error)> {
         let failed = |action| move |cause| (action, cause);
         // ICMP errors about earlier replies are not to fail later ones (ip(7), ipv6(7)).
-        option::set(&*self, libc::IPPROTO_IP, libc::IP_RECVERR, 0)
+        sockopt::set(&*self, libc::IPPROTO_IP, libc::IP_RECVERR, 0)
             .map_err(failed("set IP_RECVERR for"))?;
         if self.address.is_ipv6() {
-            option::set(&*self, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)
+            sockopt::set(&*self, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)
                 .map_err(failed("set IPV6_RECVERR for"))?;
         }
         self.tell_destinations()
             .map_err(failed("set packet info for"))?;
-        option::set(
+        sockopt::set(
             &*self,
             libc::SOL_SOCKET,
             libc::SO_TIMESTAMPNS,
@@ -193,13 +187,13 @@ impl Socket {
     }
 
     /// Whether what it receives can be a burst.
-    pub fn gets_bursts(&self) -> bool {
-        self.bursts.received
+    pub fn receives_batches(&self) -> bool {
+        self.batches.received
     }
 
     /// Whether it can send a burst, as far as the kernel tells beforehand.
-    pub fn sends_bursts(&self) -> bool {
-        self.bursts.sent
+    pub fn sends_batches(&self) -> bool {
+        self.batches.sent
     }
 
     /// Finishes taking over an inherited socket. To be called when nothing waits in it.
@@ -212,21 +206,22 @@ impl Socket {
     /// What `setsockopt` gives.
     pub fn is_empty_now(&self) -> io::Result<()> {
         self.guard.is_empty_now();
-        if self.bursts.unwanted.load(Relaxed) {
-            offload::set_gets_bursts(self, false)?;
-            self.bursts.unwanted.store(false, Relaxed);
+        if self.batches.unwanted.load(Relaxed) {
+            offload::set_receives_batches(self, false)?;
+            self.batches.unwanted.store(false, Relaxed);
         }
         Ok(())
     }
 
-    /// Sets how long a receive waits for the first datagram (`SO_RCVTIMEO`, socket(7)).
+    /// Sets how long a receive waits for the first datagram, `None` for ever (`SO_RCVTIMEO`,
+    /// socket(7)).
     ///
     /// # Errors
     /// What `setsockopt` gives.
-    pub fn set_receive_timeout(&self, timeout: Duration) -> io::Result<()> {
+    pub fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         // The kernel takes zero for "for ever".
-        let timeout = timeout.max(Duration::from_micros(1));
-        self.inner.set_read_timeout(Some(timeout))
+        let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
+        self.inner.set_read_timeout(timeout)
     }
 
     /// Whether a datagram went to a broadcast or multicast address that the socket is not
@@ -241,7 +236,7 @@ impl Socket {
     ///
     /// This also holds for an empty datagram of a local client, and for each datagram of such a
     /// client as long as the filter has not seen all that waits.
-    pub fn is_forged(&self, received: &Received) -> bool {
+    pub fn is_forged(&self, received: &RecvMeta) -> bool {
         let SocketAddr::V6(peer) = received.peer else {
             return false;
         };
@@ -275,7 +270,7 @@ impl Socket {
         let MemInfo {
             receive_queue,
             drops,
-        } = option::meminfo(self)?;
+        } = sockopt::meminfo(self)?;
         Ok((receive_queue, self.drops.total(drops)))
     }
 
@@ -287,22 +282,22 @@ impl Socket {
             return Ok(());
         }
         if ip.is_ipv6() {
-            option::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            sockopt::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         }
         // On an IPv6 socket, for the IPv4 datagrams that it gets.
-        option::set(self, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+        sockopt::set(self, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
     }
 
     fn offload(&mut self, wanted: bool) {
-        let found = offload::gets_bursts(&*self);
-        self.bursts = Bursts {
-            received: found || (wanted && offload::set_gets_bursts(&*self, true).is_ok()),
+        let found = offload::receives_batches(&*self);
+        self.batches = Batches {
+            received: found || (wanted && offload::set_receives_batches(&*self, true).is_ok()),
             unwanted: AtomicBool::new(found && !wanted),
-            sent: wanted && offload::can_send_bursts(&*self),
+            sent: wanted && offload::can_send_batches(&*self),
         };
     }
 
-    fn size_buffers(&self, options: &Options) -> io::Result<()> {
+    pub(super) fn size_buffers(&self, options: &Options) -> io::Result<()> {
         if options.receive_buffer.or(options.send_buffer).is_none() {
             return Ok(());
         }
@@ -326,13 +321,13 @@ impl Socket {
         ] {
             let Some(size) = size else { continue };
             let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
-            match option::set(self, libc::SOL_SOCKET, force, size) {
+            match sockopt::set(self, libc::SOL_SOCKET, force, size) {
                 Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => {
                     // The limit must not take away what a service manager gave, past it.
                     let has = libc::c_int::try_from(has / 2).unwrap_or(libc::c_int::MAX);
                     let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
                     if size < has || limit > has {
-                        option::set(self, libc::SOL_SOCKET, within_limit, size)?;
+                        sockopt::set(self, libc::SOL_SOCKET, within_limit, size)?;
                     }
                 }
                 done => done?,
@@ -345,16 +340,16 @@ impl Socket {
 #[cfg(all(test, miri))]
 impl Socket {
     /// One that is none, for a kernel that is simulated.
-    pub(super) fn simulated(bursts: bool) -> Self {
+    pub(in crate::udp) fn simulated(batches: bool) -> Self {
         let file = std::fs::File::open("/dev/null").unwrap();
         Self {
             inner: OwnedFd::from(file).into(),
             address: ([0, 0, 0, 0], 9999).into(),
             drops: Drops::from_baseline(0),
-            bursts: Bursts {
-                received: bursts,
+            batches: Batches {
+                received: batches,
                 unwanted: AtomicBool::new(false),
-                sent: bursts,
+                sent: batches,
             },
             guard: Guard::default(),
         }

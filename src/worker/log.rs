@@ -1,22 +1,22 @@
 //! Datagrams in the words of the original recipe's log.
 
-use std::net::SocketAddr;
+pub mod python;
 
 use tracing::debug;
 
-use crate::exchange::{Action, Datagram};
-use crate::record::{PythonBytes, Record};
-use crate::udp::{self, Socket};
+use crate::record::Record;
+use crate::reflect::{Action, Datagram};
+
+use python::{PythonBytes, PythonRecord};
 
 /// How much of a datagram the log shows, in bytes.
 const LOGGED_BYTES: usize = 1024;
 
 /// Logs a datagram that was received and what is done with it.
-pub(super) fn received(socket: &Socket, datagram: &Datagram<'_>, action: &Action) {
-    let Datagram { bytes, .. } = datagram;
-    let peer = udp::named(datagram.peer, socket);
+pub(super) fn received(datagram: &Datagram<'_>, action: &Action, peer: &str) {
+    let bytes = datagram.first();
     match action {
-        Action::Echo { length, truncated } => {
+        Action::Reply { length, truncated } => {
             let cut = if *truncated { " (cut)" } else { "" };
             debug!("recv: {}, from: {peer}{cut}", Shown(&bytes[..*length]));
         }
@@ -24,7 +24,7 @@ pub(super) fn received(socket: &Socket, datagram: &Datagram<'_>, action: &Action
             let cut = &bytes[..bytes.len().min(Record::BYTES)];
             debug!("recv: {}, from: {peer}", Shown(cut));
             match result {
-                Ok(record) => debug!("recv unpacked: {record}"),
+                Ok(record) => debug!("recv unpacked: {}", PythonRecord(record)),
                 Err(short) => debug!("recv not unpacked: {short}"),
             }
         }
@@ -49,7 +49,6 @@ impl std::fmt::Display for Shown<'_> {
 }
 
 /// Logs a reply that was sent.
-pub(super) fn sent(socket: &Socket, peer: SocketAddr, bytes: &[u8]) {
-    let peer = udp::named(peer, socket);
+pub(super) fn sent(bytes: &[u8], peer: &str) {
     debug!("sent: {}, to: {peer}", Shown(bytes));
 }

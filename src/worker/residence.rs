@@ -49,7 +49,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::exchange::{ExitOn, Mode};
+    use crate::reflect::{ExitOn, Mode};
     use crate::worker::testing::{self, now};
 
     const HOUR: Duration = Duration::from_hours(1);

@@ -2,12 +2,10 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::{Options, Shared, Warnings, Worker};
-use crate::exchange::{Admission, Exchange, ExitOn, Mode, Settings};
-use crate::metrics::Counts;
+use super::{Options, Shared, SocketPort, Worker, port};
+use crate::reflect::{Admission, ExitOn, Mode, Reflector, Settings, Timeout};
 use crate::udp::{self, Socket};
 
 #[expect(clippy::disallowed_methods, reason = "any time will do")]
@@ -26,25 +24,19 @@ pub(super) fn socket(offload: bool) -> Arc<Socket> {
     Arc::new(Socket::bind(([127, 0, 0, 1], 0).into(), &options).unwrap())
 }
 
-/// A worker that reads the time of day from `today`, and what it shares.
+/// A worker that reads the time of day from `today`, and what it shares. It looks now and then
+/// whether it is to stop, without being woken.
 pub(super) fn worker(
     socket: Arc<Socket>,
     mode: Mode,
     exit_on: ExitOn,
     today: fn() -> Duration,
-) -> (Worker, Arc<Shared>) {
+) -> (Worker<SocketPort>, Arc<Shared>) {
     let epoch = now();
-    let counts = Arc::new(Counts::default());
-    let shared = Arc::new(Shared {
-        stop: AtomicBool::new(false),
-        epoch,
-        counts: Box::new([Arc::clone(&counts)]),
-        warned_of_decode_errors: AtomicBool::new(false),
-        warnings: Warnings::default(),
-    });
+    let shared = Arc::new(Shared::new(epoch, Box::new([Arc::default()])));
     let settings = Settings {
         mode,
-        timeout: None,
+        timeout: Timeout::new(Duration::from_secs(1)),
         max_datagram: 1024,
         max_peers: NonZeroU32::MIN,
         exit_on,
@@ -57,7 +49,8 @@ pub(super) fn worker(
         waiting_since: epoch,
         today,
     };
-    let exchange = Exchange::new(settings, epoch).unwrap();
-    let worker = Worker::new(socket, exchange, options, counts, Arc::clone(&shared));
+    let port = port(socket, &settings);
+    let reflector = Reflector::new(settings, epoch).unwrap();
+    let worker = Worker::new(port, reflector, options, 0, Arc::clone(&shared));
     (worker, shared)
 }

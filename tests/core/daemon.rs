@@ -7,33 +7,20 @@ pub(super) type Expected = (Action, Option<End>);
 
 /// The loop around the core, which sends as late as it may.
 pub(super) struct Daemon {
-    pub(super) core: Exchange,
+    pub(super) core: Reflector,
     pub(super) now: Instant,
-    unsent: Vec<Unsent>,
+    /// The peer of each reply, and whether it fails.
+    unsent: Vec<(SocketAddr, bool)>,
     pub(super) received: u64,
     /// Each a reply, sent or failed, or decided on without one.
     pub(super) accounted_for: u64,
-}
-
-enum Unsent {
-    Reply {
-        peer: SocketAddr,
-        fails: bool,
-    },
-    /// The replies to a burst of so many datagrams.
-    Burst {
-        peer: SocketAddr,
-        datagrams: usize,
-    },
-    /// The replies to a burst, which cannot be sent as one.
-    FailingBurst(Vec<Sent>),
 }
 
 impl Daemon {
     pub(super) fn new(settings: &Settings) -> Self {
         let now = Instant::now();
         Self {
-            core: Exchange::new(settings.clone(), now).unwrap(),
+            core: Reflector::new(settings.clone(), now).unwrap(),
             now,
             unsent: Vec::new(),
             received: 0,
@@ -42,12 +29,12 @@ impl Daemon {
     }
 
     pub(super) fn hears(&mut self, peer: &str, bytes: &[u8]) -> Action {
-        let verdict = self.decides(&datagram(peer, bytes), false);
-        self.sends_all();
+        let verdict = self.decides(&given(peer, bytes), false);
+        self.sends();
         verdict.action
     }
 
-    /// Hears one datagram or a burst. `expected` is asked what must come of each datagram, when
+    /// Hears one datagram or a batch. `expected` is asked what must come of each datagram, when
     /// that is sure.
     pub(super) fn hears_any(
         &mut self,
@@ -55,84 +42,54 @@ impl Daemon {
         expected: &mut impl FnMut(&Sent, Instant) -> Expected,
     ) {
         let each = sent.each();
-        for at in 0..each.len() {
-            if each.len() - at > 1 && self.hears_together(&each[at..], expected) {
-                return;
+        let mut at = 0;
+        while at < each.len() {
+            let rest = Given {
+                bytes: &sent.datagram.bytes[at * sent.segment..],
+                length: if at == 0 { sent.datagram.length } else { 0 },
+                ..sent.datagram
+            };
+            let mut verdict = rest.handled(&mut self.core, sent.segment, self.now);
+            if verdict.action == Action::SendFirst {
+                assert!(!self.all_is_sent(), "there is nothing to send first");
+                self.sends();
+                verdict = rest.handled(&mut self.core, sent.segment, self.now);
             }
-            self.hears_one(&each[at], expected);
+            assert!(verdict.datagrams > 0, "everything was sent");
+            for sent in &each[at..at + verdict.datagrams] {
+                let mut own = verdict;
+                if let (Action::Reply { length, .. }, 2..) = (&mut own.action, own.datagrams) {
+                    *length = sent.datagram.length;
+                }
+                let (action, end) = expected(sent, self.now);
+                own.datagrams = 1;
+                let expected = Verdict {
+                    action,
+                    datagrams: 1,
+                    end,
+                };
+                assert_eq!(bits(own), bits(expected));
+                self.goes_on(own, sent.datagram.peer, sent.reply_fails);
+            }
+            at += verdict.datagrams;
         }
     }
 
-    fn hears_one(&mut self, sent: &Sent, expected: &mut impl FnMut(&Sent, Instant) -> Expected) {
-        let mut datagram = sent.datagram;
-        datagram.at = self.now;
-        let mut verdict = self.core.datagram(&datagram, self.now);
+    pub(super) fn decides(&mut self, datagram: &Given<'_>, reply_fails: bool) -> Verdict {
+        let segment = datagram.length.max(datagram.bytes.len());
+        let mut verdict = datagram.handled(&mut self.core, segment, self.now);
         if verdict.action == Action::SendFirst {
-            assert!(!self.all_is_sent(), "there is nothing to send first");
-            self.sends(expected);
-            verdict = self.core.datagram(&datagram, self.now);
+            self.sends();
+            verdict = datagram.handled(&mut self.core, segment, self.now);
         }
-        let (action, end) = expected(sent, self.now);
-        assert_eq!(bits(verdict), bits(Verdict { action, end }));
-        self.goes_on(verdict, &sent.datagram, sent.reply_fails);
-    }
-
-    /// Whether the core decided on all at once.
-    fn hears_together(
-        &mut self,
-        each: &[Sent],
-        expected: &mut impl FnMut(&Sent, Instant) -> Expected,
-    ) -> bool {
-        let Datagram {
-            peer, destination, ..
-        } = each[0].datagram;
-        let bytes: Vec<_> = each.iter().map(|sent| sent.datagram.bytes).collect();
-        let bytes = bytes.concat();
-        let burst = Burst {
-            peer,
-            destination,
-            at: self.now,
-            segment: each[0].datagram.length,
-            bytes: &bytes,
-        };
-        let Some(together) = self.core.burst(&burst, self.now) else {
-            return false;
-        };
-        let refused = matches!(together, Together::Refuse(_));
-        if each[0].burst_fails && !refused {
-            self.unsent.push(Unsent::FailingBurst(each.to_vec()));
-            return true;
-        }
-        for (mut sent, (_, action)) in each.iter().copied().zip(together.actions(&burst)) {
-            sent.reply_fails = false;
-            let (must, end) = expected(&sent, self.now);
-            let verdict = Verdict { action, end: None };
-            assert_eq!(bits(verdict), bits(Verdict { action: must, end }));
-            self.received += 1;
-            self.accounted_for += 1;
-        }
-        let datagrams = each.len();
-        if !refused {
-            self.unsent.push(Unsent::Burst { peer, datagrams });
-        }
-        true
-    }
-
-    pub(super) fn decides(&mut self, datagram: &Datagram<'_>, reply_fails: bool) -> Verdict {
-        let mut verdict = self.core.datagram(datagram, self.now);
-        if verdict.action == Action::SendFirst {
-            self.sends_all();
-            verdict = self.core.datagram(datagram, self.now);
-        }
-        self.goes_on(verdict, datagram, reply_fails);
+        self.goes_on(verdict, datagram.peer, reply_fails);
         verdict
     }
 
-    fn goes_on(&mut self, verdict: Verdict, datagram: &Datagram<'_>, fails: bool) {
+    fn goes_on(&mut self, verdict: Verdict, peer: SocketAddr, fails: bool) {
         self.received += 1;
-        let peer = datagram.peer;
         match verdict.action {
-            Action::Echo { .. } => self.unsent.push(Unsent::Reply { peer, fails }),
+            Action::Reply { .. } => self.unsent.push((peer, fails)),
             Action::SendFirst => panic!("everything was sent"),
             _ => self.accounted_for += 1,
         }
@@ -142,34 +99,13 @@ impl Daemon {
         self.unsent.is_empty()
     }
 
-    /// Sends what is no burst that fails.
-    pub(super) fn sends_all(&mut self) {
-        self.sends(&mut |_, _| panic!("a burst that fails"));
-    }
-
-    pub(super) fn sends(&mut self, expected: &mut impl FnMut(&Sent, Instant) -> Expected) {
-        let mut one_by_one = Vec::new();
-        for unsent in self.unsent.drain(..) {
-            match unsent {
-                Unsent::Reply { peer, fails } => {
-                    self.accounted_for += 1;
-                    if fails {
-                        self.core.reply_failed(peer);
-                    }
-                }
-                Unsent::Burst { peer, datagrams } => self.core.burst_sent(peer, datagrams),
-                Unsent::FailingBurst(each) => {
-                    self.core.burst_failed(each[0].datagram.peer, each.len());
-                    one_by_one.extend(each);
-                }
+    pub(super) fn sends(&mut self) {
+        for (peer, fails) in self.unsent.drain(..) {
+            self.accounted_for += 1;
+            if fails {
+                self.core.reply_failed(peer);
             }
         }
-        self.core.replies_sent();
-        for sent in &one_by_one {
-            self.hears_one(sent, expected);
-        }
-        if !one_by_one.is_empty() {
-            self.sends(expected);
-        }
+        self.core.batch_sent();
     }
 }

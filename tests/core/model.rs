@@ -10,7 +10,9 @@ pub(super) struct Model {
     /// Longest-owing first. In lockstep everybody is one peer.
     pub(super) owing: Vec<(SocketAddr, Instant)>,
     pub(super) quiet_since: Instant,
-    pub(super) totals: Totals,
+    pub(super) evicted: u64,
+    pub(super) records_given_up: u64,
+    pub(super) quiet: u64,
     /// Datagrams a second, of each source and of all.
     rates: [Option<NonZeroU32>; 2],
     /// What is left of a second's worth, of each source and (of no source) of all, and since when.
@@ -23,7 +25,9 @@ impl Model {
             settings: settings.clone(),
             owing: Vec::new(),
             quiet_since: now,
-            totals: Totals::default(),
+            evicted: 0,
+            records_given_up: 0,
+            quiet: 0,
             rates,
             left: HashMap::new(),
         }
@@ -84,13 +88,13 @@ impl Model {
         if mode != Mode::Echo && !sent.reply_fails {
             if self.owing.len() == self.settings.max_peers.get() as usize {
                 self.owing.remove(0);
-                self.totals.evicted += 1;
+                self.evicted += 1;
             }
             self.owing.push((peer, now));
         }
         let truncated = length > self.settings.max_datagram;
         let length = length.min(self.settings.max_datagram);
-        (Action::Echo { length, truncated }, None)
+        (Action::Reply { length, truncated }, None)
     }
 
     pub(super) fn time(&mut self, now: Instant) -> Option<End> {
@@ -99,9 +103,9 @@ impl Model {
             return None;
         }
         if self.settings.mode == Mode::Lockstep && self.owing.pop().is_some() {
-            self.totals.records_given_up += 1;
+            self.records_given_up += 1;
         } else if !given_up.contains(&self.quiet_since) {
-            self.totals.quiet += 1;
+            self.quiet += 1;
         }
         self.quiet_since = now;
         self.settings.exit_on.timeout.then_some(End::Timeout)
@@ -115,7 +119,7 @@ impl Model {
             let late = self.owing.extract_if(.., |(_, since)| late(*since));
             given_up.extend(late.map(|(_, since)| since));
         }
-        self.totals.records_given_up += given_up.len() as u64;
+        self.records_given_up += given_up.len() as u64;
         given_up
     }
 

@@ -18,18 +18,18 @@ use crate::skipped;
 /// The metrics of the contract: name, type, label and its values. Not here: `build_info`, and
 /// those that an option has to ask for.
 const METRICS: &str = "
-    datagrams_received_total counter
-    received_bytes_total counter
-    datagrams_echoed_total counter
-    echoed_bytes_total counter
-    records_decoded_total counter
-    decode_errors_total counter
-    datagrams_empty_total counter
-    datagrams_truncated_total counter
-    datagrams_refused_total counter reason source_port own_address destination rate_limit
-    timeouts_total counter waiting_for echo record
-    receive_errors_total counter error ERRNO
-    send_errors_total counter error ERRNO
+    datagrams_received_total counter LISTEN
+    received_bytes_total counter LISTEN
+    datagrams_echoed_total counter LISTEN
+    echoed_bytes_total counter LISTEN
+    records_decoded_total counter LISTEN
+    decode_errors_total counter LISTEN
+    datagrams_empty_total counter LISTEN
+    datagrams_truncated_total counter LISTEN
+    datagrams_refused_total counter LISTEN reason source_port own_address destination rate_limit
+    timeouts_total counter LISTEN waiting_for echo record
+    receive_errors_total counter LISTEN error ERRNO
+    send_errors_total counter LISTEN error ERRNO
     peers gauge
     peers_evicted_total counter
     socket_receive_buffer_bytes gauge SOCKET
@@ -455,6 +455,19 @@ fn labels(text: &str, daemon: &Daemon) -> Vec<String> {
         let sockets = daemon.listen.iter().enumerate();
         let labels = |(index, listen)| format!("{{listen=\"{listen}\",worker=\"{}\"}}", index % 2);
         return sockets.map(labels).collect();
+    }
+    if let Some(text) = text.strip_prefix("LISTEN") {
+        let mut listens: Vec<_> = daemon.listen.iter().collect();
+        listens.dedup();
+        let own = labels(text.trim_start(), daemon);
+        let with = |listen| {
+            let all = |own: &String| match own.trim_matches(['{', '}']) {
+                "" => format!("{{listen=\"{listen}\"}}"),
+                own => format!("{{listen=\"{listen}\",{own}}}"),
+            };
+            own.iter().map(all).collect::<Vec<_>>()
+        };
+        return listens.into_iter().flat_map(with).collect();
     }
     let text = text.replace("ERRNO", ERRNOS);
     let Some((label, values)) = text.split_once(' ') else {

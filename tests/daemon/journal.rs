@@ -33,8 +33,8 @@ fn the_journal_gets_each_line_with_its_priority_and_where_it_comes_from() {
     peer.send(b"short").unwrap();
     let entries = journal.until("cannot decode a record");
     for (message, priority, file) in [
-        ("listening on 127.0.0.1:", "6", "src/daemon.rs"),
-        ("serving in exchange mode", "6", "src/daemon.rs"),
+        ("listening on 127.0.0.1:", "6", "src/daemon"),
+        ("serving in exchange mode", "6", "src/daemon"),
         ("recv: b'hello', from: 127.0.0.1:", "7", "src/worker"),
         ("cannot decode a record from", "4", "src/worker"),
     ] {

@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
-use crate::harness::{DEADLINE, Daemon, receive, wait_until};
-use crate::modes::{DROPS, ECHOED, RECEIVED, assert_counts, total};
+use crate::harness::{DEADLINE, Daemon, receive, total, wait_until};
+use crate::modes::{DROPS, ECHOED, RECEIVED, assert_counts};
 
 const REFUSED: &str = r#"datagrams_refused_total{reason="rate_limit"}"#;
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use udp_echo::record::{PythonBytes, Record};
+use udp_echo::record::Record;
+use udp_echo::worker::log::python::{PythonBytes, PythonRecord};
 
 use crate::harness::confined::without_capabilities;
 use crate::harness::service::{Service, assert_has, count};
@@ -119,7 +120,7 @@ while given:
     for bytes in &shown {
         assert_eq!(Some(&*PythonBytes(bytes).to_string()), lines.next());
         if let Ok(record) = Record::decode(bytes) {
-            assert_eq!(Some(&*record.to_string()), lines.next());
+            assert_eq!(Some(&*PythonRecord(&record).to_string()), lines.next());
         }
     }
     assert_eq!(lines.next(), None);

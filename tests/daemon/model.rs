@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
-use crate::harness::{Daemon, Random, client, has_nothing, receive, send_burst};
+use crate::harness::{Daemon, Random, client, has_nothing, receive, send_burst, total};
 use crate::modes::{
     DECODED, DROPS, ECHOED, ECHOED_BYTES, EMPTY, EVICTED, PEERS, RECEIVE_ERRORS, RECEIVED,
     RECEIVED_BYTES, REFUSED, SEND_ERRORS, TIMEOUTS, TRUNCATED, WRONG, assert_counts, patient,
-    total,
 };
 
 #[test]

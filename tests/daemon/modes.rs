@@ -1,6 +1,6 @@
 //! What happens to datagrams.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{
-    DEADLINE, Daemon, Random, client, has_ipv6, has_nothing, receive, wait_until,
+    DEADLINE, Daemon, Random, client, has_ipv6, has_nothing, receive, total, wait_until,
 };
 use crate::offload::handing_over;
 use crate::{skip, skipped};
@@ -431,16 +431,6 @@ pub(crate) fn assert_counts(daemon: &Daemon, expected: &[(&str, u32)]) {
         assert!(Instant::now() < deadline, "not {expected:?}: {metrics:#?}");
         thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// A metric, summed up over the labels left out.
-pub(crate) fn total(metrics: &BTreeMap<String, f64>, name: &str) -> f64 {
-    let series = format!("udp_echo_{name}");
-    let with_labels = format!("{series}{{");
-    let belongs = |key: &str| key == series || key.starts_with(&with_labels);
-    let values: Vec<_> = metrics.iter().filter(|(key, _)| belongs(key)).collect();
-    assert!(!values.is_empty(), "no {name} in {metrics:#?}");
-    values.into_iter().map(|(_, value)| value).sum()
 }
 
 /// A daemon that gives nothing up, however long the machine takes.

@@ -377,18 +377,18 @@ fn with_reuse_address_on_both_the_second_takes_the_port_over() {
     second.wait_for_metric("datagrams_echoed_total", 1.0);
 }
 
-/// Wake-ups do not depend on how busy the machine is. One window has to do: whoever stops and
+/// Wake-ups do not depend on how busy the machine is. One window has to do: whatever stops and
 /// continues the daemon wakes it, too.
 #[test]
-fn an_idle_daemon_wakes_at_most_20_times_per_second() {
+fn an_idle_daemon_wakes_at_most_twice_per_second() {
     let daemon = Daemon::start(&[]);
     wait_until("it wakes seldom", || {
         let (before, start) = (wake_ups(daemon.pid()), Instant::now());
-        thread::sleep(Duration::from_secs(3));
+        thread::sleep(Duration::from_secs(6));
         let woken = wake_ups(daemon.pid()) - before;
         let seconds = start.elapsed().as_secs_f64();
         eprintln!("idle: {woken} wake-ups in {seconds:.1} s");
-        f64::from(woken) <= 20.0 * seconds
+        f64::from(woken) <= 2.0 * seconds
     });
 }
 

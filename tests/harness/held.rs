@@ -38,8 +38,18 @@ impl Held {
         ptrace::seize(thread, ptrace::Options::empty()).ok()?;
         self.0.push(thread);
         ptrace::interrupt(thread).unwrap();
-        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        // Another thread of this program may have taken what waitpid(2) would tell.
+        wait_until("the thread is held", || {
+            let stat = fs::read_to_string(task.join("stat")).unwrap();
+            let state = stat.rsplit(") ").next();
+            state.is_some_and(|state| state.starts_with('t'))
+        });
         Some(self)
+    }
+
+    /// Holds what another one holds too.
+    pub fn join(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
     }
 
     /// Waits for their end: until their tracer has seen it, the process does not end.

@@ -118,7 +118,11 @@ impl Daemon {
     /// pauses it has to resume it.
     pub fn pause(&self) {
         if let Some(held) = Held::hold_rest(self.pid()) {
-            *self.paused() = Some(held);
+            let mut paused = self.paused();
+            match &mut *paused {
+                Some(paused) => paused.join(held),
+                None => *paused = Some(held),
+            }
             return;
         }
         self.signal(Signal::SIGSTOP);
@@ -211,10 +215,7 @@ impl Daemon {
     }
 
     pub fn metric(&self, series: &str) -> f64 {
-        let metrics = self.metrics();
-        *metrics
-            .get(&format!("udp_echo_{series}"))
-            .unwrap_or_else(|| panic!("no {series} in {metrics:#?}"))
+        total(&self.metrics(), series)
     }
 
     /// Waits until a metric has a value.
@@ -260,14 +261,23 @@ impl Drop for Daemon {
     }
 }
 
+/// A metric of the daemon, summed up over the labels that are left out.
+pub fn total(metrics: &BTreeMap<String, f64>, series: &str) -> f64 {
+    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+    let labels: Vec<_> = labels.trim_end_matches('}').split(',').collect();
+    let belongs = |key: &str| {
+        let (own, given) = key.split_once('{').unwrap_or((key, ""));
+        own.strip_prefix("udp_echo_") == Some(name)
+            && labels.iter().all(|label| given.contains(label))
+    };
+    let values: Vec<_> = metrics.iter().filter(|(key, _)| belongs(key)).collect();
+    assert!(!values.is_empty(), "no {series} in {metrics:#?}");
+    values.into_iter().map(|(_, value)| value).sum()
+}
+
 /// What was received, and what its parts come to.
 fn account(metrics: &BTreeMap<String, f64>) -> [f64; 2] {
-    let sum = |name: &str| -> f64 {
-        let series = format!("udp_echo_{name}");
-        let belongs = |key: &str| key.split('{').next() == Some(&series);
-        let values = metrics.iter().filter(|(key, _)| belongs(key));
-        values.map(|(_, value)| value).sum()
-    };
+    let sum = |name| total(metrics, name);
     let parts = [
         "datagrams_echoed_total",
         "send_errors_total",

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use udp_echo::exchange::{
-    Action, Admission, Datagram, Destination, Exchange, ExitOn, Mode, Settings, Timeout,
-};
 use udp_echo::probe::tally::{Came, Tally};
 use udp_echo::probe::turns::{Due, Turns};
 use udp_echo::probe::wire::{Change, Run, Seen};
+use udp_echo::reflect::{
+    Action, Admission, Datagram, Destination, ExitOn, Mode, Reflector, Settings, Timeout,
+};
 
 const WAIT: Duration = Duration::from_secs(1);
 const NOW: Duration = Duration::ZERO;
@@ -27,7 +27,7 @@ struct World {
     run: Run,
     tally: Tally,
     turns: Turns,
-    daemon: Exchange,
+    daemon: Reflector,
     start: Instant,
     now: Duration,
     delay: Duration,
@@ -59,7 +59,7 @@ impl World {
             run: Run::new(0xabcd_ef01, 32),
             tally: Tally::new(1, 1 << 12),
             turns: Turns::new(Mode::Exchange, 1, WAIT),
-            daemon: Exchange::new(settings, start).unwrap(),
+            daemon: Reflector::new(settings, start).unwrap(),
             start,
             now: Duration::ZERO,
             delay,
@@ -116,8 +116,8 @@ impl World {
     fn step(&mut self) {
         self.now += Duration::from_millis(1);
         while self.there.front().is_some_and(|next| next.0 <= self.now) {
-            let (_, bytes, kind) = self.there.pop_front().unwrap();
-            let datagram = Datagram {
+            let (_, mut bytes, kind) = self.there.pop_front().unwrap();
+            let mut datagram = Datagram {
                 peer: "192.0.2.1:5000".parse().unwrap(),
                 destination: Destination::Here {
                     address: None,
@@ -125,17 +125,18 @@ impl World {
                 },
                 at: self.start + self.now,
                 length: bytes.len(),
-                bytes: &bytes,
+                segment: bytes.len(),
+                memory: &mut bytes,
             };
             let action = self
                 .daemon
-                .datagram(&datagram, self.start + self.now)
+                .handle(&mut datagram, self.start + self.now)
                 .action;
-            self.daemon.replies_sent();
+            self.daemon.batch_sent();
             let sequence = self.sequence(&bytes);
             match action {
-                Action::Echo { .. } if (self.loses)(kind, false) => self.lose(kind, sequence),
-                Action::Echo { .. } => {
+                Action::Reply { .. } if (self.loses)(kind, false) => self.lose(kind, sequence),
+                Action::Reply { .. } => {
                     self.back.push_back((self.now + self.delay, bytes, kind));
                 }
                 Action::Decode(_) if kind == Kind::Request => self.swallowed.push(sequence),
@@ -203,7 +204,7 @@ proptest! {
         prop_assert_eq!(&world.swallowed, &[] as &[u64]);
         // Each request that was not lost, nor its reply, counts as received.
         prop_assert_eq!(world.tally.totals().lost(), world.lost.len() as u64);
-        prop_assert_eq!(world.daemon.owing(), 0);
+        prop_assert_eq!(world.daemon.totals().peers, 0);
         prop_assert!(!world.turns.is_plain());
         prop_assert_eq!(world.turns.echoed_after_reply(), 0);
     }
@@ -258,7 +259,7 @@ fn without_loss_each_request_is_followed_by_one_record() {
     let mut world = World::new(Mode::Exchange, Duration::from_millis(3), |_, _| false);
     world.run(50, 0);
     assert_eq!((world.tally.totals().received, world.records), (50, 50));
-    assert_eq!(world.daemon.owing(), 0);
+    assert_eq!(world.daemon.totals().peers, 0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Daemon, Random, client, program, send_burst, wait_until};
+use crate::harness::{Daemon, Random, client, program, send_burst, total, wait_until};
 
 const MODES: [&str; 3] = ["--mode=exchange", "--mode=lockstep", "--mode=echo"];
 const PEERS: usize = 30;
@@ -127,7 +127,7 @@ impl Load {
         let labels = format!("{{listen=\"{}\",worker=\"0\"}}", self.daemon.address());
         wait_until("all that was sent is received or dropped", || {
             let metrics = self.daemon.metrics();
-            let whole = |name: &str| whole(metrics[&format!("udp_echo_{name}")]);
+            let whole = |name: &str| whole(total(&metrics, name));
             last = (
                 whole("datagrams_received_total"),
                 whole(&format!("socket_drops_total{labels}")),

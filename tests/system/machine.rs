@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{client, receive, request_to, run, samples, wait_until};
+use crate::harness::{client, receive, request_to, run, samples, total, wait_until};
 use crate::namespace::shell;
 
 /// What the daemon's box is made of, beyond the smallest Debian.
@@ -189,10 +189,7 @@ impl Machine {
     }
 
     pub fn metric(&self, series: &str) -> f64 {
-        let metrics = self.metrics();
-        *metrics
-            .get(&format!("udp_echo_{series}"))
-            .unwrap_or_else(|| panic!("no {series} in {metrics:#?}"))
+        total(&self.metrics(), series)
     }
 
     /// What systemd says of a unit.

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 use udp_echo::address::HostPort;
@@ -88,16 +87,19 @@ impl Namespace {
         self.inside(|| Daemon::start_as(command, args))
     }
 
-    /// Does something on a thread that is in it: what sockets that makes belong to it.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    /// Does something in it: what sockets that makes belong to it. On this thread, which is the one
+    /// that processes end with that are started there (`PR_SET_PDEATHSIG`).
+    pub fn inside<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct Back(File);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("root may go back");
+            }
+        }
+        let _back = Back(File::open("/proc/thread-self/ns/net").unwrap());
         let file = File::open(format!("/run/netns/{}", self.0)).unwrap();
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
-                work()
-            });
-            thread.join().unwrap()
-        })
+        setns(file, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
+        work()
     }
 
     /// The address that a text has there, zones and all.

@@ -1,11 +1,8 @@
 //! Every command of README.md, typed as it stands there, by an operator on a booted Debian and by
 //! somebody with a checkout. What runs where: `tests/harness/readme.rs`.
 
-#[path = "readme/changes.rs"]
 mod changes;
-#[path = "readme/claims.rs"]
 mod claims;
-#[path = "readme/typed.rs"]
 mod typed;
 
 use std::fs;
@@ -16,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::readme::{self, Passage, Place, bare};
-use crate::harness::{DEADLINE, request_to, samples, wait_until};
+use crate::harness::{DEADLINE, request_to, samples, total, wait_until};
 use crate::machine::{METRICS, Machine};
 use crate::namespace::Namespace;
 use crate::package::package;
@@ -283,7 +280,7 @@ impl Person<'_> {
             TcpStream::connect(address).ok()?;
             let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
             let metrics = samples(&request_to(address, request).body);
-            metrics.get("udp_echo_datagrams_echoed_total").copied()
+            Some(total(&metrics, "datagrams_echoed_total"))
         };
         match self {
             Self::Operator(machine) => machine.inside(ask),

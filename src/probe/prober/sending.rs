@@ -4,10 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use super::{BATCH, Prober};
-use crate::exchange::Mode;
 use crate::probe::notes::Trouble;
 use crate::probe::pace::Frequency;
 use crate::probe::turns::Due;
+use crate::reflect::Mode;
 
 /// From how many that are due on they are sent over one flow, by one call, at a rate from which on
 /// one core needs that. What is caught up with at a lower rate takes the flows in turn as ever.

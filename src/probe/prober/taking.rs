@@ -40,7 +40,7 @@ impl Prober<'_> {
         let steps = timeout.as_millis() / COARSE.as_millis();
         let timeout = COARSE * u32::try_from(steps.max(1)).unwrap_or(1);
         if timeout != self.receive_timeout {
-            self.flows[0].set_receive_timeout(timeout)?;
+            self.flows[0].set_receive_timeout(Some(timeout))?;
             self.receive_timeout = timeout;
         }
         Ok(())
@@ -55,8 +55,8 @@ impl Prober<'_> {
             Ok(count) => {
                 let now = self.clock.moment();
                 for slot in 0..count {
-                    let received = self.batch.received(slot);
-                    let bytes = self.batch.bytes(slot, 0..received.length);
+                    let received = self.batch.meta(slot);
+                    let bytes = self.batch.bytes(slot);
                     let seen = self.run.read(bytes, received.length);
                     let at = now.of_receipt(received.received_at);
                     self.came(flow, seen, received.length, at, now.at);
@@ -148,11 +148,11 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
-    use crate::exchange::Mode;
     use crate::probe::notes::Errors;
     use crate::probe::pace::Frequency;
     use crate::probe::prober::Settings;
     use crate::probe::screen::Screen;
+    use crate::reflect::Mode;
     use crate::udp::Icmp;
 
     /// What is counted when so many requests were sent, and then come ICMP errors from ever new

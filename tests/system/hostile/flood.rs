@@ -9,7 +9,7 @@ use super::spoof::Flood;
 use super::{count, released};
 use crate::harness::{DEADLINE, Daemon};
 use crate::namespace::Namespace;
-use udp_echo::exchange::{BUCKETS, BYTES_PER_PEER};
+use udp_echo::reflect::{BUCKETS, BYTES_PER_PEER};
 
 const SOURCES: u64 = 10_000_000;
 const MAX_PEERS: usize = 65536;

@@ -1,0 +1,171 @@
+//! The running daemon, as people and machines see it.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::clock::now;
+use super::pause::AwakeClock;
+use crate::http::Site;
+use crate::metrics::Metrics;
+use crate::reflect::Mode;
+use crate::status_page::{self, Facts, History};
+use crate::udp::{self, Socket};
+use crate::worker::Shared;
+
+/// A worker that has something to do and has not gone round for so long, while the supervisor did,
+/// makes no progress.
+const STALLED: Duration = Duration::from_secs(2);
+
+/// Where a worker was when it was seen to have something to do.
+#[derive(Debug, Clone, Copy)]
+struct Busy {
+    /// When that was, by the supervisor's own time.
+    since: Duration,
+    /// When the worker had last gone round.
+    progress: Instant,
+}
+
+/// The running daemon, as people and machines see it.
+pub(super) struct Status {
+    mode: Mode,
+    sockets: Vec<Arc<Socket>>,
+    /// The address of each worker's socket.
+    pub(super) listen: Vec<String>,
+    pub(super) metrics_listen: Option<String>,
+    metrics: Metrics,
+    pub(super) shared: Arc<Shared>,
+    pub(super) ready: AtomicBool,
+    awake: AwakeClock,
+    /// Where each worker was when it was first seen to have something to do.
+    busy: Mutex<Vec<Option<Busy>>>,
+    history: History,
+}
+
+impl Status {
+    pub(super) fn new(
+        mode: Mode,
+        sockets: &[Arc<Socket>],
+        metrics_listen: Option<String>,
+        metrics: Metrics,
+        shared: &Arc<Shared>,
+    ) -> Self {
+        let listen = sockets
+            .iter()
+            .map(|socket| udp::named(socket.address(), &**socket));
+        Self {
+            mode,
+            listen: listen.collect(),
+            metrics_listen,
+            metrics,
+            shared: Arc::clone(shared),
+            ready: AtomicBool::new(false),
+            awake: AwakeClock::new(now()),
+            busy: Mutex::new(vec![None; sockets.len()]),
+            sockets: sockets.to_vec(),
+            history: History::default(),
+        }
+    }
+
+    /// Whether every worker has begun its loop.
+    pub(super) fn all_started(&self) -> bool {
+        let Shared { epoch, states, .. } = &*self.shared;
+        let mut progress = states.iter().map(|state| state.progress.get(*epoch));
+        progress.all(|progress| progress.is_some())
+    }
+
+    pub(super) fn summary(&self) -> String {
+        let summary = self.metrics.summary();
+        format!(
+            "{} received, {} echoed, {} decoded, {} dropped by the kernel",
+            summary.received, summary.echoed, summary.decoded, summary.drops
+        )
+    }
+
+    fn distinct_addresses(&self) -> String {
+        let mut addresses = self.listen.clone();
+        addresses.dedup();
+        addresses.join(", ")
+    }
+
+    /// To be told often that the supervisor is running; it looks at the workers then.
+    pub(super) fn beat(&self) {
+        let _ = self.healthy();
+    }
+
+    /// Remembers what is counted now.
+    pub(super) fn sample(&self) {
+        self.history.add(now(), self.metrics.summary());
+    }
+
+    /// One line for `systemctl status`.
+    pub(super) fn line(&self) -> String {
+        let mut status = format!("{} on {}", self.mode.name(), self.distinct_addresses());
+        if let Some(address) = &self.metrics_listen {
+            let _ = write!(status, ", metrics on {address}");
+        }
+        status + "; " + &self.summary()
+    }
+
+    /// Whether a worker has something to do: it is past the time at which it was to go round again,
+    /// or a datagram waits for it. One that waits in a receive has nothing to do.
+    fn is_busy(&self, index: usize, now: Instant) -> bool {
+        let due = self.shared.states[index].due.get(self.shared.epoch);
+        let waits = || matches!(self.sockets[index].queue_and_drops(), Ok((1.., _)));
+        due.is_none_or(|due| due < now) || waits()
+    }
+}
+
+impl Site for Status {
+    fn metrics(&self) -> Result<(&'static str, String), String> {
+        let text = self.metrics.text().map_err(|error| error.to_string())?;
+        Ok((Metrics::CONTENT_TYPE, text))
+    }
+
+    fn healthy(&self) -> Result<(), String> {
+        let now = now();
+        let awake = self.awake.look(now);
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let stalled = busy.iter_mut().enumerate().filter_map(|(index, busy)| {
+            let Shared { epoch, states, .. } = &*self.shared;
+            let progress = states[index].progress.get(*epoch).unwrap_or(*epoch);
+            let seen = busy.filter(|seen| seen.progress == progress);
+            let since = seen.map_or(awake, |seen| seen.since);
+            *busy = self.is_busy(index, now).then_some(Busy { since, progress });
+            let is_stalled = busy.is_some() && awake.saturating_sub(since) > STALLED;
+            is_stalled.then(|| {
+                let listen = &self.listen[index];
+                let seconds = now.saturating_duration_since(progress).as_secs_f64();
+                format!("worker {index} on {listen} made no progress for {seconds:.1} s")
+            })
+        });
+        let stalled: Vec<_> = stalled.collect();
+        if stalled.is_empty() {
+            Ok(())
+        } else {
+            Err(stalled.join("; "))
+        }
+    }
+
+    fn ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    fn page(&self, nonce: &str) -> String {
+        status_page::page(nonce, &self.listen[0], &self.page_main())
+    }
+
+    fn page_main(&self) -> String {
+        let facts = Facts {
+            mode: self.mode.name(),
+            addresses: &self.distinct_addresses(),
+            uptime: self.metrics.uptime(),
+            health: self.healthy(),
+            ready: self.ready(),
+            summary: self.metrics.summary(),
+            sockets: &self.metrics.sockets(),
+        };
+        status_page::main(&facts, &self.history)
+    }
+}

@@ -1,0 +1,173 @@
+//! What goes on beside the workers until there is a reason to stop, and how they are stopped.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{self, MissedTickBehavior};
+use tracing::{error, info};
+
+use super::clock::now;
+use super::error::Error;
+use super::pause;
+use super::status::Status;
+use crate::http::Site;
+use crate::reflect::End;
+use crate::status_page;
+use crate::systemd::{self, Manager};
+use crate::throttle::Throttle;
+use crate::udp;
+use crate::worker::Stopped;
+
+/// How long the workers may take to stop.
+const STOP: Duration = Duration::from_millis(600);
+
+/// How often workers that are to stop are woken: the first call may come just before a receive.
+const WAKE: Duration = Duration::from_millis(5);
+
+/// A sample for the status page and a status for the service manager come with each beat.
+const _: () = assert!(pause::BEAT.as_millis() == status_page::PERIOD.as_millis());
+
+/// Which worker stopped by itself, and why.
+pub(super) type Ending = (usize, Stopped);
+
+/// The signals that the daemon handles.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Handles them from now on. To be called on the runtime.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Watches over the daemon until there is a reason to stop. One beat does all that is done again
+/// and again, so that an idle daemon wakes rarely.
+pub(super) async fn supervise(
+    status: &Status,
+    signals: &mut Signals,
+    endings: &mut UnboundedReceiver<Ending>,
+    manager: &mut Manager,
+) -> Result<(), Error> {
+    // Less than half of what the manager allows, so that one may come late.
+    let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
+    let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
+    let mut beat = interval(pause::BEAT);
+    let mut starting = interval(Duration::from_millis(1));
+    let sick = Throttle::default();
+    let Signals {
+        terminate,
+        interrupt,
+        hang_up,
+    } = signals;
+    loop {
+        tokio::select! {
+            name = stop_signal(terminate, interrupt) => {
+                info!("stopping on {name}");
+                return Ok(());
+            }
+            _ = hang_up.recv() => {
+                info!("SIGHUP does nothing here: restart to change options");
+            }
+            ended = endings.recv() => return ending(status, ended),
+            _ = starting.tick(), if !status.ready() => {
+                if status.all_started() {
+                    status.ready.store(true, Relaxed);
+                    manager.ready(status.line());
+                }
+            }
+            () = tick(&mut alive), if status.ready() => match status.healthy() {
+                Ok(()) => manager.alive(),
+                Err(problem) => {
+                    let now = now().saturating_duration_since(status.shared.epoch);
+                    if let Some(more) = sick.pass(now) {
+                        error!("{problem}: the watchdog gets no sign of life{more}");
+                    }
+                }
+            },
+            _ = beat.tick() => {
+                status.beat();
+                status.sample();
+                if status.ready() {
+                    manager.status(status.line());
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a signal to stop on and names it.
+async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Has the workers stop, and waits for them. Whether all of them did in time.
+pub(super) async fn stop_workers(
+    workers: &[JoinHandle<()>],
+    endings: &mut UnboundedReceiver<Ending>,
+) -> bool {
+    let all_ended = async { while endings.recv().await.is_some() {} };
+    let wake = async {
+        loop {
+            for worker in workers.iter().filter(|worker| !worker.is_finished()) {
+                udp::wake(worker);
+            }
+            time::sleep(WAKE).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = all_ended => true,
+        () = wake => false,
+        () = time::sleep(STOP) => false,
+    }
+}
+
+/// What it means that a worker stopped by itself.
+fn ending(status: &Status, ended: Option<Ending>) -> Result<(), Error> {
+    match ended {
+        Some((_, Stopped::End(End::Timeout))) => {
+            info!("stopping: quiet for the whole timeout, as --exit-on asks");
+            Ok(())
+        }
+        Some((_, Stopped::End(End::Empty))) => {
+            info!("stopping: an empty datagram came, as --exit-on asks");
+            Ok(())
+        }
+        Some((_, Stopped::End(End::DecodeError))) => Err(Error::DecodeError),
+        Some((index, Stopped::SocketLost(cause))) => Err(Error::SocketLost {
+            listen: status.listen.get(index).cloned().unwrap_or_default(),
+            cause,
+        }),
+        Some((_, Stopped::Panicked | Stopped::Asked)) | None => Err(Error::WorkerLost),
+    }
+}
+
+/// An interval that does not catch up on what it missed.
+fn interval(period: Duration) -> time::Interval {
+    let mut interval = time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Waits for the next tick, or for ever if there is none.
+async fn tick(interval: &mut Option<time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}

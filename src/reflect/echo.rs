@@ -1,0 +1,52 @@
+//! RFC 862: every datagram goes back, and nothing is decoded.
+
+use super::peers::Place;
+use super::{Action, Datagram, Ready, Settings};
+
+/// The protocol of [`super::Mode::Echo`].
+#[derive(Debug)]
+pub(super) struct Echo {
+    max_datagram: usize,
+}
+
+impl Echo {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            max_datagram: settings.max_datagram,
+        }
+    }
+
+    /// A GRO batch goes back as one, unless its datagrams have to be cut.
+    #[inline]
+    pub(super) fn ready(&self, datagram: &Datagram<'_>) -> Ready {
+        let datagrams = if datagram.segment > self.max_datagram {
+            1
+        } else {
+            datagram.count()
+        };
+        Ready {
+            datagrams,
+            place: Place::default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn decide(&self, datagram: &Datagram<'_>, datagrams: usize) -> Action {
+        if datagrams > 1 {
+            return Action::Reply {
+                length: datagram.length,
+                truncated: false,
+            };
+        }
+        reply(datagram.first_length(), self.max_datagram)
+    }
+}
+
+/// A datagram goes back, cut to `most` bytes.
+#[inline]
+pub(super) fn reply(length: usize, most: usize) -> Action {
+    Action::Reply {
+        length: length.min(most),
+        truncated: length > most,
+    }
+}

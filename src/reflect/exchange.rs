@@ -1,0 +1,124 @@
+//! The original recipe's exchange, kept per peer: an echo datagram goes back, and the next
+//! datagram of its peer is a record.
+
+use std::hash::RandomState;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::echo::reply;
+use super::lockstep::decide_record;
+use super::peers::{NoMemory, Peers, Place};
+use super::{Action, Datagram, End, ExitOn, Expired, Ready, Settings, Timeout};
+
+/// The protocol of [`super::Mode::Exchange`].
+#[derive(Debug)]
+pub(super) struct Exchange {
+    peers: Peers<RandomState>,
+    timeout: Option<Timeout>,
+    max_datagram: usize,
+    exit_on: ExitOn,
+    /// When the first of the replies was decided that may still fail.
+    unsent_since: Option<Instant>,
+    evicted: u64,
+    records_given_up: u64,
+}
+
+impl Exchange {
+    pub(super) fn new(settings: &Settings) -> Result<Self, NoMemory> {
+        Ok(Self {
+            peers: Peers::new(settings.max_peers, RandomState::new())?,
+            timeout: settings.timeout,
+            max_datagram: settings.max_datagram,
+            exit_on: settings.exit_on,
+            unsent_since: None,
+            evicted: 0,
+            records_given_up: 0,
+        })
+    }
+
+    #[inline]
+    pub(super) fn ready(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<Ready> {
+        self.give_up(now);
+        let place = self.peers.place(&datagram.peer);
+        let must_wait = match self.peers.since(place) {
+            Some(since) => {
+                self.peers.is_over_full() || self.unsent_since.is_some_and(|unsent| since >= unsent)
+            }
+            None => datagram.length > 0 && !self.peers.has_room(),
+        };
+        let ready = Ready {
+            datagrams: 1,
+            place,
+        };
+        (!must_wait).then_some(ready)
+    }
+
+    #[inline]
+    pub(super) fn decide(
+        &mut self,
+        datagram: &Datagram<'_>,
+        place: Place,
+        now: Instant,
+    ) -> (Action, Option<End>) {
+        let length = datagram.first_length();
+        if self.peers.since(place).is_some() {
+            self.peers.remove(place);
+            return decide_record(datagram, self.exit_on);
+        }
+        if length == 0 {
+            return (Action::Empty, self.exit_on.empty.then_some(End::Empty));
+        }
+        self.peers.insert(place, datagram.peer, now);
+        self.unsent_since.get_or_insert(now);
+        (reply(length, self.max_datagram), None)
+    }
+
+    pub(super) fn reply_failed(&mut self, peer: SocketAddr) {
+        self.peers.remove(self.peers.place(&peer));
+    }
+
+    pub(super) fn batch_sent(&mut self) {
+        self.unsent_since = None;
+        while self.peers.is_over_full() {
+            self.peers.remove_oldest();
+            self.evicted += 1;
+        }
+    }
+
+    /// Gives up the records that did not come in time, and says whether the last datagram's was
+    /// one of them.
+    pub(super) fn expire(&mut self, now: Instant, last_datagram: Instant) -> Expired {
+        match self.give_up(now) {
+            Some(newest) if newest == last_datagram => Expired::LastRecord,
+            _ => Expired::Nothing,
+        }
+    }
+
+    /// Since when the longest-owing peer has owed its record.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.peers.oldest()
+    }
+
+    pub(super) fn totals(&self) -> (u64, u64, u64) {
+        let peers = self.peers.len() as u64;
+        (peers, self.evicted, self.records_given_up)
+    }
+
+    /// Gives up the records that peers have owed for too long. Returns since when the last of
+    /// them had.
+    #[inline]
+    fn give_up(&mut self, now: Instant) -> Option<Instant> {
+        let timeout = self.timeout?;
+        let mut newest = None;
+        while let Some(since) = self
+            .peers
+            .oldest()
+            .filter(|at| timeout.has_passed(*at, now))
+        {
+            self.peers.remove_oldest();
+            self.records_given_up += 1;
+            newest = Some(since);
+        }
+        newest
+    }
+}

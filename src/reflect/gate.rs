@@ -1,0 +1,60 @@
+//! What comes before every protocol: the rules of admission, then the rate limits.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+
+use super::{Admission, Datagram, Limits, Mode, Refusal, Settings};
+
+/// The rules and the limits of one socket.
+#[derive(Debug)]
+pub(super) struct Gate {
+    mode: Mode,
+    admission: Admission,
+    limits: Option<Arc<Limits>>,
+    /// The last random number, never 0.
+    random: u64,
+}
+
+impl Gate {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            mode: settings.mode,
+            admission: settings.admission,
+            limits: settings.limits,
+            random: RandomState::new().build_hasher().finish() | 1,
+        }
+    }
+
+    /// Why a datagram, or each of a GRO batch, is not let in, whatever the limits.
+    #[inline]
+    pub(super) fn refuses(&self, datagram: &Datagram<'_>) -> Option<Refusal> {
+        self.admission.refuses(self.mode, datagram)
+    }
+
+    /// How many of the first `datagrams` the limits let in: all, or else the first alone if that
+    /// is within them.
+    #[inline]
+    pub(super) fn within_limits(
+        &mut self,
+        datagram: &Datagram<'_>,
+        datagrams: usize,
+    ) -> Option<usize> {
+        let Some(limits) = &self.limits else {
+            return Some(datagrams);
+        };
+        let source = datagram.peer.ip();
+        if datagrams > 1 && limits.allow_all(source, datagrams as u64, datagram.at) {
+            return Some(datagrams);
+        }
+        let random = || next_random(&mut self.random);
+        limits.allow(source, datagram.at, random).then_some(1)
+    }
+}
+
+/// Xorshift, George Marsaglia, 2003.
+fn next_random(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
+}

@@ -1,0 +1,84 @@
+//! The original recipe's loop: one exchange for the whole socket, whichever peer sends.
+
+use super::echo::reply;
+use super::peers::Place;
+use super::{Action, Datagram, End, ExitOn, Expired, Ready, Settings};
+use crate::record::Record;
+
+/// The protocol of [`super::Mode::Lockstep`].
+#[derive(Debug)]
+pub(super) struct Lockstep {
+    max_datagram: usize,
+    exit_on: ExitOn,
+    /// Whether the next datagram is a record.
+    owes: bool,
+    /// Whether the reply before it may still fail.
+    unsent: bool,
+    records_given_up: u64,
+}
+
+impl Lockstep {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            max_datagram: settings.max_datagram,
+            exit_on: settings.exit_on,
+            owes: false,
+            unsent: false,
+            records_given_up: 0,
+        }
+    }
+
+    pub(super) fn ready(&self) -> Option<Ready> {
+        let ready = Ready {
+            datagrams: 1,
+            place: Place::default(),
+        };
+        (!self.unsent).then_some(ready)
+    }
+
+    pub(super) fn decide(&mut self, datagram: &Datagram<'_>) -> (Action, Option<End>) {
+        let length = datagram.first_length();
+        if self.owes {
+            self.owes = false;
+            return decide_record(datagram, self.exit_on);
+        }
+        if length == 0 {
+            return (Action::Empty, self.exit_on.empty.then_some(End::Empty));
+        }
+        (self.owes, self.unsent) = (true, true);
+        (reply(length, self.max_datagram), None)
+    }
+
+    pub(super) fn reply_failed(&mut self) {
+        self.owes = false;
+    }
+
+    pub(super) fn batch_sent(&mut self) {
+        self.unsent = false;
+    }
+
+    /// The wait is the socket's, and ends only here, as the recipe's does: a datagram that is
+    /// there is in time.
+    pub(super) fn expire(&mut self) -> Expired {
+        if !self.owes {
+            return Expired::Nothing;
+        }
+        self.owes = false;
+        self.records_given_up += 1;
+        Expired::LastRecord
+    }
+
+    pub(super) fn totals(&self) -> (u64, u64, u64) {
+        (self.owes.into(), 0, self.records_given_up)
+    }
+}
+
+/// A datagram that comes where a record is owed.
+pub(super) fn decide_record(datagram: &Datagram<'_>, exit_on: ExitOn) -> (Action, Option<End>) {
+    if datagram.first_length() == 0 {
+        return (Action::Empty, None);
+    }
+    let record = Record::decode(datagram.first());
+    let fatal = record.is_err() && exit_on.decode_error;
+    (Action::Decode(record), fatal.then_some(End::DecodeError))
+}

@@ -1,0 +1,247 @@
+//! The peers that owe a record: a bounded table in order of time.
+//!
+//! Every peer waits equally long, so the order of expiry is the order of insertion: a linked
+//! list through a slab, beside a hash table whose chains run through the same slab. Every
+//! operation takes constant time and none allocates: the room for all peers is reserved once
+//! (the kernel backs it with memory only as it is touched), and, unlike an open-addressed
+//! table, chains need no clean-up after many removals.
+
+use std::hash::{BuildHasher, Hasher};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+/// An index into the slab, or none. Zeroed memory means none.
+type Link = Option<NonZeroU32>;
+
+#[derive(Debug)]
+struct Entry {
+    peer: SocketAddr,
+    since: Instant,
+    /// The next entry of the same hash bucket; in a free entry, the next free one.
+    chain: Link,
+    older: Link,
+    newer: Link,
+}
+
+/// Where in the table a peer is, if it is there, or would be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    bucket: usize,
+    link: Link,
+}
+
+/// How much memory a peer that owes a record takes at most, in bytes.
+pub const BYTES_PER_PEER: usize = size_of::<Entry>() + 2 * size_of::<Link>();
+
+/// How many more peers there may be while it is unknown whose replies can be sent: a batch.
+pub const SLACK: usize = 64;
+
+/// A table that cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no memory for a table of {0} peers")]
+pub struct NoMemory(NonZeroU32);
+
+/// The bounded table. `S` keys the hash, so that nobody outside can aim at one bucket.
+#[derive(Debug)]
+pub(super) struct Peers<S> {
+    entries: Vec<Entry>,
+    capacity: usize,
+    buckets: Box<[Link]>,
+    free: Link,
+    oldest: Link,
+    newest: Link,
+    length: usize,
+    hasher: S,
+}
+
+impl<S: BuildHasher> Peers<S> {
+    /// An empty table for at most `capacity` peers.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(super) fn new(capacity: NonZeroU32, hasher: S) -> Result<Self, NoMemory> {
+        let no_memory = NoMemory(capacity);
+        let capacity = capacity.get() as usize;
+        let (slots, buckets) = (capacity + SLACK, capacity.next_power_of_two());
+        // Memory that is zero untouched cannot be asked for without an abort where there is none:
+        // what the buckets take is asked for with the entries, and given back for them.
+        let buckets_in_slots = (buckets * size_of::<Link>()).div_ceil(size_of::<Entry>());
+        let mut entries = Vec::new();
+        entries
+            .try_reserve_exact(slots + buckets_in_slots)
+            .map_err(|_| no_memory)?;
+        entries.shrink_to(slots);
+        Ok(Self {
+            entries,
+            capacity,
+            buckets: vec![None; buckets].into_boxed_slice(),
+            free: None,
+            oldest: None,
+            newest: None,
+            length: 0,
+            hasher,
+        })
+    }
+
+    /// How many peers are in the table.
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether peers are to be forgotten if every reply decided on can be sent.
+    pub(super) fn is_over_full(&self) -> bool {
+        self.length > self.capacity
+    }
+
+    /// Whether a peer can be added, if only until the replies decided on are sent.
+    pub(super) fn has_room(&self) -> bool {
+        self.length < self.capacity + SLACK
+    }
+
+    /// Where the peer is, or where it would be. Holds until the table changes.
+    pub(super) fn place(&self, peer: &SocketAddr) -> Place {
+        let bucket = self.bucket(peer);
+        let mut link = self.buckets[bucket];
+        while let Some(at) = link {
+            let entry = self.entry(at);
+            if entry.peer == *peer {
+                break;
+            }
+            link = entry.chain;
+        }
+        Place { bucket, link }
+    }
+
+    /// Since when the peer there has owed a record.
+    pub(super) fn since(&self, place: Place) -> Option<Instant> {
+        Some(self.entry(place.link?).since)
+    }
+
+    /// Since when the longest-owing peer has owed its record.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        Some(self.entry(self.oldest?).since)
+    }
+
+    /// Adds a peer that is not in the table, at its place. There must be room. Times must not go
+    /// back from one call to the next.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most `capacity` entries, which was a u32"
+    )]
+    pub(super) fn insert(&mut self, place: Place, peer: SocketAddr, since: Instant) {
+        let Place { bucket, .. } = place;
+        let entry = Entry {
+            peer,
+            since,
+            chain: self.buckets[bucket],
+            older: self.newest,
+            newer: None,
+        };
+        let link = if let Some(link) = self.free {
+            self.free = self.entry(link).chain;
+            *self.entry_mut(link) = entry;
+            link
+        } else {
+            debug_assert!(
+                self.entries.len() < self.entries.capacity(),
+                "it never grows"
+            );
+            let link = NonZeroU32::MIN.saturating_add(self.entries.len() as u32);
+            self.entries.push(entry);
+            link
+        };
+        self.buckets[bucket] = Some(link);
+        match self.newest {
+            Some(newest) => self.entry_mut(newest).newer = Some(link),
+            None => self.oldest = Some(link),
+        }
+        self.newest = Some(link);
+        self.length += 1;
+    }
+
+    /// Removes the peer there, if one is.
+    pub(super) fn remove(&mut self, Place { bucket, link }: Place) {
+        if let Some(link) = link {
+            self.unlink(bucket, link);
+        }
+    }
+
+    /// Removes the longest-owing peer; whether there was one.
+    pub(super) fn remove_oldest(&mut self) -> bool {
+        match self.oldest {
+            Some(link) => {
+                let bucket = self.bucket(&self.entry(link).peer);
+                self.unlink(bucket, link);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn unlink(&mut self, bucket: usize, link: NonZeroU32) {
+        let Entry {
+            chain,
+            older,
+            newer,
+            ..
+        } = *self.entry(link);
+        if self.buckets[bucket] == Some(link) {
+            self.buckets[bucket] = chain;
+        } else {
+            let mut before = self.buckets[bucket];
+            while let Some(at) = before {
+                if self.entry(at).chain == Some(link) {
+                    self.entry_mut(at).chain = chain;
+                    break;
+                }
+                before = self.entry(at).chain;
+            }
+        }
+        match older {
+            Some(older) => self.entry_mut(older).newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer {
+            Some(newer) => self.entry_mut(newer).older = older,
+            None => self.newest = older,
+        }
+        self.entry_mut(link).chain = self.free;
+        self.free = Some(link);
+        self.length -= 1;
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "masked to the number of buckets"
+    )]
+    fn bucket(&self, peer: &SocketAddr) -> usize {
+        let mut hasher = self.hasher.build_hasher();
+        // In one piece: an address hashes itself in many.
+        let port = peer.port().to_ne_bytes();
+        match peer {
+            SocketAddr::V4(v4) => {
+                let mut bytes = [0; 8];
+                bytes[..4].copy_from_slice(&v4.ip().octets());
+                bytes[4..6].copy_from_slice(&port);
+                hasher.write(&bytes);
+            }
+            SocketAddr::V6(v6) => {
+                let mut bytes = [0; 24];
+                bytes[..16].copy_from_slice(&v6.ip().octets());
+                bytes[16..20].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                bytes[20..22].copy_from_slice(&port);
+                hasher.write(&bytes);
+            }
+        }
+        hasher.finish() as usize & (self.buckets.len() - 1)
+    }
+
+    fn entry(&self, link: NonZeroU32) -> &Entry {
+        &self.entries[link.get() as usize - 1]
+    }
+
+    fn entry_mut(&mut self, link: NonZeroU32) -> &mut Entry {
+        &mut self.entries[link.get() as usize - 1]
+    }
+}

@@ -1,0 +1,285 @@
+//! How many datagrams a second are answered: of one source, and of all.
+//!
+//! Each limit is a bucket that holds what comes in a second, filled at the limit's rate (the
+//! generic cell rate algorithm, ITU-T I.371). Sources share a fixed number of buckets, told apart
+//! by a keyed hash, so that no number of sources takes more memory.
+//!
+//! Whoever forges a source can use up its bucket. So that he cannot silence it altogether, one
+//! datagram in [`LEAK`] passes a source's limit all the same, at random.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Of the datagrams above a source's limit, one in so many passes.
+pub const LEAK: u64 = 64;
+
+/// How many sources have a bucket of their own at best.
+pub const BUCKETS: usize = 1 << 16;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A limit: datagrams a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// The time for one datagram in nanoseconds, rounded up: never more than the limit.
+    interval: u64,
+    /// The time that a bucket takes to fill, which holds a second's datagrams.
+    full: u64,
+}
+
+impl Rate {
+    /// The greatest limit, above which whole nanoseconds tell too little.
+    pub const MOST: u32 = 10_000_000;
+
+    /// `None` above [`Self::MOST`].
+    pub fn new(datagrams_a_second: NonZeroU32) -> Option<Self> {
+        let number = datagrams_a_second.get();
+        let interval = SECOND.div_ceil(number.into());
+        (number <= Self::MOST).then(|| Self {
+            interval,
+            full: interval * u64::from(number),
+        })
+    }
+}
+
+/// The limits of a daemon. All its workers share them.
+#[derive(Debug)]
+pub struct Limits {
+    /// Times are counted from here.
+    epoch: Instant,
+    leak: u64,
+    sources: Option<(Rate, Sources)>,
+    total: Option<(Rate, Bucket)>,
+}
+
+impl Limits {
+    /// Limits for each source and for all of them, from `epoch` on. Of the datagrams above a
+    /// source's limit one in `leak` passes, or none if that is 0: see [`LEAK`].
+    pub fn new(epoch: Instant, leak: u64, each: Option<Rate>, total: Option<Rate>) -> Self {
+        Self {
+            epoch,
+            leak,
+            sources: each.map(|rate| (rate, Sources::new())),
+            total: total.map(|rate| (rate, Bucket::default())),
+        }
+    }
+
+    /// Whether a datagram is within the limits at `now`. If it is above that of its source,
+    /// `random` decides.
+    #[inline(never)]
+    pub(super) fn allow(&self, source: IpAddr, now: Instant, random: impl FnOnce() -> u64) -> bool {
+        let is_lucky = || random().checked_rem(self.leak) == Some(0);
+        self.take(source, 1, now, is_lucky)
+    }
+
+    /// Whether so many datagrams are within the limits at `now`: all are, and count, or none.
+    pub(super) fn allow_all(&self, source: IpAddr, datagrams: u64, now: Instant) -> bool {
+        self.take(source, datagrams, now, || false)
+    }
+
+    fn take(
+        &self,
+        source: IpAddr,
+        datagrams: u64,
+        now: Instant,
+        is_lucky: impl FnOnce() -> bool,
+    ) -> bool {
+        let now = self.since_epoch(now);
+        let own = self.sources.as_ref();
+        let own = own.map(|(rate, sources)| (*rate, sources.bucket(source)));
+        let took = own.is_some_and(|(rate, bucket)| bucket.take(rate, datagrams, now));
+        if own.is_some() && !took && !is_lucky() {
+            return false;
+        }
+        let all = self.total.as_ref();
+        let within = all.is_none_or(|(rate, bucket)| bucket.take(*rate, datagrams, now));
+        if let Some((rate, bucket)) = own.filter(|_| took && !within) {
+            bucket.give_back(rate, datagrams);
+        }
+        within
+    }
+
+    /// Whether no two of these sources share a bucket.
+    pub fn tells_apart(&self, sources: &[IpAddr]) -> bool {
+        let Some((_, buckets)) = &self.sources else {
+            return true;
+        };
+        let mut at: Vec<_> = sources
+            .iter()
+            .map(|source| buckets.index(*source))
+            .collect();
+        at.sort_unstable();
+        at.windows(2).all(|pair| pair[0] != pair[1])
+    }
+
+    fn since_epoch(&self, now: Instant) -> u64 {
+        let since: Duration = now.saturating_duration_since(self.epoch);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One bucket: the time at which it is full, in nanoseconds.
+#[derive(Debug, Default)]
+struct Bucket(AtomicU64);
+
+impl Bucket {
+    fn take(&self, rate: Rate, datagrams: u64, now: u64) -> bool {
+        let took = self.0.fetch_update(Relaxed, Relaxed, |full_at| {
+            let full_at = full_at.max(now).saturating_add(datagrams * rate.interval);
+            (full_at - now <= rate.full).then_some(full_at)
+        });
+        took.is_ok()
+    }
+
+    fn give_back(&self, rate: Rate, datagrams: u64) {
+        // What has filled again meanwhile stays full.
+        let _ = self.0.fetch_update(Relaxed, Relaxed, |full_at| {
+            Some(full_at.saturating_sub(datagrams * rate.interval))
+        });
+    }
+}
+
+/// The buckets of the sources.
+struct Sources {
+    buckets: Box<[Bucket]>,
+    hasher: RandomState,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+impl Sources {
+    fn new() -> Self {
+        Self {
+            buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// A source is an IPv4 address or an IPv6 network of 64 bits: whoever has one has all of it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "masked to the number of buckets"
+    )]
+    fn index(&self, source: IpAddr) -> usize {
+        let network = match source {
+            // Should a network be the same number, the two share a bucket.
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        };
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(&network.to_ne_bytes());
+        hasher.finish() as usize & (BUCKETS - 1)
+    }
+
+    fn bucket(&self, source: IpAddr) -> &Bucket {
+        &self.buckets[self.index(source)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_source_has_a_second_s_worth_at_once_and_then_its_rate() {
+        let (limits, start) = limits(Some(10), None);
+        let allowed = |millisecond| {
+            let now = start + Duration::from_millis(millisecond);
+            (0..100).filter(|_| limits.allow_all(ALICE, 1, now)).count()
+        };
+        assert_eq!(allowed(0), 10);
+        assert_eq!(allowed(99), 0);
+        assert_eq!(allowed(100), 1);
+        assert_eq!(allowed(350), 2);
+        assert_eq!(allowed(400), 1);
+        assert_eq!(allowed(10_000), 10);
+    }
+
+    #[test]
+    fn sources_do_not_share_a_limit_but_an_ipv6_network_of_64_bits_does() {
+        let (limits, now) = limits(Some(1), None);
+        let allow = |source: &str| limits.allow_all(source.parse().unwrap(), 1, now);
+        assert!(allow("192.0.2.1") && !allow("192.0.2.1"));
+        assert!(allow("192.0.2.2"));
+        assert!(allow("2001:db8::1") && !allow("2001:db8::2"));
+        assert!(allow("2001:db8:0:1::1"));
+    }
+
+    #[test]
+    fn the_total_counts_all_sources_and_is_not_used_up_by_those_above_their_own() {
+        let (limits, now) = limits(Some(2), Some(3));
+        let allowed = |source| {
+            (0..100)
+                .filter(|_| limits.allow_all(source, 1, now))
+                .count()
+        };
+        assert_eq!([ALICE, BOB].map(allowed), [2, 1]);
+    }
+
+    #[test]
+    fn one_in_so_many_passes_the_limit_of_its_source_and_not_the_total() {
+        let mut numbers = 0..;
+        let mut next = || numbers.next().unwrap();
+        let (limits, now) = limits(Some(10), None);
+        let passed = (0..1000)
+            .filter(|_| limits.allow(ALICE, now, &mut next))
+            .count();
+        assert_eq!(passed, 10 + 990_usize.div_ceil(64));
+        let (limits, now) = self::limits(Some(1), Some(3));
+        let passed = (0..1000)
+            .filter(|_| limits.allow(ALICE, now, &mut next))
+            .count();
+        assert_eq!(passed, 3);
+    }
+
+    #[test]
+    fn rates_that_nanoseconds_cannot_tell_apart_are_none() {
+        let rate = |n| Rate::new(NonZeroU32::new(n).unwrap());
+        assert_eq!(rate(Rate::MOST).map(|rate| rate.interval), Some(100));
+        assert_eq!(rate(Rate::MOST + 1), None);
+        assert_eq!(rate(7).map(|rate| rate.interval), Some(142_857_143));
+    }
+
+    proptest! {
+        /// The model fills a bucket drop by drop.
+        #[test]
+        fn a_bucket_is_what_a_token_bucket_is(
+            rate in 1..2000_u32,
+            steps in prop::collection::vec((0..2_000_000_000_u64, 1..70_u64), 1..80),
+        ) {
+            let (limits, start) = limits(Some(rate), None);
+            let each = 1_000_000_000_u64.div_ceil(rate.into());
+            let full = each * u64::from(rate);
+            let (mut tokens, mut now) = (full, start);
+            for (wait, datagrams) in steps {
+                // Long waits and short ones.
+                let wait = if datagrams % 3 == 0 { wait } else { wait / 10_000 };
+                now += Duration::from_nanos(wait);
+                tokens = (tokens + wait).min(full);
+                let expected = tokens.checked_sub(datagrams * each);
+                prop_assert_eq!(limits.allow_all(ALICE, datagrams, now), expected.is_some());
+                tokens = expected.unwrap_or(tokens);
+            }
+        }
+    }
+
+    const ALICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const BOB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    fn limits(each: Option<u32>, total: Option<u32>) -> (Limits, Instant) {
+        #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+        let now = Instant::now();
+        let rate = |n: u32| Rate::new(NonZeroU32::new(n).unwrap()).unwrap();
+        (Limits::new(now, LEAK, each.map(rate), total.map(rate)), now)
+    }
+}

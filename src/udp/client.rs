@@ -1,0 +1,8 @@
+//! What only the client needs: sockets connected to one peer, many of them, and ICMP errors.
+
+mod connect;
+pub(super) mod epoll;
+pub(super) mod icmp;
+pub(super) mod send;
+
+pub(super) use connect::ACTION;

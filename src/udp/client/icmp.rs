@@ -1,0 +1,170 @@
+//! ICMP errors about what was sent, as a socket's error queue has them (ip(7), `IP_RECVERR`).
+#![expect(
+    unsafe_code,
+    reason = "recvmsg works on structures that point into each other"
+)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use libc::{c_int, iovec, msghdr};
+
+use crate::udp::Socket;
+use crate::udp::sys::cmsg::{Control, messages};
+use crate::udp::sys::msghdr::NO_MESSAGE;
+
+/// How much of the datagram is kept that an error is about.
+const KEPT_BYTES: usize = 64;
+/// Room for the error with the address of who sent it, and for a timestamp.
+const CONTROL_BYTES: usize = 256;
+
+/// That a datagram did not get there, and who said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// What the kernel makes of it.
+    pub errno: i32,
+    /// The ICMP message, if it was one and not this host itself.
+    pub icmp: Option<Icmp>,
+    /// Who sent that.
+    pub from: Option<IpAddr>,
+    /// The first bytes of the datagram, as many of them as came back.
+    pub bytes: Vec<u8>,
+}
+
+/// A kind of ICMP message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Icmp {
+    /// Whether it is `ICMPv6`.
+    pub v6: bool,
+    /// Its type.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+}
+
+impl Socket {
+    /// The next ICMP error about what was sent, if there is one.
+    pub fn take_rejection(&self) -> Option<Rejection> {
+        let mut bytes = [0_u8; KEPT_BYTES];
+        let mut control = Control([0; CONTROL_BYTES]);
+        let mut iovec = iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: KEPT_BYTES,
+        };
+        let mut message: msghdr = NO_MESSAGE.msg_hdr;
+        message.msg_iov = &raw mut iovec;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = CONTROL_BYTES;
+        // SAFETY: the message points to an iovec, that to bytes, and to control memory, of the
+        // sizes they say, all of which outlive the call.
+        let length = unsafe {
+            libc::recvmsg(
+                self.as_fd().as_raw_fd(),
+                &raw mut message,
+                libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
+            )
+        };
+        let length = usize::try_from(length).ok()?.min(KEPT_BYTES);
+        let control = &control.0[..message.msg_controllen.min(CONTROL_BYTES)];
+        let mut rejection = parse(control).unwrap_or_else(|| Rejection {
+            errno: 0,
+            icmp: None,
+            from: None,
+            bytes: Vec::new(),
+        });
+        rejection.bytes = bytes[..length].into();
+        Some(rejection)
+    }
+}
+
+/// `struct sock_extended_err` and the `struct sockaddr_in` or `sockaddr_in6` that follows it.
+fn parse(control: &[u8]) -> Option<Rejection> {
+    const ORIGIN_ICMP: u8 = 2;
+    const ORIGIN_ICMP6: u8 = 3;
+    const AFTER: usize = 16;
+    let (_, _, data) = messages(control).find(|(level, kind, _)| {
+        [
+            (libc::IPPROTO_IP, libc::IP_RECVERR),
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        ]
+        .contains(&(*level, *kind))
+    })?;
+    let (errno, rest) = data.split_first_chunk()?;
+    let (&[origin, kind, code, _], _) = rest.split_first_chunk()?;
+    let icmp = [ORIGIN_ICMP, ORIGIN_ICMP6]
+        .contains(&origin)
+        .then_some(Icmp {
+            v6: origin == ORIGIN_ICMP6,
+            kind,
+            code,
+        });
+    Some(Rejection {
+        errno: i32::from_ne_bytes(*errno),
+        icmp,
+        from: data.get(AFTER..).and_then(address),
+        bytes: Vec::new(),
+    })
+}
+
+/// Family, port; then the IPv4 address, or the flow label and the IPv6 address.
+fn address(name: &[u8]) -> Option<IpAddr> {
+    let (family, rest) = name.split_first_chunk()?;
+    let rest = rest.get(2..)?;
+    match c_int::from(u16::from_ne_bytes(*family)) {
+        libc::AF_INET => Some(Ipv4Addr::from(*rest.first_chunk::<4>()?).into()),
+        libc::AF_INET6 => {
+            let bytes = rest.get(4..)?.first_chunk::<16>()?;
+            Some(Ipv6Addr::from(*bytes).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::skipped;
+
+    #[test]
+    fn where_nobody_listens_the_host_says_so_and_returns_the_datagram() {
+        for host in ["127.0.0.1", "::1"] {
+            let host: IpAddr = host.parse().unwrap();
+            let Ok(kept) = std::net::UdpSocket::bind((host, 0)) else {
+                assert!(host.is_ipv6());
+                skipped!("no IPv6: the part about {host}");
+                continue;
+            };
+            // It receives only what it sends itself, and nobody else gets its port.
+            let peer = kept.local_addr().unwrap();
+            kept.connect(peer).unwrap();
+            let socket = Socket::connect(peer, 1 << 16).unwrap();
+            assert_eq!(socket.take_rejection(), None);
+            socket.send(b"anybody there?").unwrap();
+            let v6 = host.is_ipv6();
+            let (kind, code) = if v6 { (1, 4) } else { (3, 3) };
+            let expected = Rejection {
+                errno: libc::ECONNREFUSED,
+                icmp: Some(Icmp { v6, kind, code }),
+                from: Some(host),
+                bytes: b"anybody there?".into(),
+            };
+            assert_eq!(socket.take_rejection(), Some(expected));
+            assert_eq!(socket.take_rejection(), None);
+            socket.send(b"told already").unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_is_total(v6: bool, length in 0_usize..80, mut control in prop::collection::vec(any::<u8>(), 16..120)) {
+            let (level, kind) = if v6 { (41_i32, 25_i32) } else { (0, 11) };
+            control[..8].copy_from_slice(&length.to_ne_bytes());
+            control[8..12].copy_from_slice(&level.to_ne_bytes());
+            control[12..16].copy_from_slice(&kind.to_ne_bytes());
+            let _ = parse(&control);
+        }
+    }
+}

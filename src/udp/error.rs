@@ -1,0 +1,109 @@
+//! Why a socket cannot be had, and what an operator can do about it.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::client;
+use crate::udp::named_here;
+
+/// A socket that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot {action} UDP {}: {cause}{}",
+    named_here(*.address),
+    hint(.action, .address, .cause)
+)]
+pub struct Error {
+    pub(super) action: &'static str,
+    pub(super) address: SocketAddr,
+    #[source]
+    pub(super) cause: io::Error,
+}
+
+/// A socket handed over that does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is of another kind.
+    #[error("is {0}, not a UDP socket (ListenDatagram= makes one)")]
+    Kind(String),
+    /// It takes datagrams from one peer only.
+    #[error("is connected to {0}: a reflector serves more than one peer")]
+    Connected(String),
+    /// It has no port.
+    #[error("is not bound to a port")]
+    Unbound,
+    /// It cannot be asked or set.
+    #[error("cannot be used: cannot {action}: {cause}")]
+    Unusable {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// What an operator can do where the kernel has no port to choose.
+pub(crate) const NO_PORT: &str = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones the kernel uses";
+
+/// What an operator can do about it.
+fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
+    if cause.raw_os_error() == Some(libc::EMFILE) {
+        return "; `ulimit -n` says how many files may be open, `ulimit -Hn` how far that may be raised";
+    }
+    match cause.kind() {
+        io::ErrorKind::InvalidInput if lacks_zone(address) => {
+            "; a link-local address needs its interface, as in [fe80::1%eth0]"
+        }
+        io::ErrorKind::PermissionDenied if action == client::ACTION => {
+            "; it is a broadcast address, or a route of this host prohibits it"
+        }
+        io::ErrorKind::WouldBlock if action == client::ACTION => NO_PORT,
+        _ if action == client::ACTION => "",
+        io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
+        io::ErrorKind::AddrInUse => "; `ss -ulnp` shows what uses it",
+        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
+    }
+}
+
+fn lacks_zone(address: &SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(v6) => v6.ip().is_unicast_link_local() && v6.scope_id() == 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_for_want_of_a_port_name_the_range() {
+        let error = |action, address: &str, errno| Error {
+            action,
+            address: address.parse().unwrap(),
+            cause: io::Error::from_raw_os_error(errno),
+        };
+        let connect = error(client::ACTION, "192.0.2.1:9", libc::EAGAIN);
+        let listen = error("listen on", "127.0.0.1:0", libc::EADDRINUSE);
+        for (error, said) in [
+            (
+                connect,
+                "cannot connect a socket to UDP 192.0.2.1:9: Resource temporarily unavailable (os \
+                 error 11)",
+            ),
+            (
+                listen,
+                "cannot listen on UDP 127.0.0.1:0: Address already in use (os error 98)",
+            ),
+        ] {
+            assert_eq!(error.to_string(), format!("{said}{NO_PORT}"));
+        }
+        let taken = error("listen on", "127.0.0.1:9", libc::EADDRINUSE);
+        assert!(!taken.to_string().contains("ip_local_port_range"));
+    }
+}

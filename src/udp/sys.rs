@@ -1,0 +1,16 @@
+//! What the kernel's interface looks like: control messages, message headers, options, limits.
+
+pub(super) mod boot;
+pub(super) mod buffer_limits;
+pub(super) mod cmsg;
+pub(super) mod guard;
+pub(super) mod inherit;
+pub(super) mod interface;
+pub(super) mod memory;
+pub(super) mod msghdr;
+pub(super) mod offload;
+pub(super) mod rlimit;
+#[cfg(all(test, miri))]
+pub(super) mod simulated;
+pub(super) mod sockopt;
+pub(super) mod wake;

@@ -1,0 +1,238 @@
+//! From what was received to what is sent: the core is asked, and everything is counted.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Port, TICK, Worker, log};
+use crate::metrics::Counts;
+use crate::record::TooShort;
+use crate::reflect::{Action, Datagram, Destination, End, Verdict};
+use crate::udp::{RecvMeta, Sent, Transmit};
+
+/// How long a round may wait for room in the send buffer, in all: a way that is too narrow for
+/// what has to go back holds up the other peers no longer.
+const PATIENCE: Duration = TICK;
+
+impl<P: Port> Worker<P> {
+    /// Answers what a batch has, up to the slot of a datagram that ends the daemon.
+    pub(super) fn handle(&mut self, slots: usize) -> Option<End> {
+        let before = self.counts.received.get();
+        let end = (0..slots).find_map(|slot| self.handle_slot(slot));
+        self.send();
+        let datagrams = self.counts.received.get() - before;
+        self.counts.batches.0.count(datagrams, 1);
+        end
+    }
+
+    /// Answers the datagram, or the datagrams, of a slot.
+    ///
+    /// An end takes effect behind the slot: a GRO batch from an inherited socket cannot be put
+    /// back. The rest of it is answered as the next process would do it, because a peer owes
+    /// nothing after an end. The first end counts.
+    fn handle_slot(&mut self, slot: usize) -> Option<End> {
+        let meta = self.port.meta(slot);
+        let destination = destination(&self.port, &meta);
+        let shown = self.verbose.then(|| self.port.named(meta.peer));
+        let (mut start, mut end) = (0, None);
+        loop {
+            if self.port.is_full() {
+                self.send();
+            }
+            // The log shows each datagram by itself.
+            let together = !self.verbose && self.port.sends_batches();
+            let most = if together { Transmit::MOST } else { 1 };
+            let length = (meta.length - start).min(most * meta.segment);
+            let mut datagram = Datagram {
+                peer: meta.peer,
+                destination,
+                at: self.clock.real(),
+                length,
+                segment: meta.segment.min(length),
+                memory: self.port.memory(slot, start),
+            };
+            let verdict = self.reflector.handle(&mut datagram, self.clock.now());
+            if verdict.action == Action::SendFirst {
+                // Then the core is asked again.
+                self.send();
+                continue;
+            }
+            if self.verbose {
+                log::received(
+                    &datagram,
+                    &verdict.action,
+                    shown.as_deref().unwrap_or_default(),
+                );
+            }
+            let handled = length.min(verdict.datagrams * meta.segment);
+            count(&self.counts, handled, &verdict);
+            if let Action::Decode(Err(short)) = verdict.action {
+                self.warn_of_decode_error(meta.peer, short);
+            }
+            if let Action::Reply { length, .. } = verdict.action {
+                let transmit = Transmit {
+                    slot,
+                    start,
+                    length,
+                    segment: meta.segment.max(1),
+                };
+                self.port.queue(transmit, meta.info);
+            }
+            start += handled;
+            end = end.or(verdict.end);
+            if start == meta.length {
+                return end;
+            }
+        }
+    }
+
+    /// Sends the replies that wait.
+    fn send(&mut self) {
+        if self.port.has_replies() {
+            let sent_batches = self.port.sends_batches();
+            let round = self.clock.stopwatch();
+            let time = || PATIENCE.saturating_sub(round.passed());
+            while let Some(sent) = self.port.send_next(time) {
+                self.sent(sent);
+            }
+            // A round can have thousands of datagrams.
+            self.show_progress(round.now(), Duration::ZERO);
+            if sent_batches && !self.port.sends_batches() {
+                info!(
+                    "the kernel cannot send bursts on the way to a peer: from now on none are sent"
+                );
+            }
+        }
+        self.reflector.batch_sent();
+        self.count_residence();
+    }
+
+    /// Counts what became of a reply.
+    fn sent(&mut self, Sent { transmit, result }: Sent) {
+        let meta = self.port.meta(transmit.slot);
+        let peer = meta.peer;
+        match result {
+            Ok(()) => {
+                let datagrams = transmit.count();
+                self.counts.echoed.add(datagrams as u64);
+                self.counts.echoed_bytes.add(transmit.length as u64);
+                if let Some(at) = meta.received_at.filter(|_| self.options.timestamps) {
+                    match self.answered.last_mut() {
+                        // Of the same batch.
+                        Some((last, count)) if *last == at => *count += datagrams,
+                        _ => self.answered.push((at, datagrams)),
+                    }
+                }
+                if self.verbose {
+                    let peer = self.port.named(peer);
+                    let memory = self.port.memory(transmit.slot, transmit.start);
+                    log::sent(&memory[..transmit.length], &peer);
+                }
+            }
+            Err(error) => {
+                self.reflector.reply_failed(peer);
+                let kind = self.counts.send_errors.count(&error);
+                let now = self.clock.since(self.shared.epoch);
+                if let Some(more) = self.shared.warnings.send[kind].pass(now) {
+                    let length = transmit.length;
+                    let peer = self.port.named(peer);
+                    warn!("cannot send {length} bytes to {peer}: {error}{more}");
+                }
+            }
+        }
+    }
+
+    /// Says once what a decode error means.
+    fn warn_of_decode_error(&self, peer: SocketAddr, short: TooShort) {
+        let warned = &self.shared.warned_of_decode_errors;
+        if !(warned.load(Relaxed) || warned.swap(true, Relaxed)) {
+            warn!(
+                "cannot decode a record from {}: {short}. In this mode the datagram after each \
+                 that was echoed is a record; --mode echo is the plain reflector. Further decode \
+                 errors are only counted",
+                self.port.named(peer)
+            );
+        }
+    }
+
+    fn count_residence(&mut self) {
+        if self.answered.is_empty() {
+            return;
+        }
+        let (today, now) = ((self.options.today)(), self.clock.stopwatch().now());
+        for (received_at, replies) in self.answered.drain(..) {
+            if let Some(residence) = self.waiting.residence(received_at, today, now) {
+                self.counts.residence.0.count(residence, replies as u64);
+            }
+        }
+    }
+}
+
+/// Counts datagrams that were received, `bytes` in all, and what was done with them.
+fn count(counts: &Counts, bytes: usize, verdict: &Verdict) {
+    let datagrams = verdict.datagrams as u64;
+    counts.received.add(datagrams);
+    counts.received_bytes.add(bytes as u64);
+    match &verdict.action {
+        Action::Reply { truncated, .. } => counts.truncated.add((*truncated).into()),
+        Action::Decode(Ok(_)) => counts.decoded.add(datagrams),
+        Action::Decode(Err(_)) => counts.decode_errors.add(datagrams),
+        Action::Empty => counts.empty.add(datagrams),
+        Action::Refuse(refusal) => counts.refused[*refusal as usize].add(datagrams),
+        Action::SendFirst => {}
+    }
+}
+
+fn destination(port: &impl Port, meta: &RecvMeta) -> Destination {
+    if port.is_forged(meta) {
+        return Destination::Source;
+    }
+    match meta.info {
+        Some(info) if port.is_group(&info) => Destination::Group,
+        info => Destination::Here {
+            address: info.map(|info| info.destination),
+            looped: info.is_some_and(|info| info.looped()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use nix::sys::socket::setsockopt;
+    use nix::sys::socket::sockopt::UdpGsoSegment;
+
+    use super::*;
+    use crate::metrics::Count;
+    use crate::reflect::{ExitOn, Mode};
+    use crate::worker::{Stopped, testing};
+
+    #[test]
+    fn gro_batch_is_counted_whole_when_a_datagram_ends_the_run() {
+        for mode in [Mode::Exchange, Mode::Lockstep] {
+            let socket = testing::socket(true);
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.connect(socket.address()).unwrap();
+            setsockopt(&client, UdpGsoSegment, &8).unwrap();
+            client.send(&[7; 5 * 8]).unwrap();
+            // It stays in the socket.
+            client.send(b"next").unwrap();
+            let exit_on = ExitOn {
+                decode_error: true,
+                ..ExitOn::default()
+            };
+            let (worker, shared) = testing::worker(socket, mode, exit_on, || Duration::ZERO);
+            let stopped = worker.run();
+            assert!(
+                matches!(stopped, Stopped::End(End::DecodeError)),
+                "{stopped:?}"
+            );
+            let counts = &shared.counts[0];
+            let parts = [&counts.received, &counts.echoed, &counts.decode_errors];
+            assert_eq!(parts.map(Count::get), [5, 3, 2], "{mode:?}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! That the datagram path allocates nothing: every allocation of a worker's thread is counted.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    dead_code,
+    unsafe_code,
+    reason = "tests say what broke by panicking; an allocator is unsafe to implement"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use udp_echo::metrics::Counts;
+use udp_echo::reflect::{
+    Admission, ExitOn, LEAK, Limits, Mode, Rate, Reflector, Refusal, Settings, Timeout,
+};
+use udp_echo::udp::{self, Options, Socket};
+use udp_echo::worker::{self, Shared, Worker};
+
+use harness::{client, send_burst, wait_until};
+
+const ROUNDS: u64 = 500;
+
+/// The system's allocator, which counts for each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: the system's allocator does all the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are those that it asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn the_allocator_counts() {
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.get(), before + 1);
+}
+
+#[test]
+fn no_datagram_makes_a_worker_allocate() {
+    for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+        for offload in [true, false] {
+            assert_allocates_nothing(mode, offload);
+        }
+    }
+}
+
+/// Plays all kinds of datagrams to a worker.
+fn assert_allocates_nothing(mode: Mode, offload: bool) {
+    let options = Options {
+        receive_buffer: None,
+        send_buffer: None,
+        reuse_address: false,
+        timestamps: true,
+        offload,
+    };
+    udp::prepare_wake().unwrap();
+    let listen = SocketAddr::from(([0, 0, 0, 0], 0));
+    let socket = Arc::new(Socket::bind(listen, &options).unwrap());
+    let address = SocketAddr::from(([127, 0, 0, 1], socket.address().port()));
+    let refused = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    // More than is sent.
+    let rate = NonZeroU32::new(1_000_000).and_then(Rate::new);
+    let own = [socket.address(), refused.local_addr().unwrap()];
+    let counts = Arc::new(Counts::default());
+    let shared = Arc::new(Shared::new(Instant::now(), Box::new([Arc::clone(&counts)])));
+    let settings = Settings {
+        mode,
+        timeout: Timeout::new(Duration::from_millis(1)),
+        max_datagram: 1024,
+        max_peers: NonZeroU32::new(100).unwrap(),
+        exit_on: ExitOn::default(),
+        admission: Admission::new(1024, own),
+        limits: rate
+            .map(|rate| Arc::new(Limits::new(Instant::now(), LEAK, Some(rate), Some(rate)))),
+    };
+    let worker = thread::spawn({
+        let shared = Arc::clone(&shared);
+        move || {
+            let options = worker::Options {
+                busy_poll: Duration::ZERO,
+                timestamps: true,
+                waiting_since: Instant::now(),
+                today: || SystemTime::UNIX_EPOCH.elapsed().unwrap(),
+            };
+            let port = worker::port(socket, &settings);
+            let reflector = Reflector::new(settings, Instant::now()).unwrap();
+            let worker = Worker::new(port, reflector, options, 0, shared);
+            let before = ALLOCATIONS.get();
+            let _ = worker.run();
+            ALLOCATIONS.get() - before
+        }
+    });
+    let peers: Vec<_> = (0..4).map(|_| client(address)).collect();
+    for round in 1..=ROUNDS {
+        for peer in &peers {
+            peer.send(&[1; 1025]).unwrap();
+            peer.send(&[2; 22]).unwrap();
+        }
+        peers[0].send(b"").unwrap();
+        for (peer, last) in peers.iter().zip([1, 22]) {
+            send_burst(peer, &vec![3; 11 * 22 + last], 22);
+        }
+        // So that none is dropped. It is the last of the round, and no other process sends from there.
+        refused.send_to(b"?", address).unwrap();
+        wait_until("they are received", || {
+            counts.refused[Refusal::OwnAddress as usize].get() == round
+        });
+    }
+    shared.stop.store(true, Relaxed);
+    while !worker.is_finished() {
+        udp::wake(&worker);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let allocations = worker.join().unwrap();
+    assert_eq!(allocations, 0, "{mode:?}, offload {offload}");
+    // Each round sends 10 by themselves, and two bursts of 12.
+    assert!(counts.received.get() >= ROUNDS * (10 + 24), "{mode:?}");
+}

@@ -1,0 +1,559 @@
+//! The contract as scenarios, and the core against a second, naive model of the contract.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test stops at what it does not expect, and needs one instant to count from"
+)]
+
+use std::collections::HashMap;
+use std::iter;
+use std::mem;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use udp_echo::record::{Record, TooShort};
+use udp_echo::reflect::{
+    Action, Admission, Datagram, Destination, End, ExitOn, Limits, Mode, Rate, Reflector, Refusal,
+    Settings, Timeout, Verdict,
+};
+
+use daemon::{Daemon, Expected};
+use model::Model;
+
+mod daemon;
+mod model;
+
+const A_MOMENT: Duration = Duration::from_nanos(1);
+const ALMOST: Duration = Duration::from_nanos(4_999_999);
+const TIMEOUT: Duration = Duration::from_millis(5);
+
+const ALICE: &str = "192.0.2.1:5000";
+const BOB: &str = "192.0.2.1:5001";
+const CAROL: &str = "[2001:db8::2]:5000";
+const DAVE: &str = "192.0.2.2:5000";
+const ERIN: &str = "[2001:db8::2]:1024";
+/// Its source port is the listener's.
+const ECHO: &str = "192.0.2.1:9999";
+const OWN: [&str; 2] = ["10.0.0.1:9999", "[2001:db8::1]:9999"];
+const ADMITTED: [&str; 6] = [ALICE, BOB, CAROL, DAVE, ERIN, ECHO];
+const HERE: Destination = Destination::Here {
+    address: None,
+    looped: false,
+};
+
+/// When the first datagram comes, at the earliest.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// 64 bytes that are not a number, then some of all kinds.
+static BYTES: [u8; 2048] = {
+    let mut bytes = [0xff_u8; 2048];
+    let mut at = 64;
+    while at < bytes.len() {
+        bytes[at] = bytes[at - 1].wrapping_mul(5).wrapping_add(1);
+        at += 1;
+    }
+    bytes
+};
+const HELLO: &[u8] = b"hello";
+const RECORD: &[u8] = b"\0\0\0\x07ab\0\0\0\0\0\0\0\x08\xff\xfe\x7f\xff\x3f\xc0\0\0";
+
+#[test]
+fn an_echo_datagram_goes_back_and_the_record_after_it_does_not() {
+    for mode in [Mode::Exchange, Mode::Lockstep] {
+        let mut daemon = Daemon::new(&defaults(mode));
+        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+        assert_eq!(daemon.hears(ALICE, RECORD), record(RECORD));
+        assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+        assert_eq!(daemon.hears(ALICE, HELLO), record(HELLO));
+        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+        assert_eq!(daemon.hears(ALICE, b""), Action::Empty);
+        assert_eq!(daemon.hears(ALICE, b""), Action::Empty);
+        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+    }
+}
+
+#[test]
+fn in_echo_mode_everything_goes_back() {
+    let mut daemon = Daemon::new(&defaults(Mode::Echo));
+    assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.hears(ALICE, b""), echo(0));
+}
+
+#[test]
+fn two_peers_have_an_exchange_each_but_in_lockstep_they_share_one() {
+    let mut daemon = Daemon::new(&defaults(Mode::Exchange));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.hears(BOB, RECORD), echo(22));
+    let mut daemon = Daemon::new(&defaults(Mode::Lockstep));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.hears(BOB, RECORD), record(RECORD));
+}
+
+#[test]
+fn a_record_is_given_up_at_the_timeout_and_not_a_moment_before() {
+    for (wait, action) in [(ALMOST, record(RECORD)), (TIMEOUT, echo(22))] {
+        let mut daemon = Daemon::new(&defaults(Mode::Exchange));
+        daemon.hears(ALICE, HELLO);
+        daemon.now += wait;
+        assert_eq!(daemon.hears(ALICE, RECORD), action);
+    }
+}
+
+#[test]
+fn in_lockstep_a_record_is_in_time_until_the_socket_has_nothing_to_give() {
+    let mut daemon = Daemon::new(&defaults(Mode::Lockstep));
+    daemon.hears(ALICE, HELLO);
+    daemon.now += 2 * TIMEOUT;
+    assert_eq!(daemon.hears(ALICE, RECORD), record(RECORD));
+    daemon.hears(ALICE, HELLO);
+    daemon.now += TIMEOUT;
+    daemon.core.expire(daemon.now, None);
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+}
+
+#[test]
+fn a_reply_that_failed_leaves_no_record_owed() {
+    for mode in [Mode::Exchange, Mode::Lockstep] {
+        let mut daemon = Daemon::new(&defaults(mode));
+        daemon.decides(&given(ALICE, HELLO), true);
+        daemon.sends();
+        assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    }
+}
+
+#[test]
+fn with_room_for_one_the_older_of_two_peers_is_forgotten() {
+    let mut settings = defaults(Mode::Exchange);
+    settings.max_peers = NonZeroU32::MIN;
+    let mut daemon = Daemon::new(&settings);
+    daemon.hears(ALICE, HELLO);
+    daemon.hears(BOB, HELLO);
+    assert_eq!(daemon.hears(BOB, RECORD), record(RECORD));
+    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.core.totals().evicted, 1);
+}
+
+#[test]
+fn lockstep_with_every_exit_ends_where_the_recipe_dies() {
+    let mut settings = defaults(Mode::Lockstep);
+    settings.exit_on = ExitOn {
+        timeout: true,
+        empty: true,
+        decode_error: true,
+    };
+    let mut daemon = Daemon::new(&settings);
+    for (heard, end) in [
+        (b"" as &[u8], Some(End::Empty)),
+        (HELLO, None),
+        (HELLO, Some(End::DecodeError)),
+        (HELLO, None),
+        (b"", None),
+        (HELLO, None),
+        (RECORD, None),
+    ] {
+        assert_eq!(daemon.decides(&given(ALICE, heard), false).end, end);
+        daemon.sends();
+    }
+    assert_eq!(daemon.core.expire(daemon.now + ALMOST, None), None);
+    assert_eq!(
+        daemon.core.expire(daemon.now + TIMEOUT, None),
+        Some(End::Timeout)
+    );
+}
+
+#[test]
+fn a_timeout_counts_for_the_last_datagrams_record_or_else_as_quiet() {
+    let mut daemon = Daemon::new(&defaults(Mode::Exchange));
+    for peer in [ALICE, BOB] {
+        daemon.now += A_MOMENT;
+        daemon.hears(peer, HELLO);
+    }
+    for (given_up, quiet) in [(2, 0), (2, 1)] {
+        daemon.now += TIMEOUT;
+        daemon.core.expire(daemon.now, None);
+        let totals = daemon.core.totals();
+        assert_eq!((totals.records_given_up, totals.quiet), (given_up, quiet));
+    }
+}
+
+#[test]
+fn a_batch_from_many_peers_needs_no_sending_in_between() {
+    for mode in [Mode::Exchange, Mode::Echo] {
+        let Daemon { mut core, now, .. } = Daemon::new(&defaults(mode));
+        for peer in [ALICE, BOB, CAROL, DAVE, ERIN] {
+            assert_eq!(
+                given(peer, RECORD).handled(&mut core, 22, now).action,
+                echo(22)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_peer_is_not_decided_on_again_while_its_reply_may_fail() {
+    let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Exchange));
+    given(ALICE, HELLO).handled(&mut core, 5, now);
+    given(BOB, HELLO).handled(&mut core, 5, now + A_MOMENT);
+    let verdict = given(ALICE, RECORD).handled(&mut core, 22, now + A_MOMENT);
+    assert_eq!(verdict.action, Action::SendFirst);
+}
+
+#[test]
+fn a_batch_is_handled_datagram_by_datagram_in_exchange() {
+    let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Exchange));
+    let mut batch = given(ALICE, &BYTES[..66]);
+    let first = batch.handled(&mut core, 22, now);
+    assert_eq!((first.action, first.datagrams), (echo(22), 1));
+    batch.bytes = &BYTES[22..66];
+    let second = batch.handled(&mut core, 22, now);
+    assert_eq!((second.action, second.datagrams), (Action::SendFirst, 0));
+    core.batch_sent();
+    let second = batch.handled(&mut core, 22, now);
+    assert_eq!(second.datagrams, 1);
+    assert!(matches!(second.action, Action::Decode(Ok(_))));
+}
+
+#[test]
+fn a_batch_goes_back_as_one_in_echo_unless_it_is_cut() {
+    for (segment, datagrams, length) in [(22, 3, 66), (1025, 1, 1024)] {
+        let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Echo));
+        let bytes = &BYTES[..BYTES.len().min(3 * segment)];
+        let verdict = given(ALICE, bytes).handled(&mut core, segment, now);
+        let truncated = segment > 1024;
+        let action = Action::Reply { length, truncated };
+        assert_eq!((verdict.action, verdict.datagrams), (action, datagrams));
+    }
+}
+
+#[test]
+fn a_batch_is_refused_as_one() {
+    for mode in Mode::ALL {
+        let Daemon { mut core, now, .. } = Daemon::new(&defaults(mode));
+        let verdict = given(OWN[0], &BYTES[..66]).handled(&mut core, 22, now);
+        let refused = Action::Refuse(Refusal::OwnAddress);
+        assert_eq!((verdict.action, verdict.datagrams), (refused, 3));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn batches_come_out_as_one_datagram_at_a_time_would(
+        mut settings in settings(),
+        rates in rates(),
+        steps in vec(step(), 1..60),
+    ) {
+        let [each, total] = rates.map(|rate| rate.and_then(Rate::new));
+        let sources = [ALICE, CAROL, DAVE].map(|peer| address(peer).ip());
+        let mut any = iter::repeat_with(|| Limits::new(*START, 0, each, total));
+        let limits = any.find(|limits| limits.tells_apart(&sources)).unwrap();
+        settings.limits = (rates != [None, None]).then(|| Arc::new(limits));
+        let mut daemon = Daemon::new(&settings);
+        let mut model = Model::new(&settings, rates, daemon.now);
+        for step in steps {
+            let mut expected = |sent: &Sent, now| model.decides(sent, now);
+            if !matches!(step, Step::Hear(_)) {
+                daemon.sends();
+            }
+            match step {
+                Step::Hear(sent) => daemon.hears_any(&sent, &mut expected),
+                Step::Send => {}
+                Step::Wait(wait) => daemon.now += wait,
+                Step::WaitUntilDueBut(but) => {
+                    let due = model.next_time().and_then(|due| due.checked_sub(but));
+                    daemon.now = daemon.now.max(due.unwrap_or(daemon.now));
+                }
+                Step::Time => {
+                    prop_assert_eq!(daemon.core.expire(daemon.now, None), model.time(daemon.now));
+                    prop_assert!(model.next_time().is_none_or(|next| next > daemon.now));
+                }
+                Step::TimeAndElsewhere(ago) => {
+                    let at = daemon.now.checked_sub(ago).unwrap();
+                    model.quiet_since = model.quiet_since.max(at);
+                    let end = daemon.core.expire(daemon.now, Some(at));
+                    prop_assert_eq!(end, model.time(daemon.now));
+                }
+            }
+            if daemon.all_is_sent() {
+                let totals = daemon.core.totals();
+                prop_assert_eq!(totals.evicted, model.evicted);
+                prop_assert_eq!(totals.records_given_up, model.records_given_up);
+                prop_assert_eq!(totals.quiet, model.quiet);
+                prop_assert_eq!(daemon.core.next_expiry(), model.next_time());
+                prop_assert_eq!(totals.quiet_since, model.quiet_since);
+                prop_assert_eq!(totals.peers, model.owing.len() as u64);
+                prop_assert_eq!(daemon.received, daemon.accounted_for);
+            }
+        }
+    }
+
+    #[test]
+    fn each_peer_sees_what_it_would_see_with_the_recipe_to_itself(
+        settings in settings(),
+        steps in vec((wait(), sent()), 1..60),
+    ) {
+        let max_peers = NonZeroU32::new(100).unwrap();
+        let in_mode = |mode| Settings { mode, max_peers, ..settings.clone() };
+        let mut shared = Daemon::new(&in_mode(Mode::Exchange));
+        let mut alone: HashMap<_, _> = ADMITTED
+            .map(|peer| (address(peer), Daemon::new(&in_mode(Mode::Lockstep))))
+            .into();
+        for (wait, sent) in steps {
+            if !wait.is_zero() {
+                shared.sends();
+                shared.now += wait;
+            }
+            for daemon in alone.values_mut() {
+                daemon.now += wait;
+                daemon.core.expire(daemon.now, None);
+            }
+            shared.hears_any(&sent, &mut |sent, _| decides_alone(&mut alone, sent));
+        }
+        shared.sends();
+        shared.core.expire(shared.now, None);
+        let sum = |of: fn(&Daemon) -> u64| alone.values().map(of).sum::<u64>();
+        prop_assert_eq!(shared.core.totals().peers, sum(|own| own.core.totals().peers));
+        let given_up = |daemon: &Daemon| daemon.core.totals().records_given_up;
+        prop_assert_eq!(given_up(&shared), sum(given_up));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Hear(Sent),
+    Send,
+    Wait(Duration),
+    WaitUntilDueBut(Duration),
+    Time,
+    TimeAndElsewhere(Duration),
+}
+
+/// One datagram or a burst.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// All bytes of a burst.
+    datagram: Given<'static>,
+    /// Of how many bytes each datagram of a burst is but the last.
+    segment: usize,
+    /// Why it is refused in every mode.
+    refused: Option<Refusal>,
+    /// If there is a reply.
+    reply_fails: bool,
+}
+
+impl Sent {
+    /// The datagrams of a burst, each alone. With replies that fail every other one's does.
+    fn each(&self) -> Vec<Self> {
+        let Given { length, bytes, .. } = self.datagram;
+        if self.segment >= length {
+            return vec![*self];
+        }
+        let mut each = Vec::new();
+        for bytes in bytes.chunks(self.segment) {
+            let mut alone = *self;
+            alone.datagram.bytes = bytes;
+            alone.datagram.length = bytes.len();
+            alone.reply_fails &= each.len() % 2 == 0;
+            each.push(alone);
+        }
+        each
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => sent().prop_map(Step::Hear),
+        1 => Just(Step::Send),
+        2 => wait().prop_map(Step::Wait),
+        2 => select(vec![Duration::ZERO, A_MOMENT]).prop_map(Step::WaitUntilDueBut),
+        3 => Just(Step::Time),
+        1 => wait().prop_map(Step::TimeAndElsewhere),
+    ]
+}
+
+fn wait() -> impl Strategy<Value = Duration> {
+    let exact = [Duration::ZERO, A_MOMENT, ALMOST, TIMEOUT, 2 * TIMEOUT];
+    prop_oneof![
+        select(exact.to_vec()),
+        (0..7_u64).prop_map(Duration::from_millis)
+    ]
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let admitted = |peers: &'static [_]| (select(peers), Just(HERE), Just(None));
+    let refused = select(vec![
+        (ALICE, Destination::Group, Some(Refusal::Destination)),
+        ("192.0.2.1:0", HERE, Some(Refusal::SourcePort)),
+        ("[2001:db8::2]:1023", HERE, Some(Refusal::SourcePort)),
+        (OWN[0], HERE, Some(Refusal::OwnAddress)),
+        (OWN[1], HERE, Some(Refusal::OwnAddress)),
+        ("[::]:5000", HERE, Some(Refusal::OwnAddress)),
+        (
+            "0.0.0.0:5000",
+            Destination::Group,
+            Some(Refusal::OwnAddress),
+        ),
+        (CAROL, Destination::Source, Some(Refusal::OwnAddress)),
+    ]);
+    let from = prop_oneof![4 => admitted(&ADMITTED[..3]), 3 => admitted(&ADMITTED), 1 => refused];
+    let edges = [0, 1, 21, 22, 23, 99, 100, 101, 1023, 1024, 1025, 65507];
+    let length = prop_oneof![3 => select(edges.to_vec()), 1 => 0..2000_usize];
+    let bytes = (0..512_usize).prop_map(|at| &BYTES[at..][..1024]);
+    let one =
+        (length, bytes).prop_map(|(length, bytes)| (&bytes[..length.min(1024)], length, length));
+    let segments = select(vec![1, 21, 22, 23, 99, 100, 101, 400]);
+    let burst = (segments, 2..9_usize, 0..400_usize).prop_map(|(segment, count, short)| {
+        let length = (segment * count).min(BYTES.len()) - short % segment;
+        (&BYTES[..length], length, segment)
+    });
+    let what = prop_oneof![2 => one, 1 => burst];
+    let fails = prop::bool::weighted(0.25);
+    (from, what, fails).prop_map(|(from, what, reply_fails)| {
+        let (peer, destination, refused) = from;
+        let (bytes, length, segment) = what;
+        let mut datagram = given(peer, bytes);
+        datagram.destination = destination;
+        datagram.length = length;
+        Sent {
+            datagram,
+            segment,
+            refused,
+            reply_fails,
+        }
+    })
+}
+
+/// What the sender's own daemon does; one that it refuses, as everybody's does.
+fn decides_alone(alone: &mut HashMap<SocketAddr, Daemon>, sent: &Sent) -> Expected {
+    match alone.get_mut(&sent.datagram.peer) {
+        Some(own) => {
+            let Verdict { action, end, .. } = own.decides(&sent.datagram, sent.reply_fails);
+            own.sends();
+            (action, end)
+        }
+        None => (sent.refused.map(Action::Refuse).unwrap(), None),
+    }
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let modes = vec![Mode::Exchange, Mode::Exchange, Mode::Lockstep, Mode::Echo];
+    let timeout = select(vec![
+        Duration::ZERO,
+        A_MOMENT,
+        TIMEOUT,
+        TIMEOUT,
+        Duration::MAX,
+    ]);
+    let max_datagram = select(vec![1, 22, 100, 1024]);
+    // With less room than a batch needs, no burst is decided on as a whole.
+    let max_peers = prop_oneof![1..5_u32, 64..70_u32];
+    let limits = (timeout, max_datagram, max_peers);
+    (select(modes), limits, any::<[bool; 3]>()).prop_map(|(mode, limits, exits)| {
+        let (timeout, max_datagram, max_peers) = limits;
+        let mut settings = defaults(mode);
+        settings.timeout = Timeout::new(timeout);
+        settings.max_datagram = max_datagram;
+        settings.max_peers = NonZeroU32::new(max_peers).unwrap();
+        settings.exit_on.timeout = exits[0];
+        settings.exit_on.empty = exits[1];
+        settings.exit_on.decode_error = exits[2];
+        settings
+    })
+}
+
+/// Datagrams a second, of each source and of all.
+fn rates() -> impl Strategy<Value = [Option<NonZeroU32>; 2]> {
+    let some = (1..20_u32).prop_map(NonZeroU32::new);
+    let rate = || prop_oneof![2 => Just(None), 1 => some.clone()];
+    [rate(), rate()]
+}
+
+fn defaults(mode: Mode) -> Settings {
+    Settings {
+        mode,
+        timeout: Timeout::new(TIMEOUT),
+        max_datagram: 1024,
+        max_peers: NonZeroU32::new(100).unwrap(),
+        exit_on: ExitOn::default(),
+        admission: Admission::new(1024, OWN.map(address)),
+        limits: None,
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A datagram, or the datagrams of a GRO batch.
+#[derive(Debug, Clone, Copy)]
+struct Given<'a> {
+    peer: SocketAddr,
+    destination: Destination,
+    /// Its own length; of `bytes`, what was kept.
+    length: usize,
+    bytes: &'a [u8],
+}
+
+impl Given<'_> {
+    /// What the core decides on its first datagrams.
+    fn handled(&self, core: &mut Reflector, segment: usize, now: Instant) -> Verdict {
+        let length = self.length.max(self.bytes.len());
+        let mut memory = self.bytes.to_vec();
+        let mut datagram = Datagram {
+            peer: self.peer,
+            destination: self.destination,
+            at: now,
+            length,
+            segment: segment.min(length),
+            memory: &mut memory,
+        };
+        let verdict = core.handle(&mut datagram, now);
+        assert_eq!(memory, self.bytes, "a reply is the request's own bytes");
+        verdict
+    }
+}
+
+fn given<'a>(peer: &str, bytes: &'a [u8]) -> Given<'a> {
+    Given {
+        peer: address(peer),
+        destination: HERE,
+        length: 0,
+        bytes,
+    }
+}
+
+fn echo(length: usize) -> Action {
+    let truncated = false;
+    Action::Reply { length, truncated }
+}
+
+fn record(bytes: &[u8]) -> Action {
+    let got = bytes.len();
+    if got < 22 {
+        return Action::Decode(Err(TooShort { got }));
+    }
+    Action::Decode(Ok(Record {
+        id: u32::from_be_bytes(bytes[..4].try_into().unwrap()),
+        tag: [bytes[4], bytes[5]],
+        stamp: u64::from_be_bytes(bytes[6..14].try_into().unwrap()),
+        pair: [[bytes[14], bytes[15]], [bytes[16], bytes[17]]].map(i16::from_be_bytes),
+        value: f32::from_be_bytes(bytes[18..22].try_into().unwrap()),
+    }))
+}
+
+/// A value may be not a number, which equals nothing: it is compared by its bits.
+fn bits(mut verdict: Verdict) -> (Verdict, u32) {
+    let value = match &mut verdict.action {
+        Action::Decode(Ok(record)) => mem::take(&mut record.value),
+        _ => 0.0,
+    };
+    (verdict, value.to_bits())
+}

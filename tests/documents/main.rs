@@ -1,0 +1,265 @@
+//! That what is written is so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    dead_code,
+    reason = "tests say what broke by panicking"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use harness::Daemon;
+use harness::readme::{self, Place};
+
+/// The README's section on other people's programs.
+const OTHERS: &str = "Beside others";
+
+#[test]
+fn every_test_that_the_threat_model_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut code = String::new();
+    for folder in ["src", "tests"] {
+        read_all(&root.join(folder), &mut code);
+    }
+    let security = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let quoted: Vec<_> = security.split('`').skip(1).step_by(2).collect();
+    let tests = quoted.iter().filter(|name| name.matches('_').count() > 3);
+    let mut count = 0;
+    for name in tests {
+        assert!(code.contains(&format!("fn {name}()")), "no test {name}");
+        count += 1;
+    }
+    assert!(count > 15, "{count}");
+    for path in quoted.iter().filter(|text| text.starts_with("tests/")) {
+        assert!(root.join(path).exists(), "no {path}");
+    }
+}
+
+#[test]
+fn every_command_for_a_developer_is_a_step_of_the_projects_own_check() {
+    let check = fs::read_to_string(readme::root().join(".ci/run")).unwrap();
+    let steps: Vec<Vec<_>> = check
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("step "))
+        .map(|step| step.split_whitespace().collect())
+        .collect();
+    let mut count = 0;
+    for section in readme::sections() {
+        for passage in &section.passages {
+            for command in section.commands(passage, Place::Step) {
+                let runs = |step: &Vec<&str>| {
+                    let mut rest = step.iter();
+                    let mut words = readme::bare(command).split_whitespace();
+                    words.all(|word| rest.any(|other| *other == word))
+                };
+                assert!(steps.iter().any(runs), "no step of .ci/run is {command}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 2, "{count}");
+}
+
+#[test]
+fn every_command_that_is_not_run_as_it_stands_has_a_test() {
+    let mut code = String::new();
+    read_all(&readme::root().join("tests"), &mut code);
+    let sections = readme::sections();
+    for (command, test) in readme::ELSEWHERE {
+        assert!(code.contains(&format!("fn {test}()")), "no test {test}");
+        let is_there = sections.iter().any(|section| section.has(command));
+        assert!(is_there, "{command} is no longer in README.md");
+    }
+}
+
+#[test]
+fn every_file_picture_link_and_option_that_the_readme_names_is_there() {
+    let text = readme::text();
+    // Those of the table of examples lie with the packaging.
+    let folders = ["", "packaging/"];
+    let exists = |path: &str| {
+        let path = path.trim_end_matches('/');
+        folders
+            .iter()
+            .any(|folder| readme::root().join(folder).join(path).exists())
+    };
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let headings: BTreeSet<_> = headings.map(anchor).collect();
+    let parts = ["](", "src=\"", "srcset=\"", "href=\""];
+    let links = parts.iter().flat_map(|part| text.split(part).skip(1));
+    let mut count = 0;
+    for link in links.filter_map(|rest| rest.split([')', '"', ' ']).next()) {
+        if link.starts_with("https://") {
+            continue;
+        }
+        let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+        assert!(path.is_empty() || exists(path), "no {path}");
+        let is_there = heading.is_empty() || !path.is_empty() || headings.contains(heading);
+        assert!(is_there, "no heading {heading}");
+        count += 1;
+    }
+    assert!(count > 0, "{count}");
+
+    let mut help = harness::run(harness::program().arg("--help")).1;
+    help += &harness::run(harness::program().args(["probe", "--help"])).1;
+    let sections = readme::sections();
+    // What other programs have is theirs.
+    let own = sections.iter().filter(|section| section.title != OTHERS);
+    let passages = own.flat_map(|section| &section.passages);
+    for span in passages.flat_map(|passage| &passage.spans) {
+        if let Some(name) = span.strip_prefix("--") {
+            let name = name.split([' ', '=']).next().unwrap();
+            assert!(help.contains(&format!("      --{name}")), "no --{name}");
+        }
+        let folders = [
+            "packaging/",
+            "tests/",
+            "src/",
+            "systemd/",
+            "benches/",
+            ".ci/",
+        ];
+        let ours = ["prometheus/", "grafana/", "balancing/"];
+        let is_path = folders
+            .iter()
+            .chain(&ours)
+            .any(|start| span.starts_with(start));
+        assert!(!is_path || exists(span), "no {span}");
+    }
+}
+
+#[test]
+fn the_readme_has_every_metric_and_no_other() {
+    let daemon = Daemon::start(&["--timestamps", "--recv-buffer=64KiB", "--send-buffer=64KiB"]);
+    let described = daemon.get("/metrics").body;
+    let described: BTreeSet<_> = described
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE udp_echo_")?.split(' ').next())
+        .collect();
+    let table = metrics_table();
+    let names = table.iter().flat_map(|(names, ..)| names);
+    let names: BTreeSet<_> = names.map(String::as_str).collect();
+    assert_eq!(names, described);
+
+    let series: Vec<_> = daemon.metrics().into_keys().collect();
+    for (names, labels, meaning) in &table {
+        for name in names {
+            let start = format!("udp_echo_{name}{{");
+            let own = series
+                .iter()
+                .filter_map(|series| series.strip_prefix(&start));
+            let own = own.flat_map(|labels| labels.trim_end_matches('}').split(','));
+            let own: BTreeSet<_> = own.filter_map(|label| label.split_once('=')).collect();
+            let keys: BTreeSet<_> = own.iter().map(|(key, _)| (*key).to_owned()).collect();
+            assert_eq!(*labels, keys, "{name}");
+            for (key, value) in own {
+                let value = value.trim_matches('"');
+                let is_told = !["reason", "waiting_for"].contains(&key)
+                    || meaning.contains(&format!("`{value}`"));
+                assert!(is_told, "{name}: nothing of {value} in {meaning}");
+            }
+        }
+    }
+    let sections = readme::sections();
+    let passages = sections.iter().flat_map(|section| &section.passages);
+    for span in passages.flat_map(|passage| &passage.spans) {
+        let is_series = span.contains('{') && span.contains("=\"");
+        let name = span.trim_start_matches("udp_echo_");
+        // A label may be left out.
+        let (name, label) = name.split_once('{').unwrap_or((name, ""));
+        let start = format!("udp_echo_{name}{{");
+        let label = label.trim_end_matches('}');
+        let is_there = series
+            .iter()
+            .any(|series| series.starts_with(&start) && series.contains(label));
+        assert!(!is_series || is_there, "no {span}");
+    }
+}
+
+#[test]
+fn the_readme_has_every_option_and_its_default() {
+    every_option_has_a_row("Configure", &["-h"]);
+}
+
+#[test]
+fn the_readme_has_every_option_of_the_client_and_its_default() {
+    every_option_has_a_row("Measure", &["probe", "-h"]);
+}
+
+fn every_option_has_a_row(title: &str, arguments: &[&str]) {
+    let help = harness::run(harness::program().args(arguments)).1;
+    let sections = readme::sections();
+    let section = sections.iter().find(|section| section.title == title);
+    let section = section.unwrap_or_else(|| panic!("no section {title}"));
+    let options = help.split("Options:").nth(1).expect("options");
+    let options = options.split("\n      --").skip(1);
+    let mut count = 0;
+    for option in options {
+        let name = option.split([' ', '\n']).next().unwrap();
+        let rest = option.split("[default: ").nth(1);
+        let Some(default) = rest.and_then(|rest| rest.split(']').next()) else {
+            continue;
+        };
+        let default: Vec<_> = default.split_whitespace().collect();
+        let default = default.join(" ");
+        let starts = [format!("| `--{name} "), format!("| `--{name}`")];
+        let row = section
+            .text
+            .lines()
+            .find(|line| starts.iter().any(|start| line.starts_with(start)));
+        let row = row.unwrap_or_else(|| panic!("no --{name} under {title}"));
+        let said = row.split('|').nth(2).unwrap().trim().trim_matches('`');
+        assert_eq!(said, default, "--{name} under {title}");
+        count += 1;
+    }
+    assert!(count > 5, "{count}");
+}
+
+/// Names, labels and meaning of each row.
+fn metrics_table() -> Vec<(Vec<String>, BTreeSet<String>, String)> {
+    let text = readme::text();
+    let table = text.split("| metric (`udp_echo_…`)").nth(1);
+    let rows = table.expect("the table").lines();
+    let rows = rows.take_while(|line| line.contains('|')).skip(2);
+    rows.map(|row| {
+        let cells: Vec<_> = row.split('|').collect();
+        let quoted = |cell: &str| -> Vec<_> {
+            let quoted = cell.split('`').skip(1).step_by(2);
+            quoted.map(str::to_owned).collect()
+        };
+        (
+            quoted(cells[1]),
+            quoted(cells[2]).into_iter().collect(),
+            cells[3].to_owned(),
+        )
+    })
+    .collect()
+}
+
+/// What a link to a heading calls it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.replace(' ', "-");
+    kept.chars()
+        .filter(|character| character.is_alphanumeric() || "-_".contains(*character))
+        .collect()
+}
+
+fn read_all(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_all(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}

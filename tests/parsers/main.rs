@@ -1,0 +1,315 @@
+//! Every parser of what comes from outside is total: whatever the text, there is a value or an
+//! error, and never a panic. Records, control messages and the kernel's release are parsed by
+//! rooms whose own tests do the same. `PROPTEST_CASES` says how many cases; each test tells its
+//! number.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    unreachable_pub,
+    unsafe_code,
+    reason = "tests say what broke by panicking; the environment is what is tested"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod text;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Debug;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{TestCaseResult, TestRunner};
+use udp_echo::address::HostPort;
+use udp_echo::cli::Args;
+use udp_echo::systemd::{HandedOverError, Listen, Role};
+use udp_echo::telemetry::Filter;
+
+use harness::tidy::end_with_test;
+use harness::{Daemon, client, program, receive};
+use text::{args, bytes, text, value};
+
+/// Held by those who read, write or hand on the environment of this process.
+static ENVIRONMENT: Mutex<()> = Mutex::new(());
+
+/// Tries one in `share` of the cases that are asked for.
+fn try_cases<S: Strategy>(
+    what: &str,
+    share: u32,
+    input: &S,
+    test: impl Fn(S::Value) -> TestCaseResult,
+) where
+    S::Value: Debug,
+{
+    let asked = ProptestConfig::default();
+    let config = ProptestConfig {
+        cases: asked.cases.div_ceil(share),
+        failure_persistence: None,
+        ..asked
+    };
+    let cases = config.cases;
+    if let Err(failure) = TestRunner::new(config).run(input, test) {
+        panic!("{what}: {failure}");
+    }
+    eprintln!("tried: {cases} {what}");
+}
+
+#[test]
+fn the_parser_of_addresses_is_total_and_what_it_shows_is_what_it_parsed() {
+    try_cases("addresses", 1, &text(), |text| {
+        if let Ok(address) = text.parse::<HostPort>() {
+            prop_assert_eq!(address.to_string().parse(), Ok(address));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_parser_of_log_filters_is_total_and_what_it_shows_it_takes_too() {
+    try_cases("log filters", 4, &text(), |text| {
+        if let Ok(filter) = text.parse::<Filter>() {
+            let shown = filter.to_string();
+            let again = shown.parse::<Filter>();
+            prop_assert_eq!(again.map(|filter| filter.to_string()).ok(), Some(shown));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_parser_of_command_lines_is_total_and_its_values_are_within_bounds() {
+    let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    try_cases("command lines", 5, &args(&options()), |args| {
+        let asks = args.iter().any(|arg| {
+            let asking = [&b"-h"[..], b"--help", b"-V", b"--version"];
+            asking.iter().any(|it| arg.as_bytes().starts_with(it))
+        });
+        check(&parsed(args), asks)
+    });
+}
+
+/// A flag and a variable say the same, and no value of an option that is taken alone leads astray.
+#[test]
+fn the_parser_of_variables_is_total_and_says_what_that_of_flags_says() {
+    let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let given = (select(options()), value());
+    try_cases("variables", 5, &given, |(option, value)| {
+        let name = format!("UDP_ECHO_{}", option.to_uppercase().replace('-', "_"));
+        // SAFETY: every thread of this process that uses the environment does so through `std`.
+        unsafe { std::env::set_var(&name, &value) };
+        let from_variable = parsed(vec![]);
+        // SAFETY: as above.
+        unsafe { std::env::remove_var(&name) };
+        check(&from_variable, false)?;
+        let from_flag = if value.is_empty() {
+            parsed(vec![])
+        } else if ["reuse-address", "timestamps"].contains(&option.as_str()) {
+            return Ok(());
+        } else {
+            let mut flag = OsString::from(format!("--{option}="));
+            flag.push(&value);
+            parsed(vec![flag])
+        };
+        check(&from_flag, false)?;
+        prop_assert_eq!(
+            from_variable.map(|args| format!("{args:?}")).ok(),
+            from_flag.map(|args| format!("{args:?}")).ok()
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_parser_of_handed_over_sockets_is_total_and_each_has_its_name() {
+    const OWN: u32 = 4242;
+    let as_many = |count: i32| Listen {
+        pid: Some(OWN.to_string().into()),
+        descriptors: Some(count.to_string().into()),
+        names: None,
+    };
+    assert_eq!(as_many(1 << 20).sockets(OWN).unwrap().len(), 1 << 20);
+    assert!(as_many(i32::MAX - 3).sockets(OWN).is_err());
+    let names = vec(
+        select(vec!["echo", "metrics", "unknown", "", "x", "echo:echo"]),
+        0..5,
+    );
+    let likely = (0_usize..5, names).prop_map(|(count, names)| Listen {
+        pid: Some(OWN.to_string().into()),
+        descriptors: Some(count.to_string().into()),
+        names: Some(names.join(":").into()),
+    });
+    let any = (
+        option::of(prop_oneof![Just(OWN.to_string().into()), bytes()]),
+        option::of(bytes()),
+        option::of(bytes()),
+    );
+    let any = any.prop_map(|(pid, descriptors, names)| Listen {
+        pid,
+        descriptors,
+        names,
+    });
+    try_cases("handed-over sockets", 1, &prop_oneof![likely, any], |it| {
+        let own = it.pid.as_deref() == Some(OsStr::new(&OWN.to_string()));
+        match it.sockets(OWN) {
+            Ok(sockets) if sockets.is_empty() => {}
+            Ok(sockets) => {
+                prop_assert!(own);
+                let (descriptors, roles): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+                let count = it.descriptors.unwrap().into_string().unwrap();
+                prop_assert_eq!(count.parse(), Ok(descriptors.len()));
+                prop_assert!(descriptors.into_iter().eq((3..).take(roles.len())));
+                let names: Vec<_> = roles.iter().map(Role::to_string).collect();
+                // One without a name is for datagrams.
+                let all = vec!["unknown"; roles.len()].join(":").into();
+                let given = it.names.unwrap_or(all).into_string().unwrap();
+                let said = given.split(':').map(|name| match name {
+                    "unknown" => "without a name (FileDescriptorName=)".to_owned(),
+                    name => format!("as {name}"),
+                });
+                prop_assert_eq!(names, said.collect::<Vec<_>>());
+            }
+            Err(HandedOverError::Name { descriptor, name }) => {
+                prop_assert!(
+                    own && descriptor >= 3
+                        && !["echo", "metrics", "unknown"].contains(&name.as_str())
+                );
+            }
+            Err(error) => prop_assert!(!error.to_string().contains(char::is_control)),
+        }
+        Ok(())
+    });
+}
+
+/// The program itself, up to where it would serve: on a port that is taken.
+#[test]
+fn the_start_of_the_program_is_total_and_says_what_is_wrong() {
+    const NAMES: [&str; 9] = [
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "JOURNAL_STREAM",
+        "COLUMNS",
+        "RUST_LOG",
+        "NO_COLOR",
+    ];
+    let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    let variables = vec((select(&NAMES[..]), bytes()), 0..4);
+    let input = (any::<bool>(), variables, args(&options()));
+    try_cases(
+        "starts of the program",
+        1000,
+        &input,
+        |(own, variables, args)| {
+            let mut command = std::process::Command::new("sh");
+            let pid = if own { "$$" } else { "1" };
+            let line = format!("LISTEN_PID={pid} exec \"$0\" \"$@\"");
+            command.args(["-c", &line]).arg(program().get_program());
+            command.args([listen.as_str(), "--metrics-listen=none"]);
+            // Other addresses may be free, or names.
+            let elsewhere = |arg: &OsString| arg.as_bytes().windows(4).any(|part| part == b"list");
+            command.args(args.into_iter().filter(|arg| !elsewhere(arg)));
+            command.envs(variables).env("RUST_BACKTRACE", "0");
+            // A shell may say that it has not the locale.
+            command
+                .env("LC_ALL", "C")
+                .stdin(std::process::Stdio::null());
+            let output = end_with_test(&mut command).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            prop_assert!(!stderr.contains("panicked"), "{}", stderr);
+            let ended = output.status.code();
+            prop_assert!(matches!(ended, Some(0..=2)), "{:?}: {}", ended, stderr);
+            prop_assert_eq!(
+                ended == Some(0),
+                stderr.is_empty(),
+                "{:?}: {}",
+                ended,
+                stderr
+            );
+            Ok(())
+        },
+    );
+}
+
+/// What parses is of use too, at both ends of its range. In echo mode no peer owes anything.
+#[test]
+fn the_ends_of_all_ranges_serve() {
+    let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    for arg in [
+        "--timeout=1ns",
+        "--timeout=18446744073709551615s",
+        "--timeout=1.8446744073709550e19",
+        "--busy-poll=18446744073709551615s",
+        "--max-datagram=1",
+        "--max-datagram=65507",
+        "--max-peers=1",
+        "--max-peers=16777216",
+        "--recv-buffer=1",
+        "--recv-buffer=1073741823",
+        "--send-buffer=1",
+        "--send-buffer=1073741823",
+        "--min-source-port=0",
+        "--rate-limit=1",
+        "--rate-limit=10000000",
+        "--rate-limit-total=1",
+        "--rate-limit-total=10000000",
+    ] {
+        for mode in ["--mode=echo", "--mode=exchange"] {
+            let mut command = program();
+            command.env("WATCHDOG_USEC", u64::MAX.to_string());
+            let daemon = Daemon::start_as(command, &[arg, mode]);
+            let peer = client(daemon.address());
+            peer.send(b"x").unwrap();
+            assert_eq!(receive(&peer), b"x", "{arg} {mode}");
+            assert_eq!(daemon.stop().code(), Some(0), "{arg} {mode}");
+        }
+    }
+}
+
+fn options() -> Vec<String> {
+    let command = udp_echo::cli::command();
+    let names = command.get_arguments().filter_map(|it| it.get_long());
+    names.map(str::to_owned).collect()
+}
+
+fn parsed(args: Vec<OsString>) -> Result<Args, clap::Error> {
+    Args::parse_from_environment([OsString::from("udp-echo")].into_iter().chain(args))
+}
+
+/// Values are within their bounds; an error is wrong usage, and what is shown of it is text.
+fn check(outcome: &Result<Args, clap::Error>, asks: bool) -> TestCaseResult {
+    let args = match outcome {
+        Ok(args) => args,
+        Err(error) => {
+            let text = error.to_string();
+            prop_assert!(error.exit_code() == 2 || asks && error.exit_code() == 0);
+            let odd = |c: char| c.is_control() && c != '\n';
+            prop_assert!(!text.is_empty() && !text.contains(odd), "{:?}", text);
+            return Ok(());
+        }
+    };
+    prop_assert!((1..=65507).contains(&args.max_datagram));
+    prop_assert!((1..=1 << 24).contains(&args.max_peers));
+    prop_assert!(!args.listen.is_empty());
+    prop_assert!((1..=1024).contains(&args.workers.number()));
+    for size in [args.recv_buffer, args.send_buffer].into_iter().flatten() {
+        prop_assert!(i32::try_from(2 * size).is_ok_and(|size| size > 0));
+    }
+    if let Some(timeout) = args.timeout.0 {
+        prop_assert!(timeout.get() > Duration::ZERO);
+    }
+    let _ = (args.config(), args.log_format());
+    Ok(())
+}

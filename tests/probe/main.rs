@@ -1,0 +1,24 @@
+//! The client: its core against models, and the real one against reflectors of all kinds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    unreachable_pub,
+    missing_docs,
+    reason = "tests say what broke by panicking, and wait with deadlines"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod attribution;
+mod faults;
+mod measuring;
+mod picture;
+mod reflectors;
+mod tally;
+mod terminal;
+mod turns;
+mod using;

@@ -1,0 +1,36 @@
+//! What needs root: network namespaces, firewall rules, other people's programs. `.ci/run` runs
+//! these; `cargo test --test system -- --ignored` does by hand.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "tests say what broke by panicking, and wait with deadlines"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod activated;
+mod balanced;
+mod booted;
+mod changed;
+mod client;
+mod dashboard;
+mod hostile;
+mod lasting;
+mod machine;
+mod memcheck;
+mod namespace;
+mod network;
+mod offload;
+mod package;
+mod page;
+mod probe;
+mod prometheus;
+mod readme;
+mod surviving;
+mod unread;
+mod watching;

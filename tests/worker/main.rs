@@ -1,0 +1,273 @@
+//! A worker on a simulated port: every reply and every count against a model, without a socket.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    reason = "tests say what broke by panicking; numbers of peers and bytes are small"
+)]
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use udp_echo::reflect::{Admission, ExitOn, Mode, Reflector, Refusal, Settings};
+use udp_echo::udp::{PacketInfo, RecvMeta, Sent, Transmit, Wait};
+use udp_echo::worker::{Options, Port, Shared, Stopped, Worker};
+
+const SLOTS: usize = 4;
+const SLOT_BYTES: usize = 200;
+const MAX_DATAGRAM: usize = 50;
+
+/// Datagrams of one peer that come as one.
+#[derive(Debug, Clone)]
+struct Coming {
+    peer: usize,
+    segment: usize,
+    bytes: Vec<u8>,
+    /// Whether the replies cannot be sent.
+    fails: bool,
+}
+
+/// A datagram that was sent, and to which peer.
+type Reply = (usize, Vec<u8>);
+
+/// What comes, call by call, and what was sent. Asks the worker to stop after the last call.
+struct Simulated {
+    shared: Arc<Shared>,
+    coming: VecDeque<Vec<Coming>>,
+    slots: Vec<(Coming, Vec<u8>)>,
+    queued: VecDeque<Transmit>,
+    sent: Vec<Reply>,
+    sends_batches: bool,
+}
+
+fn peer(number: usize) -> SocketAddr {
+    (
+        [192, 0, 2, 1],
+        if number == 0 { 7 } else { 5000 + number as u16 },
+    )
+        .into()
+}
+
+impl Port for &mut Simulated {
+    fn address(&self) -> SocketAddr {
+        ([192, 0, 2, 9], 9999).into()
+    }
+
+    fn slots(&self) -> usize {
+        SLOTS
+    }
+
+    fn receives_batches(&self) -> bool {
+        true
+    }
+
+    fn sends_batches(&self) -> bool {
+        self.sends_batches
+    }
+
+    fn named(&self, address: SocketAddr) -> String {
+        address.to_string()
+    }
+
+    fn is_empty_now(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_receive_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn receive(&mut self, _: Wait, most: usize) -> io::Result<usize> {
+        assert!(self.queued.is_empty(), "every reply was sent");
+        self.slots.clear();
+        let Some(call) = self.coming.pop_front() else {
+            self.shared.stop.store(true, Relaxed);
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        assert!(call.len() <= most);
+        self.slots.extend(call.into_iter().map(|coming| {
+            let mut memory = coming.bytes.clone();
+            memory.resize(SLOT_BYTES, 0);
+            (coming, memory)
+        }));
+        Ok(self.slots.len())
+    }
+
+    fn meta(&self, slot: usize) -> RecvMeta {
+        let coming = &self.slots[slot].0;
+        RecvMeta {
+            peer: peer(coming.peer),
+            info: None,
+            received_at: None,
+            ttl: None,
+            traffic_class: None,
+            length: coming.bytes.len(),
+            segment: coming.segment.min(coming.bytes.len()),
+        }
+    }
+
+    fn memory(&mut self, slot: usize, start: usize) -> &mut [u8] {
+        &mut self.slots[slot].1[start..]
+    }
+
+    fn is_forged(&self, _: &RecvMeta) -> bool {
+        false
+    }
+
+    fn is_group(&self, _: &PacketInfo) -> bool {
+        false
+    }
+
+    fn is_full(&self) -> bool {
+        self.queued.len() == SLOTS
+    }
+
+    fn has_replies(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    fn queue(&mut self, transmit: Transmit, _: Option<PacketInfo>) {
+        assert!(transmit.count() == 1 || self.sends_batches);
+        self.queued.push_back(transmit);
+    }
+
+    fn send_next(&mut self, _: impl FnMut() -> Duration) -> Option<Sent> {
+        let transmit = self.queued.pop_front()?;
+        let (coming, memory) = &self.slots[transmit.slot];
+        if coming.fails {
+            let mut transmit = transmit;
+            if transmit.count() > 1 {
+                // Each datagram fails by itself.
+                let segment = transmit.segment;
+                self.queued.push_front(Transmit {
+                    start: transmit.start + segment,
+                    length: transmit.length - segment,
+                    ..transmit
+                });
+                transmit.length = segment;
+            }
+            let result = Err(io::Error::from_raw_os_error(libc::EPERM));
+            return Some(Sent { transmit, result });
+        }
+        let bytes = &memory[transmit.start..][..transmit.length];
+        // One empty datagram is a reply too.
+        let mut datagrams = bytes.chunks(transmit.segment);
+        let first = datagrams.next().unwrap_or_default();
+        for datagram in std::iter::once(first).chain(datagrams) {
+            self.sent.push((coming.peer, datagram.to_vec()));
+        }
+        let result = Ok(());
+        Some(Sent { transmit, result })
+    }
+}
+
+/// The protocol of each datagram, one at a time.
+fn model(mode: Mode, calls: &[Vec<Coming>]) -> (Vec<Reply>, HashMap<&'static str, u64>) {
+    let (mut sent, mut counts) = (Vec::new(), HashMap::new());
+    let mut owes = [false; 5];
+    for coming in calls.iter().flatten() {
+        let bytes = &coming.bytes[..];
+        let mut datagrams: Vec<_> = bytes.chunks(coming.segment.max(1)).collect();
+        if datagrams.is_empty() {
+            datagrams.push(&[]);
+        }
+        for bytes in datagrams {
+            let mut count = |name| *counts.entry(name).or_default() += 1;
+            count("received");
+            let is_record = std::mem::take(&mut owes[coming.peer]);
+            match (coming.peer, bytes.len()) {
+                (0, _) => count("refused"),
+                (_, 0) if mode != Mode::Echo => count("empty"),
+                (_, 22..) if is_record => count("decoded"),
+                _ if is_record => count("decode errors"),
+                _ if coming.fails => count("send errors"),
+                (peer, length) => {
+                    count("echoed");
+                    owes[peer] = mode == Mode::Exchange;
+                    sent.push((peer, bytes[..length.min(MAX_DATAGRAM)].to_vec()));
+                }
+            }
+        }
+    }
+    (sent, counts)
+}
+
+fn coming() -> impl Strategy<Value = Coming> {
+    let lengths = (0..70_usize, 1..4_usize, 0..70_usize);
+    let fails = prop::bool::weighted(0.2);
+    (0..5_usize, lengths, fails, any::<u8>()).prop_map(|(peer, lengths, fails, first)| {
+        let (segment, count, shorter) = lengths;
+        let most = (segment * count).min(SLOT_BYTES);
+        let length = most - shorter % segment.max(1);
+        let bytes = (0..length).map(|at| first.wrapping_add(at as u8)).collect();
+        Coming {
+            peer,
+            segment,
+            bytes,
+            fails,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replies_and_counts_match_the_model(
+        mode in prop::sample::select(vec![Mode::Exchange, Mode::Echo]),
+        sends_batches: bool,
+        calls in vec(vec(coming(), 1..SLOTS + 1), 0..20),
+    ) {
+        let now = Instant::now();
+        let settings = Settings {
+            mode,
+            timeout: None,
+            max_datagram: MAX_DATAGRAM,
+            max_peers: NonZeroU32::new(100).unwrap(),
+            exit_on: ExitOn::default(),
+            admission: Admission::new(1024, []),
+            limits: None,
+        };
+        let shared = Arc::new(Shared::new(now, Box::new([Arc::default()])));
+        let mut port = Simulated {
+            shared: Arc::clone(&shared),
+            coming: calls.iter().cloned().collect(),
+            slots: Vec::new(),
+            queued: VecDeque::new(),
+            sent: Vec::new(),
+            sends_batches,
+        };
+        let options = Options {
+            busy_poll: Duration::ZERO,
+            timestamps: false,
+            waiting_since: now,
+            today: || Duration::ZERO,
+        };
+        let reflector = Reflector::new(settings, now).unwrap();
+        let stopped = Worker::new(&mut port, reflector, options, 0, Arc::clone(&shared)).run();
+        prop_assert!(matches!(stopped, Stopped::Asked));
+        let (sent, expected) = model(mode, &calls);
+        prop_assert_eq!(port.sent, sent);
+        let counts = &shared.counts[0];
+        for (name, count) in [
+            ("received", &counts.received),
+            ("echoed", &counts.echoed),
+            ("decoded", &counts.decoded),
+            ("decode errors", &counts.decode_errors),
+            ("empty", &counts.empty),
+            ("refused", &counts.refused[Refusal::SourcePort as usize]),
+        ] {
+            prop_assert_eq!(count.get(), *expected.get(name).unwrap_or(&0), "{}", name);
+        }
+        let errors = expected.get("send errors").unwrap_or(&0);
+        prop_assert_eq!(counts.send_errors.sum(), *errors);
+    }
+}
