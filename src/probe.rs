@@ -99,7 +99,7 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
                 Err(error) => Where::Unknown(error.to_string()),
             });
     let text = if args.json {
-        json::object(target, &outcome, whereabouts.as_ref())
+        json::object(target, &outcome, whereabouts.as_ref()).to_string()
     } else {
         let summary = Summary {
             target,

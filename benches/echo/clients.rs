@@ -177,7 +177,7 @@ fn probe(server: &Server, args: &[&str], span: Span) -> io::Result<Probe> {
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let number = |name: &str| {
-        let rest = text.split(&format!("\"{name}\": ")).nth(1)?;
+        let rest = text.split(&format!("\"{name}\":")).nth(1)?;
         rest.split([',', '}']).next()?.parse::<f64>().ok()
     };
     let missing = || io::Error::other(format!("the client says {text:?}"));

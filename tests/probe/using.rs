@@ -62,7 +62,7 @@ const EFFECTS: &str = "
     MODE | lockstep | in lockstep mode
     MAX_LOSS | 3 | 1 received
     QUIET | true | ---
-    JSON | true | {\"target\"";
+    JSON | true | \"target\":";
 
 #[test]
 fn each_option_has_a_variable_that_counts_unless_it_is_empty() {

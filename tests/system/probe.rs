@@ -161,10 +161,10 @@ fn where_the_lost_were_lost_is_told_by_the_daemons_metrics() {
             let args = format!("--mode=echo --count=40 --rate=400 --wait=0.3 --json {metrics}");
             let (status, out) = probe(&clients, REFLECTOR, &args);
             assert_eq!(status, 0, "{out}");
-            assert!(out.contains("\"lost\": 10,"), "{side} {hook}: {out}");
+            assert!(out.contains("\"lost\":10,"), "{side} {hook}: {out}");
             let expected = |name: &str| {
                 let count = if name == place { 10 } else { 0 };
-                format!("\"{name}\": {count}")
+                format!("\"{name}\":{count}")
             };
             for name in ["uplink", "server_drops", "server_refused", "downlink"] {
                 assert!(out.contains(&expected(name)), "{side} {hook} {name}: {out}");
