@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn probe(args: &ProbeArgs) -> ExitCode {
-    match probe::run(args) {
+    match probe::run(&args.config()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => failed(&error),

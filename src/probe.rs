@@ -1,5 +1,6 @@
 //! The client: sends requests to a reflector and counts what comes back.
 //!
+//! - [`Config`]: what a run is to do.
 //! - [`wire`], [`tally`], [`rtt`], [`turns`], [`pace`]: the core. What is sent and when, what came
 //!   and what that means; no socket, no clock.
 //! - [`prober`], [`clock`]: the loop around it, on one plain thread.
@@ -8,6 +9,7 @@
 
 pub mod attribution;
 pub mod clock;
+mod config;
 pub mod exposition;
 pub mod fetch;
 pub mod json;
@@ -30,9 +32,9 @@ use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::address::ResolveError;
-use crate::cli::{ProbeArgs, Target};
 use crate::{runtime, udp};
 use attribution::{Attribution, Own};
+pub use config::Config;
 use prober::{Outcome, Prober, Settings};
 use screen::Screen;
 use summary::{Summary, Where};
@@ -57,29 +59,29 @@ pub enum Error {
     Output(#[source] io::Error),
 }
 
-/// Measures as the command line says, and tells it on standard output. Says whether less was lost
+/// Measures as `config` says, and tells it on standard output. Says whether less was lost
 /// than is too much.
 ///
 /// # Errors
 /// When nothing can be measured.
-pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
-    let Target(target) = &args.target;
+pub fn run(config: &Config) -> Result<bool, Error> {
+    let target = &config.target;
     let address = target.resolve()?;
     let mut screen = Screen::new();
     let settings = Settings {
         target: address,
         address: udp::named_here(address),
-        mode: args.mode,
-        count: args.count,
-        duration: args.duration,
-        frequency: args.frequency(),
-        size: args.size.into(),
-        wait: args.wait,
-        flows: args.flows.into(),
-        lines: !args.quiet && !args.json,
-        progress: args.quiet && !args.json && screen.is_terminal(),
+        mode: config.mode,
+        count: config.count,
+        duration: config.duration,
+        frequency: config.frequency,
+        size: config.size,
+        wait: config.wait,
+        flows: config.flows,
+        lines: !config.quiet && !config.json,
+        progress: config.quiet && !config.json && screen.is_terminal(),
     };
-    let url = args.metrics_url.as_ref().map(|url| &url.0);
+    let url = config.metrics_url.as_ref();
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;
     // A flow is a socket. If it cannot be had, that will show.
     let _ = udp::open_as_many_as_allowed();
@@ -98,7 +100,7 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
                     .map_or(Where::StartedAnew, Where::Known),
                 Err(error) => Where::Unknown(error.to_string()),
             });
-    let text = if args.json {
+    let text = if config.json {
         json::object(target, &outcome, whereabouts.as_ref()).to_string()
     } else {
         let summary = Summary {
@@ -116,7 +118,7 @@ pub fn run(args: &ProbeArgs) -> Result<bool, Error> {
     screen.line(format_args!("{text}"));
     screen.end().map_err(Error::Output)?;
     let totals = outcome.tally.totals();
-    Ok(totals.sent == 0 || !totals.lost_at_least(args.max_loss))
+    Ok(totals.sent == 0 || !totals.lost_at_least(config.max_loss))
 }
 
 fn random() -> u32 {

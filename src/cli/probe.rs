@@ -11,6 +11,7 @@ use hyper::Uri;
 
 use super::values::duration;
 use crate::address::HostPort;
+use crate::probe;
 use crate::probe::pace::Frequency;
 use crate::probe::wire::HEADER_BYTES;
 use crate::reflect::Mode;
@@ -190,8 +191,26 @@ impl ProbeArgs {
         Err(Self::command().error(ErrorKind::ArgumentConflict, message))
     }
 
+    /// What the client is to do.
+    pub fn config(&self) -> probe::Config {
+        probe::Config {
+            target: self.target.0.clone(),
+            mode: self.mode,
+            count: self.count,
+            duration: self.duration,
+            frequency: self.frequency(),
+            size: self.size.into(),
+            wait: self.wait,
+            flows: self.flows.into(),
+            max_loss: self.max_loss,
+            metrics_url: self.metrics_url.as_ref().map(|url| url.0.clone()),
+            quiet: self.quiet,
+            json: self.json,
+        }
+    }
+
     /// How often to send.
-    pub fn frequency(&self) -> Frequency {
+    fn frequency(&self) -> Frequency {
         match self.rate {
             Some(count) => Frequency {
                 count,
