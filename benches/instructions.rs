@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use udp_echo::reflect::{
-    Admission, Datagram, Destination, ExitOn, LEAK, Limits, Mode, Rate, Reflector, Settings,
-    Timeout,
+    Admission, Datagram, Destination, ExitOn, LEAK, Limits, Mode, Rate, Reflector,
+    ReflectorSettings, Timeout,
 };
 
 /// What comes to the core, again and again.
@@ -179,7 +179,7 @@ impl Scenario {
     fn run(&self, count: usize) {
         #[expect(clippy::disallowed_methods, reason = "one instant to count from")]
         let mut now = Instant::now();
-        let settings = Settings {
+        let settings = ReflectorSettings {
             mode: self.mode,
             timeout: Timeout::new(Duration::from_hours(1)),
             max_datagram: 1024,

@@ -284,7 +284,7 @@ impl Args {
             min_source_port: self.min_source_port,
             rate_limits: [self.rate_limit, self.rate_limit_total],
             busy_poll: self.busy_poll,
-            socket: udp::Options {
+            socket: udp::SocketOptions {
                 receive_buffer: self.recv_buffer,
                 send_buffer: self.send_buffer,
                 reuse_address: self.reuse_address,

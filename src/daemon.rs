@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::http::{self, Site};
-use crate::metrics::{Clocks, Counts, Metrics, Sources};
+use crate::metrics::{Clocks, Counts, Metrics, MetricsSources};
 use crate::reflect::Reflector;
 use crate::runtime;
 use crate::systemd::Manager;
@@ -30,7 +30,7 @@ use crate::worker::{self, Shared, Stopped, Worker};
 
 use clock::{clocks, now, today};
 pub use config::Config;
-pub use error::Error;
+pub use error::DaemonError;
 pub use sockets::Inherited;
 use sockets::{Sockets, log_start, read_limits, worker_metrics};
 use status::Status;
@@ -44,22 +44,27 @@ const END: Duration = Duration::from_millis(800);
 ///
 /// # Errors
 /// When it cannot start or cannot go on.
-pub fn run(config: &Config, inherited: Inherited, log: &Log) -> Result<(), Error> {
+pub fn run(config: &Config, inherited: Inherited, log: &Log) -> Result<(), DaemonError> {
     let started = clocks();
     let sockets = Sockets::open(config, inherited)?;
-    let starting = |what| move |cause| Error::Start { what, cause };
+    let starting = |what| move |cause| DaemonError::Start { what, cause };
     udp::prepare_wake().map_err(starting("the signal handlers"))?;
     let runtime = runtime::new().map_err(starting("the runtime"))?;
     runtime.block_on(serve(config, started, sockets, log))
 }
 
-async fn serve(config: &Config, started: Clocks, sockets: Sockets, log: &Log) -> Result<(), Error> {
+async fn serve(
+    config: &Config,
+    started: Clocks,
+    sockets: Sockets,
+    log: &Log,
+) -> Result<(), DaemonError> {
     let options = worker_options(config, started, &sockets);
     let (http, sockets) = (sockets.http, sockets.echo);
-    let starting = |what| move |cause| Error::Start { what, cause };
+    let starting = |what| move |cause| DaemonError::Start { what, cause };
     let mut signals = Signals::new().map_err(starting("the signal handlers"))?;
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
-    let metrics = Metrics::new(Sources {
+    let metrics = Metrics::new(MetricsSources {
         workers: worker_metrics(config, &sockets, &counts),
         timestamps: config.socket.timestamps,
         dropped_log_lines: log.dropped_lines(),
@@ -111,7 +116,7 @@ async fn serve(config: &Config, started: Clocks, sockets: Sockets, log: &Log) ->
     let mut manager = Manager::default();
     let outcome = tokio::select! {
         outcome = supervise(&status, &mut signals, &mut endings, &mut manager) => outcome,
-        Some(_) = serving.join_next() => Err(Error::HttpLost),
+        Some(_) = serving.join_next() => Err(DaemonError::HttpLost),
     };
 
     let asked = now();
@@ -143,13 +148,13 @@ fn spawn(
         })
 }
 
-fn worker_options(config: &Config, started: Clocks, sockets: &Sockets) -> worker::Options {
+fn worker_options(config: &Config, started: Clocks, sockets: &Sockets) -> worker::WorkerOptions {
     let Clocks {
         monotonic,
         since_boot,
         ..
     } = started;
-    worker::Options {
+    worker::WorkerOptions {
         busy_poll: config.busy_poll,
         timestamps: config.socket.timestamps,
         waiting_since: if sockets.are_inherited {

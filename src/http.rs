@@ -109,7 +109,7 @@ pub fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), 
 
 /// A socket handed over that HTTP cannot be served on.
 #[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
+pub enum AdoptListenerError {
     /// It is of another kind.
     #[error("is not a listening TCP socket (ListenStream= makes one)")]
     Kind,
@@ -122,11 +122,13 @@ pub enum AdoptError {
 ///
 /// # Errors
 /// When it is no listening TCP socket.
-pub fn adopt(descriptor: OwnedFd) -> Result<(std::net::TcpListener, SocketAddr), AdoptError> {
+pub fn adopt(
+    descriptor: OwnedFd,
+) -> Result<(std::net::TcpListener, SocketAddr), AdoptListenerError> {
     let socket = Socket::from(descriptor);
     let stream = socket.r#type()? == Type::STREAM && socket.protocol()? == Some(Protocol::TCP);
     if !(stream && socket.is_listener()?) {
-        return Err(AdoptError::Kind);
+        return Err(AdoptListenerError::Kind);
     }
     socket.set_nonblocking(true)?;
     let listener = std::net::TcpListener::from(socket);
@@ -237,7 +239,7 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
     }
 }
 
-type Shown = State<Arc<dyn Site>>;
+type SiteState = State<Arc<dyn Site>>;
 
 fn router(site: Arc<dyn Site>) -> Router {
     Router::new()
@@ -251,7 +253,7 @@ fn router(site: Arc<dyn Site>) -> Router {
 }
 
 /// The whole page, or, asked for `/?main`, the part that changes.
-async fn page(State(site): Shown, RawQuery(query): RawQuery) -> Response {
+async fn page(State(site): SiteState, RawQuery(query): RawQuery) -> Response {
     let nonce = nonce();
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; \
@@ -279,21 +281,21 @@ fn nonce() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-async fn metrics(State(site): Shown) -> Response {
+async fn metrics(State(site): SiteState) -> Response {
     match site.metrics() {
         Ok((kind, text)) => ([(CONTENT_TYPE, kind)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error + "\n").into_response(),
     }
 }
 
-async fn healthy(State(site): Shown) -> (StatusCode, String) {
+async fn healthy(State(site): SiteState) -> (StatusCode, String) {
     match site.healthy() {
         Ok(()) => (StatusCode::OK, "healthy\n".into()),
         Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem + "\n"),
     }
 }
 
-async fn ready(State(site): Shown) -> (StatusCode, &'static str) {
+async fn ready(State(site): SiteState) -> (StatusCode, &'static str) {
     if site.ready() {
         (StatusCode::OK, "ready\n")
     } else {

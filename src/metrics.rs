@@ -22,7 +22,7 @@ use prometheus::{Registry, TextEncoder};
 use catalogue::FAMILIES;
 pub use clocks::Clocks;
 use clocks::steady;
-pub use counts::{Count, Counts, Errors, Histogram, Moment};
+pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment};
 
 /// What the kernel says of a socket when asked.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +60,7 @@ impl fmt::Debug for WorkerMetrics {
 
 /// All that the metrics are read from.
 #[derive(Debug)]
-pub struct Sources {
+pub struct MetricsSources {
     /// One for each socket.
     pub workers: Vec<WorkerMetrics>,
     /// Whether datagrams come with the time of their receipt.
@@ -69,7 +69,7 @@ pub struct Sources {
     pub dropped_log_lines: Arc<AtomicU64>,
     /// Asks for the system's limits on receive and send buffers, in bytes.
     pub read_limits: fn() -> [Option<usize>; 2],
-    /// When the daemon started, which is what every [`Moment`] counts from.
+    /// When the daemon started, which is what every [`SharedMoment`] counts from.
     pub started: Clocks,
     /// Reads the clocks.
     pub clocks: fn() -> Clocks,
@@ -80,7 +80,7 @@ pub struct Sources {
 /// Sums over all workers, for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
-pub struct Summary {
+pub struct MetricsSummary {
     pub received: u64,
     pub echoed: u64,
     pub decoded: u64,
@@ -109,7 +109,7 @@ pub struct SocketState {
 /// The daemon's metrics.
 #[derive(Debug)]
 pub struct Metrics {
-    sources: Arc<Sources>,
+    sources: Arc<MetricsSources>,
     registry: Registry,
 }
 
@@ -121,7 +121,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics are of one name.
-    pub fn new(sources: Sources) -> prometheus::Result<Self> {
+    pub fn new(sources: MetricsSources) -> prometheus::Result<Self> {
         let sources = Arc::new(sources);
         let registry = Registry::new();
         let describe = |family: &Family| {
@@ -162,9 +162,9 @@ impl Metrics {
     }
 
     /// Sums over all workers, for people.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> MetricsSummary {
         let sources = &self.sources;
-        Summary {
+        MetricsSummary {
             received: sources.sum(|counts| counts.received.get()),
             echoed: sources.sum(|counts| counts.echoed.get()),
             decoded: sources.sum(|counts| counts.decoded.get()),
@@ -186,7 +186,7 @@ impl Metrics {
 
 struct All {
     descriptions: Vec<Desc>,
-    sources: Arc<Sources>,
+    sources: Arc<MetricsSources>,
 }
 
 impl Collector for All {
@@ -209,7 +209,7 @@ impl Collector for All {
 
 /// What one scrape reads from.
 struct Scrape<'a> {
-    sources: &'a Sources,
+    sources: &'a MetricsSources,
     /// Each address that datagrams are received on, and what its workers count.
     listens: Vec<(&'a str, Vec<&'a Counts>)>,
     /// What the kernel says of each worker's socket.
@@ -319,8 +319,8 @@ impl Series {
         self.metrics.push(metric);
     }
 
-    fn add_errors(&mut self, scrape: &Scrape<'_>, errors: fn(&Counts) -> &Errors) {
-        for (index, name) in Errors::names().enumerate() {
+    fn add_errors(&mut self, scrape: &Scrape<'_>, errors: fn(&Counts) -> &ErrorCounts) {
+        for (index, name) in ErrorCounts::names().enumerate() {
             self.add_listens(scrape, &[("error", name)], |counts| {
                 errors(counts).get(index)
             });
@@ -328,7 +328,7 @@ impl Series {
     }
 }
 
-impl Sources {
+impl MetricsSources {
     /// The workers' counts by the address of their socket, in the order of the addresses.
     fn listens(&self) -> Vec<(&str, Vec<&Counts>)> {
         let mut listens: Vec<(&str, Vec<&Counts>)> = Vec::new();

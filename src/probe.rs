@@ -41,16 +41,16 @@ use summary::{Summary, Where};
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ProbeError {
     /// The target's name stands for no address.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// The run could not begin or go on.
     #[error(transparent)]
-    Run(#[from] prober::Error),
+    Run(#[from] prober::RunError),
     /// The daemon's metrics cannot be read.
     #[error(transparent)]
-    Metrics(#[from] fetch::Error),
+    Metrics(#[from] fetch::FetchError),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] io::Error),
@@ -64,7 +64,7 @@ pub enum Error {
 ///
 /// # Errors
 /// When nothing can be measured.
-pub fn run(config: &Config) -> Result<bool, Error> {
+pub fn run(config: &Config) -> Result<bool, ProbeError> {
     let target = &config.target;
     let address = target.resolve()?;
     let mut screen = Screen::new();
@@ -85,7 +85,7 @@ pub fn run(config: &Config) -> Result<bool, Error> {
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;
     // A flow is a socket. If it cannot be had, that will show.
     let _ = udp::open_as_many_as_allowed();
-    let stops = count_stops().map_err(Error::Signals)?;
+    let stops = count_stops().map_err(ProbeError::Signals)?;
     let prober = Prober::new(&settings, random(), &mut screen, &stops)?;
     if settings.lines {
         prober
@@ -116,7 +116,7 @@ pub fn run(config: &Config) -> Result<bool, Error> {
         screen.wipe();
     }
     screen.line(format_args!("{text}"));
-    screen.end().map_err(Error::Output)?;
+    screen.end().map_err(ProbeError::Output)?;
     let totals = outcome.tally.totals();
     Ok(totals.sent == 0 || !totals.lost_at_least(config.max_loss))
 }

@@ -30,7 +30,7 @@ use lockstep::Lockstep;
 use peers::Place;
 pub use peers::{BYTES_PER_PEER, NoMemory, SLACK};
 pub use rate_limit::{BUCKETS, LEAK, Limits, Rate};
-pub use settings::{End, ExitOn, Mode, Settings, Timeout};
+pub use settings::{End, ExitOn, Mode, ReflectorSettings, Timeout};
 
 use crate::record::{Record, TooShort};
 
@@ -129,7 +129,7 @@ pub struct Verdict {
 
 /// What was counted so far, and what is at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Totals {
+pub struct ReflectorTotals {
     /// Peers that owe a record now.
     pub peers: u64,
     /// Peers forgotten because the table was full.
@@ -185,7 +185,7 @@ impl Reflector {
     ///
     /// # Errors
     /// When there is no memory for so many peers.
-    pub fn new(settings: Settings, now: Instant) -> Result<Self, NoMemory> {
+    pub fn new(settings: ReflectorSettings, now: Instant) -> Result<Self, NoMemory> {
         Ok(Self {
             timeout: settings.timeout,
             exit_on_timeout: settings.exit_on.timeout,
@@ -278,13 +278,13 @@ impl Reflector {
     }
 
     /// What was counted so far.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> ReflectorTotals {
         let (peers, evicted, records_given_up) = match &self.protocol {
             Protocol::Exchange(exchange) => exchange.totals(),
             Protocol::Lockstep(lockstep) => lockstep.totals(),
             Protocol::Echo(_) => (0, 0, 0),
         };
-        Totals {
+        ReflectorTotals {
             peers,
             evicted,
             records_given_up,

@@ -7,7 +7,7 @@ mod history;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use crate::metrics::{SocketState, Summary};
+use crate::metrics::{MetricsSummary, SocketState};
 use chart::write_chart;
 use history::rate;
 pub(crate) use history::{History, PERIOD};
@@ -27,7 +27,7 @@ pub(crate) struct Facts<'a> {
     /// Fine, or what is wrong.
     pub(crate) health: Result<(), String>,
     pub(crate) ready: bool,
-    pub(crate) summary: Summary,
+    pub(crate) summary: MetricsSummary,
     pub(crate) sockets: &'a [SocketState],
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn main(facts: &Facts<'_>, history: &History) -> String {
 fn write_main(
     out: &mut String,
     facts: &Facts<'_>,
-    samples: &[(Instant, Summary)],
+    samples: &[(Instant, MetricsSummary)],
 ) -> std::fmt::Result {
     let Facts {
         mode,
@@ -92,7 +92,7 @@ fn write_main(
         env!("CARGO_PKG_VERSION")
     )?;
     let recent = &samples[samples.len().saturating_sub(RECENT + 1)..];
-    let per_second = |count: fn(&Summary) -> u64| rate(recent, count);
+    let per_second = |count: fn(&MetricsSummary) -> u64| rate(recent, count);
     out.push_str("<div class=\"tiles\">");
     let drops = per_second(|sum| sum.drops);
     let alarm = if drops > 0.0 { " class=\"bad\"" } else { "" };
@@ -126,8 +126,8 @@ fn write_main(
 /// What every datagram came to, as the accounting has it.
 fn write_counts(
     out: &mut String,
-    summary: &Summary,
-    recent: &[(Instant, Summary)],
+    summary: &MetricsSummary,
+    recent: &[(Instant, MetricsSummary)],
 ) -> std::fmt::Result {
     let rows: [Line; 9] = [
         ("received", "received", |sum| sum.received),
@@ -212,7 +212,7 @@ fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result 
 }
 
 /// A line of a chart or of a table: its class or id, its name, what it counts.
-type Line = (&'static str, &'static str, fn(&Summary) -> u64);
+type Line = (&'static str, &'static str, fn(&MetricsSummary) -> u64);
 
 /// A rate for people.
 #[expect(
@@ -272,7 +272,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
     fn each_figure_is_shown_where_it_belongs() {
         let (history, start) = (History::default(), Instant::now());
-        let summary = |times: u64| Summary {
+        let summary = |times: u64| MetricsSummary {
             received: 3_000_000_000_000 + 2 * times,
             echoed: 20 * times,
             decoded: 40 * times,
@@ -285,7 +285,7 @@ mod tests {
             peers: 7,
         };
         // Ten seconds after this one it is forgotten, but for the charts.
-        history.add(start, Summary::default());
+        history.add(start, MetricsSummary::default());
         let paused = start + Duration::from_mins(1);
         for sample in 0..6 {
             let now = paused + sample * PERIOD;
@@ -338,8 +338,9 @@ mod tests {
                 drops: 6,
             }),
         };
-        let all =
-            |sockets: &[SocketState]| shown_page(&History::default(), Summary::default(), sockets);
+        let all = |sockets: &[SocketState]| {
+            shown_page(&History::default(), MetricsSummary::default(), sockets)
+        };
         let page = all(&[socket(Some(4_194_304), 425_984)]);
         let row = "<td class=\"bad\">425 984 (asked for 4 194 304)<td>5<td>6<td>2 000 (asked for 1 000)\n";
         assert!(page.contains(row), "{page}");
@@ -356,7 +357,7 @@ mod tests {
         };
         assert!(all(&[gone]).contains("<th scope=\"row\">[::1]:9<td>0<td colspan=\"4\">gone"));
 
-        let mut facts = facts(Summary::default(), &[]);
+        let mut facts = facts(MetricsSummary::default(), &[]);
         facts.health = Err("worker 0 made no progress".into());
         let page = main(&facts, &History::default());
         assert!(page.contains("<span class=\"bad\">worker 0 made no progress</span>"));
@@ -367,11 +368,11 @@ mod tests {
     }
 
     /// The part that changes, with plain spaces.
-    fn shown_page(history: &History, summary: Summary, sockets: &[SocketState]) -> String {
+    fn shown_page(history: &History, summary: MetricsSummary, sockets: &[SocketState]) -> String {
         main(&facts(summary, sockets), history).replace('\u{202f}', " ")
     }
 
-    fn facts(summary: Summary, sockets: &[SocketState]) -> Facts<'_> {
+    fn facts(summary: MetricsSummary, sockets: &[SocketState]) -> Facts<'_> {
         Facts {
             mode: "echo",
             addresses: "[::1]:9",

@@ -75,7 +75,7 @@ impl fmt::Display for Filter {
 
 /// A log that cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LogError {
     /// There is no journal to write to.
     #[error("cannot log to the journal: {0}")]
     Journal(#[source] io::Error),
@@ -92,9 +92,9 @@ pub enum Error {
 ///
 /// # Errors
 /// When the journal was asked for and is not there.
-pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, Error> {
+pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, LogError> {
     let journal = match format {
-        Some(Format::Journald) => Some(Journal::find().map_err(Error::Journal)?),
+        Some(Format::Journald) => Some(Journal::find().map_err(LogError::Journal)?),
         None if stderr_is_the_journal() => Journal::find().ok(),
         _ => None,
     };
@@ -103,7 +103,7 @@ pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, Error> {
         (None, Some(Format::Json)) => Output::Json,
         (None, _) => Output::Text,
     };
-    let queue = writer::start(output).map_err(Error::Thread)?;
+    let queue = writer::start(output).map_err(LogError::Thread)?;
     // Parsed before, as a Filter.
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
     tracing_subscriber::registry()

@@ -12,13 +12,13 @@ mod socket;
 mod sys;
 
 pub use batch::{Batch, RecvMeta, Wait};
-pub use client::epoll::Ready;
+pub use client::epoll::Poller;
 pub use client::icmp::{Icmp, Rejection};
 pub use drops::Drops;
 pub(crate) use error::NO_PORT;
-pub use error::{AdoptError, Error};
+pub use error::{AdoptError, SocketError};
 pub use outgoing::{Sent, Transmit};
-pub use socket::{Options, Socket};
+pub use socket::{Socket, SocketOptions};
 pub use sys::boot::since_boot;
 pub use sys::buffer_limits::BufferLimits;
 pub use sys::cmsg::PacketInfo;

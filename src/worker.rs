@@ -19,10 +19,10 @@ use tracing::{Level, enabled, warn};
 
 use crate::metrics::Counts;
 use crate::record::Record;
-use crate::reflect::{End, Reflector, SLACK, Settings};
+use crate::reflect::{End, Reflector, ReflectorSettings, SLACK};
 use crate::udp::{Socket, Wait};
 
-use clock::{Clock, Slept};
+use clock::{LoopClock, Slept};
 pub use port::{Port, SocketPort};
 use residence::Waiting;
 pub use state::{Shared, State, Warnings};
@@ -52,7 +52,7 @@ const _: () = assert!(BATCH <= SLACK, "the core keeps the peers of a batch");
 
 /// How a worker goes about it.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct WorkerOptions {
     /// How long to poll after a datagram before sleeping.
     pub busy_poll: Duration,
     /// Whether datagrams come with the time of their receipt.
@@ -85,8 +85,8 @@ pub struct Worker<P> {
     index: usize,
     counts: Arc<Counts>,
     shared: Arc<Shared>,
-    clock: Clock,
-    options: Options,
+    clock: LoopClock,
+    options: WorkerOptions,
     waiting: Waiting,
     /// When the kernel received what was just answered, if it tells, and how many replies it got.
     answered: Vec<(Duration, usize)>,
@@ -103,7 +103,7 @@ pub struct Worker<P> {
 }
 
 /// The port of a worker that goes by `settings`.
-pub fn port(socket: Arc<Socket>, settings: &Settings) -> SocketPort {
+pub fn port(socket: Arc<Socket>, settings: &ReflectorSettings) -> SocketPort {
     // Where a datagram can end the daemon, those in the slots behind it stay in the socket, for the
     // process that has it next.
     let ends = settings.exit_on.empty || settings.exit_on.decode_error;
@@ -121,14 +121,14 @@ impl<P: Port> Worker<P> {
     pub fn new(
         port: P,
         reflector: Reflector,
-        options: Options,
+        options: WorkerOptions,
         index: usize,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             port,
             // From when the reflector was made: none of its time has passed unseen.
-            clock: Clock::new(reflector.totals().quiet_since),
+            clock: LoopClock::new(reflector.totals().quiet_since),
             reflector,
             options,
             waiting: Waiting::new(options.waiting_since),

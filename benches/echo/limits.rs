@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use udp_echo::reflect::{
     Action, Admission, Datagram, Destination, ExitOn, LEAK, Limits, Mode, Rate, Reflector,
-    Settings, Timeout,
+    ReflectorSettings, Timeout,
 };
 
 use crate::figures::{Spread, Table};
@@ -89,7 +89,7 @@ fn nanoseconds(threads: usize, limited: bool, batches: u32) -> io::Result<f64> {
 }
 
 fn core(limits: Option<Arc<Limits>>, now: Instant) -> Reflector {
-    let settings = Settings {
+    let settings = ReflectorSettings {
         mode: Mode::Echo,
         timeout: Timeout::new(Duration::from_hours(1)),
         max_datagram: 1024,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::HostPort;
-use crate::reflect::{Admission, ExitOn, LEAK, Limits, Mode, Rate, Settings, Timeout};
+use crate::reflect::{Admission, ExitOn, LEAK, Limits, Mode, Rate, ReflectorSettings, Timeout};
 use crate::udp;
 
 /// What a daemon is to do.
@@ -37,7 +37,7 @@ pub struct Config {
     /// How long a worker polls before it sleeps.
     pub busy_poll: Duration,
     /// The options of every UDP socket.
-    pub socket: udp::Options,
+    pub socket: udp::SocketOptions,
 }
 
 impl Config {
@@ -46,12 +46,12 @@ impl Config {
         &self,
         own: impl IntoIterator<Item = SocketAddr>,
         epoch: Instant,
-    ) -> Settings {
+    ) -> ReflectorSettings {
         let [each, total] = self.rate_limits;
         let limits = each
             .or(total)
             .map(|_| Arc::new(Limits::new(epoch, LEAK, each, total)));
-        Settings {
+        ReflectorSettings {
             mode: self.mode,
             timeout: self.timeout,
             max_datagram: self.max_datagram.into(),

@@ -13,11 +13,11 @@ use crate::udp;
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each says it in its message")]
-pub enum Error {
+pub enum DaemonError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
-    Socket(#[from] udp::Error),
+    Socket(#[from] udp::SocketError),
     #[error(transparent)]
     Http(#[from] http::BindError),
     #[error("cannot make the metrics: {0}")]
@@ -54,7 +54,7 @@ pub enum Error {
     HttpLost,
 }
 
-impl Error {
+impl DaemonError {
     /// Whether the command line is at fault.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::LockstepSockets(_))

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::{info, warn};
 
-use super::{Config, Error};
+use super::{Config, DaemonError};
 use crate::http;
 use crate::metrics::{Counts, SocketReading, WorkerMetrics};
 use crate::reflect::Mode;
@@ -22,10 +22,10 @@ impl Inherited {
     ///
     /// # Errors
     /// When they are not there, or a name means nothing here.
-    pub fn take() -> Result<Self, Error> {
+    pub fn take() -> Result<Self, DaemonError> {
         let take = |(descriptor, role)| match udp::inherited(descriptor) {
             Ok(socket) => Ok((descriptor, role, socket)),
-            Err(error) => Err(Error::HandedOver {
+            Err(error) => Err(DaemonError::HandedOver {
                 descriptor,
                 role,
                 problem: error.into(),
@@ -48,10 +48,13 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Takes what the service manager hands over, and binds what it does not.
-    pub(super) fn open(config: &Config, Inherited(inherited): Inherited) -> Result<Self, Error> {
+    pub(super) fn open(
+        config: &Config,
+        Inherited(inherited): Inherited,
+    ) -> Result<Self, DaemonError> {
         let (mut echo, mut http) = (Vec::new(), None);
         for (descriptor, role, socket) in inherited {
-            let failed = |problem| Error::HandedOver {
+            let failed = |problem| DaemonError::HandedOver {
                 descriptor,
                 role,
                 problem,
@@ -69,7 +72,7 @@ impl Sockets {
             }
         }
         if config.mode == Mode::Lockstep && echo.len() > 1 {
-            return Err(Error::LockstepSockets(echo.len()));
+            return Err(DaemonError::LockstepSockets(echo.len()));
         }
         let ignored = |option: &str| {
             if config.given.contains(&option) {
@@ -101,14 +104,14 @@ impl Sockets {
 }
 
 /// Binds a socket for each address and worker.
-fn bind(config: &Config) -> Result<Vec<Arc<Socket>>, Error> {
+fn bind(config: &Config) -> Result<Vec<Arc<Socket>>, DaemonError> {
     let mut sockets: Vec<Arc<Socket>> = Vec::new();
     for name in &config.listen {
         let address = name.resolve()?;
         // With SO_REUSEADDR the kernel would give it again, and the first would get nothing more.
         if sockets.iter().any(|other| other.address() == address) {
             let name = name.clone();
-            return Err(Error::ListenTwice { name, address });
+            return Err(DaemonError::ListenTwice { name, address });
         }
         let first = Socket::bind(address, &config.socket)?;
         let others: Vec<_> = (1..config.workers)

@@ -11,7 +11,7 @@ use tokio::time::{self, MissedTickBehavior};
 use tracing::{error, info};
 
 use super::clock::now;
-use super::error::Error;
+use super::error::DaemonError;
 use super::pause;
 use super::status::Status;
 use crate::http::Site;
@@ -59,7 +59,7 @@ pub(super) async fn supervise(
     signals: &mut Signals,
     endings: &mut UnboundedReceiver<Ending>,
     manager: &mut Manager,
-) -> Result<(), Error> {
+) -> Result<(), DaemonError> {
     // Less than half of what the manager allows, so that one may come late.
     let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
     let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
@@ -138,7 +138,7 @@ pub(super) async fn stop_workers(
 }
 
 /// What it means that a worker stopped by itself.
-fn ending(status: &Status, ended: Option<Ending>) -> Result<(), Error> {
+fn ending(status: &Status, ended: Option<Ending>) -> Result<(), DaemonError> {
     match ended {
         Some((_, Stopped::End(End::Timeout))) => {
             info!("stopping: quiet for the whole timeout, as --exit-on asks");
@@ -148,12 +148,12 @@ fn ending(status: &Status, ended: Option<Ending>) -> Result<(), Error> {
             info!("stopping: an empty datagram came, as --exit-on asks");
             Ok(())
         }
-        Some((_, Stopped::End(End::DecodeError))) => Err(Error::DecodeError),
-        Some((index, Stopped::SocketLost(cause))) => Err(Error::SocketLost {
+        Some((_, Stopped::End(End::DecodeError))) => Err(DaemonError::DecodeError),
+        Some((index, Stopped::SocketLost(cause))) => Err(DaemonError::SocketLost {
             listen: status.listen.get(index).cloned().unwrap_or_default(),
             cause,
         }),
-        Some((_, Stopped::Panicked | Stopped::Asked)) | None => Err(Error::WorkerLost),
+        Some((_, Stopped::Panicked | Stopped::Asked)) | None => Err(DaemonError::WorkerLost),
     }
 }
 

@@ -41,7 +41,7 @@ mod tests {
     use std::sync::{Arc, LazyLock, Mutex};
 
     use super::*;
-    use crate::metrics::{Counts, Metrics, Sources, WorkerMetrics};
+    use crate::metrics::{Counts, Metrics, MetricsSources, WorkerMetrics};
 
     #[expect(clippy::disallowed_methods, reason = "any time will do")]
     static BOOT: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn start_and_last_datagram_times_follow_a_clock_step() {
         let counts = Arc::new(Counts::default());
-        let metrics = Metrics::new(Sources {
+        let metrics = Metrics::new(MetricsSources {
             workers: vec![WorkerMetrics {
                 listen: String::new(),
                 worker: String::new(),

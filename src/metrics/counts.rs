@@ -44,15 +44,15 @@ pub struct Counts {
     pub refused: [Count; Refusal::ALL.len()],
     pub quiet_timeouts: Count,
     pub record_timeouts: Count,
-    pub receive_errors: Errors,
-    pub send_errors: Errors,
+    pub receive_errors: ErrorCounts,
+    pub send_errors: ErrorCounts,
     pub peers: Count,
     pub evicted: Count,
     pub batches: Batches,
     /// In nanoseconds.
     pub residence: Residence,
     /// When the last datagram came.
-    pub last_datagram: Moment,
+    pub last_datagram: SharedMoment,
 }
 
 impl Counts {
@@ -64,7 +64,7 @@ impl Counts {
 
 /// Errors by name.
 #[derive(Debug, Default)]
-pub struct Errors([Count; Errors::NAMES]);
+pub struct ErrorCounts([Count; ErrorCounts::NAMES]);
 
 /// The errors that receiving and sending UDP datagrams can meet (recv(2), send(2), udp(7)), and
 /// their names. All others are counted as `other`.
@@ -87,7 +87,7 @@ const ERRNOS: [(i32, &str); 16] = [
     (libc::EPIPE, "EPIPE"),
 ];
 
-impl Errors {
+impl ErrorCounts {
     /// How many names there are.
     pub const NAMES: usize = ERRNOS.len() + 1;
 
@@ -217,9 +217,9 @@ impl Default for Residence {
 /// A time that another thread may read: nanoseconds since an instant that all know, plus 1; 0 is
 /// never.
 #[derive(Debug, Default)]
-pub struct Moment(Count);
+pub struct SharedMoment(Count);
 
-impl Moment {
+impl SharedMoment {
     /// Sets it to `now`.
     pub fn set(&self, epoch: Instant, now: Instant) {
         let since = now.saturating_duration_since(epoch).as_nanos();
@@ -262,12 +262,12 @@ mod tests {
 
     #[test]
     fn an_error_is_counted_by_its_name_or_as_other() {
-        let errors = Errors::default();
+        let errors = ErrorCounts::default();
         for errno in [libc::EPERM, libc::EPERM, libc::EXDEV] {
             let index = errors.count(&io::Error::from_raw_os_error(errno));
-            assert_eq!(index + 1 == Errors::NAMES, errno == libc::EXDEV);
+            assert_eq!(index + 1 == ErrorCounts::NAMES, errno == libc::EXDEV);
         }
-        let counted: Vec<_> = Errors::names()
+        let counted: Vec<_> = ErrorCounts::names()
             .enumerate()
             .map(|(index, name)| (name, errors.get(index)))
             .filter(|(_, count)| *count > 0)

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::{Sources, family, metric, steady};
+use super::{MetricsSources, family, metric, steady};
 
 /// `USER_HZ`, what `/proc` counts CPU time in: 100 a second on all that Rust runs on
 /// (include/asm-generic/param.h).
@@ -56,13 +56,13 @@ const FAMILIES: [(&str, &str, MetricType); 7] = [
 
 pub(super) struct Process {
     descriptions: Vec<Desc>,
-    sources: Arc<Sources>,
+    sources: Arc<MetricsSources>,
     /// The start time that was last shown.
     started: Mutex<f64>,
 }
 
 impl Process {
-    pub(super) fn new(sources: Arc<Sources>) -> prometheus::Result<Self> {
+    pub(super) fn new(sources: Arc<MetricsSources>) -> prometheus::Result<Self> {
         let describe = |(name, help, _): &(&str, &str, MetricType)| {
             let labels = std::collections::HashMap::new();
             Desc::new((*name).into(), (*help).into(), Vec::new(), labels)

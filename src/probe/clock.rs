@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time since the start of the run.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub struct RunClock {
     start: Instant,
 }
 
@@ -20,7 +20,7 @@ pub struct Moment {
 /// How long reading both clocks may take: more means that something came between.
 const APART: Duration = Duration::from_micros(2);
 
-impl Clock {
+impl RunClock {
     /// The run starts now.
     #[expect(clippy::disallowed_methods, reason = "this is the loop's")]
     pub fn start() -> Self {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "it is what is read")]
     fn moment_lies_between_the_readings_around_the_call() {
-        let clock = Clock::start();
+        let clock = RunClock::start();
         let mut last = clock.moment().at;
         let mut read = (0..1000).filter_map(|_| {
             let before = SystemTime::now();

@@ -29,7 +29,7 @@ const MOST: usize = 16 << 20;
 /// Metrics that could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the metrics at {url}: {cause}")]
-pub struct Error {
+pub struct FetchError {
     url: Uri,
     #[source]
     cause: Cause,
@@ -59,9 +59,9 @@ enum Cause {
 ///
 /// # Errors
 /// When nobody answers, or with something else.
-pub fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, Error> {
+pub fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, FetchError> {
     let read = || Ok(Counters::parse(&within(PATIENCE, stops, get(url))?)?);
-    read().map_err(|cause| Error {
+    read().map_err(|cause| FetchError {
         url: url.clone(),
         cause,
     })

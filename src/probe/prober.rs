@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::clock::Clock;
+use super::clock::RunClock;
 use super::notes::{Notes, Trouble};
 use super::pace::{Frequency, Pace};
 use super::screen::Screen;
@@ -18,7 +18,7 @@ use super::turns::Turns;
 use super::wire::Run;
 use crate::record::Record;
 use crate::reflect::Mode;
-use crate::udp::{self, Batch, Ready, Socket};
+use crate::udp::{self, Batch, Poller, Socket};
 
 /// How a run is to go.
 #[derive(Debug, Clone)]
@@ -49,10 +49,10 @@ pub struct Settings {
 
 /// A run that could not begin or go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RunError {
     /// A socket cannot be had.
     #[error(transparent)]
-    Socket(#[from] udp::Error),
+    Socket(#[from] udp::SocketError),
     /// What tells which sockets have something to receive failed.
     #[error("cannot wait for replies: {0}")]
     Wait(#[source] io::Error),
@@ -88,11 +88,11 @@ pub struct Prober<'a> {
     pace: Pace,
     flows: Vec<Socket>,
     /// Where there are more flows than one.
-    ready: Option<Ready>,
+    ready: Option<Poller>,
     found: Vec<usize>,
     batch: Batch,
     outgoing: Vec<u8>,
-    clock: Clock,
+    clock: RunClock,
     pub(super) screen: &'a mut Screen,
     notes: Notes,
     /// The receive timeout of the only flow.
@@ -128,13 +128,13 @@ impl<'a> Prober<'a> {
         id: u32,
         screen: &'a mut Screen,
         stops: &'a AtomicU32,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, RunError> {
         let flows = (0..settings.flows)
             .map(|_| Socket::connect(settings.target, RECEIVE_BUFFER))
             .collect::<Result<Vec<_>, _>>()?;
         let ready = match flows.as_slice() {
             [_] => None,
-            flows => Some(Ready::new(flows).map_err(Error::Wait)?),
+            flows => Some(Poller::new(flows).map_err(RunError::Wait)?),
         };
         let run = Run::new(id, settings.size);
         let slot_bytes = settings.size.max(Record::BYTES) + 1;
@@ -149,7 +149,7 @@ impl<'a> Prober<'a> {
             flows,
             ready,
             found: Vec::new(),
-            clock: Clock::start(),
+            clock: RunClock::start(),
             screen,
             notes: Notes::default(),
             receive_timeout: Duration::ZERO,
@@ -164,7 +164,7 @@ impl<'a> Prober<'a> {
     ///
     /// # Errors
     /// When it cannot wait for replies.
-    pub fn run(mut self) -> Result<Outcome, Error> {
+    pub fn run(mut self) -> Result<Outcome, RunError> {
         loop {
             let now = self.clock.now();
             let sends = self.sends(now);
@@ -172,7 +172,7 @@ impl<'a> Prober<'a> {
                 self.send_due(now);
             }
             if self.gives_up(now, sends) {
-                self.catch_up().map_err(Error::Wait)?;
+                self.catch_up().map_err(RunError::Wait)?;
             }
             while let Some(due) = self.turns.time(now) {
                 self.send_record(due, None);
@@ -185,7 +185,7 @@ impl<'a> Prober<'a> {
                 break;
             }
             let timeout = self.timeout(now, sends);
-            self.receive(timeout).map_err(Error::Wait)?;
+            self.receive(timeout).map_err(RunError::Wait)?;
         }
         let time = self.clock.now();
         let drops = self.flows.iter().map(Socket::queue_and_drops);

@@ -17,7 +17,7 @@ pub struct Rtts {
 
 /// What there is to say of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Summary {
+pub struct RttSummary {
     /// The least.
     pub min: Duration,
     /// The mean.
@@ -80,7 +80,7 @@ impl Rtts {
     }
 
     /// What there is to say of them, if there are any.
-    pub fn summary(&self) -> Option<Summary> {
+    pub fn summary(&self) -> Option<RttSummary> {
         if self.histogram.is_empty() {
             return None;
         }
@@ -90,7 +90,7 @@ impl Rtts {
             Duration::from_nanos(value).clamp(self.least, self.greatest)
         };
         let variance = self.squares / count(self.histogram.len());
-        Some(Summary {
+        Some(RttSummary {
             min: self.least,
             mean: Duration::from_secs_f64(self.mean.max(0.0)),
             stddev: Duration::from_secs_f64(variance.max(0.0).sqrt()),

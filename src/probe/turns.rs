@@ -70,7 +70,7 @@ pub struct Turns {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Turn {
-    wait: Wait,
+    wait: FlowWait,
     /// The last record that was sent: the request's sequence number, and how many before it.
     last: (u64, u8),
     /// Whether that followed a reply, in time.
@@ -82,7 +82,7 @@ struct Turn {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Wait {
+enum FlowWait {
     /// The next request may be sent.
     #[default]
     Not,
@@ -137,7 +137,7 @@ impl Turns {
         let all = (self.next..number).chain(0..self.next);
         let flow = all
             .into_iter()
-            .find(|flow| self.flows[*flow].wait == Wait::Not)?;
+            .find(|flow| self.flows[*flow].wait == FlowWait::Not)?;
         self.next = (flow + 1) % number;
         Some(flow)
     }
@@ -147,7 +147,7 @@ impl Turns {
         self.flows[flow].last_before = self.flows[flow].last;
         if !self.is_plain() {
             let until = now + self.patience;
-            self.set(flow, Wait::Reply { sequence, until });
+            self.set(flow, FlowWait::Reply { sequence, until });
         }
     }
 
@@ -163,11 +163,11 @@ impl Turns {
     ) -> Option<Due> {
         let turn = self.flows[flow];
         let record_is_sent = match turn.wait {
-            Wait::Reply {
+            FlowWait::Reply {
                 sequence: asked, ..
             } if asked == sequence => false,
             // The daemon took the record that was sent meanwhile.
-            Wait::Echo {
+            FlowWait::Echo {
                 sequence: asked, ..
             } if asked == sequence => true,
             _ => return None,
@@ -178,7 +178,7 @@ impl Turns {
         } else {
             self.echoed_records = 0;
         }
-        self.set(flow, Wait::Not);
+        self.set(flow, FlowWait::Not);
         if record_is_sent {
             return None;
         }
@@ -187,7 +187,7 @@ impl Turns {
             self.flows[flow].follows_reply = true;
         } else {
             let until = now + self.patience.min(LATE.max(rtt * 2));
-            self.set(flow, Wait::Echo { sequence, until });
+            self.set(flow, FlowWait::Echo { sequence, until });
         }
         Some(due)
     }
@@ -203,13 +203,13 @@ impl Turns {
         self.echoed_after_reply += u64::from(turn.follows_reply);
         match turn.wait {
             // The request that waits was sent after that record, and ends its exchange.
-            Wait::Reply { .. } => None,
-            Wait::Echo { .. } | Wait::Not => {
+            FlowWait::Reply { .. } => None,
+            FlowWait::Echo { .. } | FlowWait::Not => {
                 // The record before came back, and so has this one.
                 if earlier > 0 {
                     self.echoed_records += 1;
                 }
-                self.set(flow, Wait::Not);
+                self.set(flow, FlowWait::Not);
                 let more = u32::from(earlier) < PLAIN;
                 more.then(|| self.due(flow, sequence, earlier + 1))?
             }
@@ -219,20 +219,20 @@ impl Turns {
     /// The sequence number of the request whose reply a flow waits for, if it waits.
     pub fn asked_on(&self, flow: usize) -> Option<u64> {
         match self.flows[flow].wait {
-            Wait::Reply { sequence, .. } => Some(sequence),
-            Wait::Not | Wait::Echo { .. } => None,
+            FlowWait::Reply { sequence, .. } => Some(sequence),
+            FlowWait::Not | FlowWait::Echo { .. } => None,
         }
     }
 
     /// Something on the way said that a request did not get there, so there is nothing to end.
     pub fn rejected(&mut self, flow: usize, sequence: u64) {
         match self.flows[flow].wait {
-            Wait::Reply {
+            FlowWait::Reply {
                 sequence: asked, ..
             }
-            | Wait::Echo {
+            | FlowWait::Echo {
                 sequence: asked, ..
-            } if asked == sequence => self.set(flow, Wait::Not),
+            } if asked == sequence => self.set(flow, FlowWait::Not),
             _ => {}
         }
     }
@@ -243,14 +243,14 @@ impl Turns {
         while let Some((until, flow)) = self.deadlines.first().copied()
             && until <= now
         {
-            if let Wait::Reply { sequence, .. } = self.flows[flow].wait {
+            if let FlowWait::Reply { sequence, .. } = self.flows[flow].wait {
                 let until = now + self.patience;
-                self.set(flow, Wait::Echo { sequence, until });
+                self.set(flow, FlowWait::Echo { sequence, until });
                 if let Some(due) = self.due(flow, sequence, 0) {
                     return Some(due);
                 }
             }
-            self.set(flow, Wait::Not);
+            self.set(flow, FlowWait::Not);
         }
         None
     }
@@ -274,7 +274,7 @@ impl Turns {
         })
     }
 
-    fn set(&mut self, flow: usize, wait: Wait) {
+    fn set(&mut self, flow: usize, wait: FlowWait) {
         let before = std::mem::replace(&mut self.flows[flow].wait, wait);
         if let Some(until) = before.until() {
             self.busy -= 1;
@@ -287,7 +287,7 @@ impl Turns {
     }
 }
 
-impl Wait {
+impl FlowWait {
     fn until(self) -> Option<Duration> {
         match self {
             Self::Not => None,

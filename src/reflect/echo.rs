@@ -1,7 +1,7 @@
 //! RFC 862: every datagram goes back, and nothing is decoded.
 
 use super::peers::Place;
-use super::{Action, Datagram, Ready, Settings};
+use super::{Action, Datagram, Ready, ReflectorSettings};
 
 /// The protocol of [`super::Mode::Echo`].
 #[derive(Debug)]
@@ -10,7 +10,7 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &ReflectorSettings) -> Self {
         Self {
             max_datagram: settings.max_datagram,
         }

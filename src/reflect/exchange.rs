@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::echo::reply;
 use super::lockstep::decide_record;
 use super::peers::{NoMemory, Peers, Place};
-use super::{Action, Datagram, End, ExitOn, Expired, Ready, Settings, Timeout};
+use super::{Action, Datagram, End, ExitOn, Expired, Ready, ReflectorSettings, Timeout};
 
 /// The protocol of [`super::Mode::Exchange`].
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(settings: &Settings) -> Result<Self, NoMemory> {
+    pub(super) fn new(settings: &ReflectorSettings) -> Result<Self, NoMemory> {
         Ok(Self {
             peers: Peers::new(settings.max_peers, RandomState::new())?,
             timeout: settings.timeout,

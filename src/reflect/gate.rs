@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-use super::{Admission, Datagram, Limits, Mode, Refusal, Settings};
+use super::{Admission, Datagram, Limits, Mode, ReflectorSettings, Refusal};
 
 /// The rules and the limits of one socket.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: ReflectorSettings) -> Self {
         Self {
             mode: settings.mode,
             admission: settings.admission,

@@ -2,7 +2,7 @@
 
 use super::echo::reply;
 use super::peers::Place;
-use super::{Action, Datagram, End, ExitOn, Expired, Ready, Settings};
+use super::{Action, Datagram, End, ExitOn, Expired, Ready, ReflectorSettings};
 use crate::record::Record;
 
 /// The protocol of [`super::Mode::Lockstep`].
@@ -18,7 +18,7 @@ pub(super) struct Lockstep {
 }
 
 impl Lockstep {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &ReflectorSettings) -> Self {
         Self {
             max_datagram: settings.max_datagram,
             exit_on: settings.exit_on,

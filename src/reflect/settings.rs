@@ -75,7 +75,7 @@ impl Timeout {
 
 /// How the exchange is to go.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ReflectorSettings {
     /// What happens to a datagram.
     pub mode: Mode,
     /// How long to wait; `None` is for ever.

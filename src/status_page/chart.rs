@@ -5,16 +5,16 @@ use std::time::Instant;
 
 use super::history::{WIDTH, rate};
 use super::{Line, shown};
-use crate::metrics::Summary;
+use crate::metrics::MetricsSummary;
 
 /// A chart of rates from sample to sample, the newest at the right.
 pub(super) fn write_chart(
     out: &mut String,
     title: &str,
-    samples: &[(Instant, Summary)],
+    samples: &[(Instant, MetricsSummary)],
     lines: &[Line],
 ) -> std::fmt::Result {
-    let rates = |count: fn(&Summary) -> u64| -> Vec<f64> {
+    let rates = |count: fn(&MetricsSummary) -> u64| -> Vec<f64> {
         samples.windows(2).map(|pair| rate(pair, count)).collect()
     };
     let all: Vec<_> = lines.iter().map(|(.., count)| rates(*count)).collect();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::metrics::Summary;
+use crate::metrics::MetricsSummary;
 
 /// From one sample to the next.
 pub(crate) const PERIOD: Duration = Duration::from_secs(2);
@@ -15,11 +15,11 @@ pub(super) const WIDTH: Duration = PERIOD.saturating_mul(SAMPLES as u32 - 2);
 
 /// What was counted in the last minutes.
 #[derive(Debug, Default)]
-pub(crate) struct History(Mutex<VecDeque<(Instant, Summary)>>);
+pub(crate) struct History(Mutex<VecDeque<(Instant, MetricsSummary)>>);
 
 impl History {
     /// Adds what is counted now.
-    pub(crate) fn add(&self, now: Instant, summary: Summary) {
+    pub(crate) fn add(&self, now: Instant, summary: MetricsSummary) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Also those from before a pause.
         while let Some((at, _)) = samples.front()
@@ -30,7 +30,7 @@ impl History {
         samples.push_back((now, summary));
     }
 
-    pub(super) fn samples(&self) -> Vec<(Instant, Summary)> {
+    pub(super) fn samples(&self) -> Vec<(Instant, MetricsSummary)> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         samples.iter().copied().collect()
     }
@@ -38,7 +38,10 @@ impl History {
 
 /// How much it grew a second from the first sample to the last.
 #[expect(clippy::cast_precision_loss, reason = "it is shown to people")]
-pub(super) fn rate(samples: &[(Instant, Summary)], count: fn(&Summary) -> u64) -> f64 {
+pub(super) fn rate(
+    samples: &[(Instant, MetricsSummary)],
+    count: fn(&MetricsSummary) -> u64,
+) -> f64 {
     let (Some((start, first)), Some((end, last))) = (samples.first(), samples.last()) else {
         return 0.0;
     };
@@ -58,9 +61,9 @@ mod tests {
         assert!(rate(&history.samples(), |sum| sum.received).abs() < 1e-9);
         for sample in 0..200 {
             let received = u64::from(sample) * 20;
-            let summary = Summary {
+            let summary = MetricsSummary {
                 received,
-                ..Summary::default()
+                ..MetricsSummary::default()
             };
             history.add(start + sample * PERIOD, summary);
         }
@@ -68,7 +71,7 @@ mod tests {
         assert_eq!(samples.len(), usize::from(SAMPLES));
         assert_eq!(samples[150].0 - samples[0].0, Duration::from_mins(5));
         assert!((rate(&samples, |sum| sum.received) - 10.0).abs() < 1e-9);
-        history.add(start + Duration::from_hours(1), Summary::default());
+        history.add(start + Duration::from_hours(1), MetricsSummary::default());
         assert_eq!(history.samples().len(), 1, "before a pause is too old");
     }
 }

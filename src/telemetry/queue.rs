@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// One line of the log, before anybody formats it.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct LogLine {
     pub(super) time: SystemTime,
     /// Level, target, file: what is known of it beforehand.
     pub(super) metadata: &'static Metadata<'static>,
@@ -33,7 +33,7 @@ pub(super) struct Line {
 /// What the writing thread is asked for.
 #[derive(Debug)]
 pub(super) enum Request {
-    Write(Line),
+    Write(LogLine),
     /// To say when it has come so far.
     Flush(SyncSender<()>),
 }
@@ -78,7 +78,7 @@ impl<S: Subscriber> Layer<S> for Queue {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
-        let line = Line {
+        let line = LogLine {
             time: now(),
             metadata: event.metadata(),
             message: text.0,

@@ -22,7 +22,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
 
 use super::journal::Journal;
-use super::queue::{Line, Queue, Request};
+use super::queue::{LogLine, Queue, Request};
 
 /// From one warning of lost lines to the next, at least.
 const WARNING_PERIOD: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, line: &Line) {
+    fn write(&mut self, line: &LogLine) {
         self.writes = self.sink.write(line).is_ok();
         if !self.writes {
             self.dropped.fetch_add(1, Relaxed);
@@ -114,7 +114,7 @@ impl Writer {
             return;
         }
         self.told_at = Some(now());
-        let warning = Line {
+        let warning = LogLine {
             time: today(),
             metadata: &WARNING,
             message: format!(
@@ -144,7 +144,7 @@ impl Sink {
         }
     }
 
-    fn write(&mut self, line: &Line) -> io::Result<()> {
+    fn write(&mut self, line: &LogLine) -> io::Result<()> {
         let fields = line.metadata.fields();
         let field = fields.field("message").ok_or(io::ErrorKind::InvalidData)?;
         let message = line.message.as_str();

@@ -13,7 +13,7 @@ use crate::udp::named_here;
     named_here(*.address),
     hint(.action, .address, .cause)
 )]
-pub struct Error {
+pub struct SocketError {
     pub(super) action: &'static str,
     pub(super) address: SocketAddr,
     #[source]
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn errors_for_want_of_a_port_name_the_range() {
-        let error = |action, address: &str, errno| Error {
+        let error = |action, address: &str, errno| SocketError {
             action,
             address: address.parse().unwrap(),
             cause: io::Error::from_raw_os_error(errno),

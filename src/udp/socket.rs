@@ -10,11 +10,11 @@ use socket2::{Domain, Protocol, Type};
 
 use super::sys::guard::Guard;
 use super::sys::{offload, sockopt};
-use super::{AdoptError, BufferLimits, Drops, Error, MemInfo, PacketInfo, RecvMeta, named};
+use super::{AdoptError, BufferLimits, Drops, MemInfo, PacketInfo, RecvMeta, SocketError, named};
 
 /// What a socket is asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct SocketOptions {
     /// The receive buffer's size in bytes; `None` leaves the kernel's.
     pub receive_buffer: Option<usize>,
     /// The send buffer's size in bytes; `None` leaves the kernel's.
@@ -34,12 +34,12 @@ pub struct Socket {
     pub(super) address: SocketAddr,
     pub(super) drops: Drops,
     /// Whether it gets bursts as one, whether that is not wanted, and whether it sends such.
-    pub(super) batches: Batches,
+    pub(super) batches: BatchSupport,
     pub(super) guard: Guard,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Batches {
+pub(super) struct BatchSupport {
     received: bool,
     unwanted: AtomicBool,
     sent: bool,
@@ -51,7 +51,7 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses: an address in use or of another host, no permission, …
-    pub fn bind(address: SocketAddr, options: &Options) -> Result<Self, Error> {
+    pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Self, SocketError> {
         Self::bind_as(address, options, false)
     }
 
@@ -61,18 +61,24 @@ impl Socket {
     ///
     /// # Errors
     /// As for [`Self::bind`].
-    pub fn bind_another(&self, options: &Options) -> Result<Self, Error> {
-        self.inner.set_reuse_port(true).map_err(|cause| Error {
-            action: "set SO_REUSEPORT for",
-            address: self.address,
-            cause,
-        })?;
+    pub fn bind_another(&self, options: &SocketOptions) -> Result<Self, SocketError> {
+        self.inner
+            .set_reuse_port(true)
+            .map_err(|cause| SocketError {
+                action: "set SO_REUSEPORT for",
+                address: self.address,
+                cause,
+            })?;
         Self::bind_as(self.address, options, true)
     }
 
-    fn bind_as(address: SocketAddr, options: &Options, another: bool) -> Result<Self, Error> {
+    fn bind_as(
+        address: SocketAddr,
+        options: &SocketOptions,
+        another: bool,
+    ) -> Result<Self, SocketError> {
         let failed = |action| {
-            move |cause| Error {
+            move |cause| SocketError {
                 action,
                 address,
                 cause,
@@ -108,7 +114,7 @@ impl Socket {
             drops: Drops::from_baseline(0),
             inner,
             address,
-            batches: Batches::default(),
+            batches: BatchSupport::default(),
             guard,
         };
         socket
@@ -123,7 +129,7 @@ impl Socket {
     ///
     /// # Errors
     /// When it is not a bound, unconnected UDP socket.
-    pub fn adopt(descriptor: OwnedFd, options: &Options) -> Result<Self, AdoptError> {
+    pub fn adopt(descriptor: OwnedFd, options: &SocketOptions) -> Result<Self, AdoptError> {
         let unusable = |action| move |cause| AdoptError::Unusable { action, cause };
         let inner = socket2::Socket::from(descriptor);
         check_kind(&inner)?;
@@ -147,7 +153,7 @@ impl Socket {
             drops: Drops::from_baseline(drops.drops),
             inner,
             address,
-            batches: Batches::default(),
+            batches: BatchSupport::default(),
             guard,
         };
         socket
@@ -157,7 +163,7 @@ impl Socket {
     }
 
     /// What bound and adopted sockets need alike.
-    fn prepare(&mut self, options: &Options) -> Result<(), (&'static str, io::Error)> {
+    fn prepare(&mut self, options: &SocketOptions) -> Result<(), (&'static str, io::Error)> {
         let failed = |action| move |cause| (action, cause);
         // ICMP errors about earlier replies are not to fail later ones (ip(7), ipv6(7)).
         sockopt::set(&*self, libc::IPPROTO_IP, libc::IP_RECVERR, 0)
@@ -290,14 +296,14 @@ impl Socket {
 
     fn offload(&mut self, wanted: bool) {
         let found = offload::receives_batches(&*self);
-        self.batches = Batches {
+        self.batches = BatchSupport {
             received: found || (wanted && offload::set_receives_batches(&*self, true).is_ok()),
             unwanted: AtomicBool::new(found && !wanted),
             sent: wanted && offload::can_send_batches(&*self),
         };
     }
 
-    pub(super) fn size_buffers(&self, options: &Options) -> io::Result<()> {
+    pub(super) fn size_buffers(&self, options: &SocketOptions) -> io::Result<()> {
         if options.receive_buffer.or(options.send_buffer).is_none() {
             return Ok(());
         }
@@ -346,7 +352,7 @@ impl Socket {
             inner: OwnedFd::from(file).into(),
             address: ([0, 0, 0, 0], 9999).into(),
             drops: Drops::from_baseline(0),
-            batches: Batches {
+            batches: BatchSupport {
                 received: batches,
                 unwanted: AtomicBool::new(false),
                 sent: batches,

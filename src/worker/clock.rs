@@ -9,7 +9,7 @@ use super::TICK;
 /// its machine or its process was stopped, or it had no CPU for longer than it was to sleep. What
 /// came meanwhile and waits in the socket then came in time, as it did for the original recipe.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(super) struct LoopClock {
     /// The time that was last read.
     real: Instant,
     /// The protocol's time then.
@@ -29,7 +29,7 @@ pub(super) struct Slept {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stopwatch(Instant);
 
-impl Clock {
+impl LoopClock {
     /// A clock whose two times are one at `start`.
     pub(super) fn new(start: Instant) -> Self {
         Self {
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn protocol_time_goes_with_the_real_time() {
         let start = Instant::now();
-        let mut clock = Clock::new(start);
+        let mut clock = LoopClock::new(start);
         for step in 1..5 {
             clock.advance(start + step * WAIT, slept(false), Some(start + WAIT));
             assert_eq!(clock.now(), start + step * WAIT);
@@ -131,7 +131,7 @@ mod tests {
         let start = Instant::now();
         let due = start + WAIT;
         for (passed, interrupted) in [(PAUSE, false), (PAUSE, true), (WAIT, true)] {
-            let mut clock = Clock::new(start);
+            let mut clock = LoopClock::new(start);
             clock.advance(start + passed, slept(interrupted), Some(due));
             let now = clock.now();
             assert_eq!(now + Duration::from_nanos(1), due);
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn protocol_time_never_goes_back() {
         let start = Instant::now();
-        let mut clock = Clock::new(start);
+        let mut clock = LoopClock::new(start);
         clock.advance(start + PAUSE, slept(true), Some(start));
         assert_eq!(clock.now(), start);
         clock.advance(start, slept(false), None);

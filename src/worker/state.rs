@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use crate::metrics::{Counts, Errors, Moment};
+use crate::metrics::{Counts, ErrorCounts, SharedMoment};
 use crate::throttle::Throttle;
 
 /// What all workers of a daemon share. The datagram path writes none of it but each worker's own.
@@ -13,7 +13,7 @@ use crate::throttle::Throttle;
 pub struct Shared {
     /// Set when the workers are to stop.
     pub stop: AtomicBool,
-    /// What [`Moment`]s count from.
+    /// What [`SharedMoment`]s count from.
     pub epoch: Instant,
     /// What each worker counts.
     pub counts: Box<[Arc<Counts>]>,
@@ -44,20 +44,20 @@ impl Shared {
 #[repr(align(128))]
 pub struct State {
     /// When the loop last went round.
-    pub progress: Moment,
+    pub progress: SharedMoment,
     /// When it is to go round again at the latest, if it waits in a receive.
-    pub due: Moment,
+    pub due: SharedMoment,
     /// Since when the socket has been quiet, refused datagrams aside.
-    pub quiet_since: Moment,
+    pub quiet_since: SharedMoment,
 }
 
 /// The workers' warnings, one a second of each kind. Touched only when something goes wrong.
 #[derive(Debug)]
 pub struct Warnings {
-    /// Of receive calls, by the name of the error; see [`Errors::count`].
-    pub receive: [Throttle; Errors::NAMES],
+    /// Of receive calls, by the name of the error; see [`ErrorCounts::count`].
+    pub receive: [Throttle; ErrorCounts::NAMES],
     /// Of replies, likewise.
-    pub send: [Throttle; Errors::NAMES],
+    pub send: [Throttle; ErrorCounts::NAMES],
 }
 
 impl Default for Warnings {

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Options, Shared, SocketPort, Worker, port};
-use crate::reflect::{Admission, ExitOn, Mode, Reflector, Settings, Timeout};
+use super::{Shared, SocketPort, Worker, WorkerOptions, port};
+use crate::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Timeout};
 use crate::udp::{self, Socket};
 
 #[expect(clippy::disallowed_methods, reason = "any time will do")]
@@ -14,7 +14,7 @@ pub(super) fn now() -> Instant {
 }
 
 pub(super) fn socket(offload: bool) -> Arc<Socket> {
-    let options = udp::Options {
+    let options = udp::SocketOptions {
         receive_buffer: None,
         send_buffer: None,
         reuse_address: false,
@@ -34,7 +34,7 @@ pub(super) fn worker(
 ) -> (Worker<SocketPort>, Arc<Shared>) {
     let epoch = now();
     let shared = Arc::new(Shared::new(epoch, Box::new([Arc::default()])));
-    let settings = Settings {
+    let settings = ReflectorSettings {
         mode,
         timeout: Timeout::new(Duration::from_secs(1)),
         max_datagram: 1024,
@@ -43,7 +43,7 @@ pub(super) fn worker(
         admission: Admission::new(0, [socket.address()]),
         limits: None,
     };
-    let options = Options {
+    let options = WorkerOptions {
         busy_poll: Duration::ZERO,
         timestamps: true,
         waiting_since: epoch,

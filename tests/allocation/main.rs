@@ -24,9 +24,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use udp_echo::metrics::Counts;
 use udp_echo::reflect::{
-    Admission, ExitOn, LEAK, Limits, Mode, Rate, Reflector, Refusal, Settings, Timeout,
+    Admission, ExitOn, LEAK, Limits, Mode, Rate, Reflector, ReflectorSettings, Refusal, Timeout,
 };
-use udp_echo::udp::{self, Options, Socket};
+use udp_echo::udp::{self, Socket, SocketOptions};
 use udp_echo::worker::{self, Shared, Worker};
 
 use harness::{client, send_burst, wait_until};
@@ -75,7 +75,7 @@ fn no_datagram_makes_a_worker_allocate() {
 
 /// Plays all kinds of datagrams to a worker.
 fn assert_allocates_nothing(mode: Mode, offload: bool) {
-    let options = Options {
+    let options = SocketOptions {
         receive_buffer: None,
         send_buffer: None,
         reuse_address: false,
@@ -92,7 +92,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
     let own = [socket.address(), refused.local_addr().unwrap()];
     let counts = Arc::new(Counts::default());
     let shared = Arc::new(Shared::new(Instant::now(), Box::new([Arc::clone(&counts)])));
-    let settings = Settings {
+    let settings = ReflectorSettings {
         mode,
         timeout: Timeout::new(Duration::from_millis(1)),
         max_datagram: 1024,
@@ -105,7 +105,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
     let worker = thread::spawn({
         let shared = Arc::clone(&shared);
         move || {
-            let options = worker::Options {
+            let options = worker::WorkerOptions {
                 busy_poll: Duration::ZERO,
                 timestamps: true,
                 waiting_since: Instant::now(),

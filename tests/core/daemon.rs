@@ -17,7 +17,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &ReflectorSettings) -> Self {
         let now = Instant::now();
         Self {
             core: Reflector::new(settings.clone(), now).unwrap(),

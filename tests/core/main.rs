@@ -19,8 +19,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use udp_echo::record::{Record, TooShort};
 use udp_echo::reflect::{
-    Action, Admission, Datagram, Destination, End, ExitOn, Limits, Mode, Rate, Reflector, Refusal,
-    Settings, Timeout, Verdict,
+    Action, Admission, Datagram, Destination, End, ExitOn, Limits, Mode, Rate, Reflector,
+    ReflectorSettings, Refusal, Timeout, Verdict,
 };
 
 use daemon::{Daemon, Expected};
@@ -301,7 +301,7 @@ proptest! {
         steps in vec((wait(), sent()), 1..60),
     ) {
         let max_peers = NonZeroU32::new(100).unwrap();
-        let in_mode = |mode| Settings { mode, max_peers, ..settings.clone() };
+        let in_mode = |mode| ReflectorSettings { mode, max_peers, ..settings.clone() };
         let mut shared = Daemon::new(&in_mode(Mode::Exchange));
         let mut alone: HashMap<_, _> = ADMITTED
             .map(|peer| (address(peer), Daemon::new(&in_mode(Mode::Lockstep))))
@@ -443,7 +443,7 @@ fn decides_alone(alone: &mut HashMap<SocketAddr, Daemon>, sent: &Sent) -> Expect
     }
 }
 
-fn settings() -> impl Strategy<Value = Settings> {
+fn settings() -> impl Strategy<Value = ReflectorSettings> {
     let modes = vec![Mode::Exchange, Mode::Exchange, Mode::Lockstep, Mode::Echo];
     let timeout = select(vec![
         Duration::ZERO,
@@ -476,8 +476,8 @@ fn rates() -> impl Strategy<Value = [Option<NonZeroU32>; 2]> {
     [rate(), rate()]
 }
 
-fn defaults(mode: Mode) -> Settings {
-    Settings {
+fn defaults(mode: Mode) -> ReflectorSettings {
+    ReflectorSettings {
         mode,
         timeout: Timeout::new(TIMEOUT),
         max_datagram: 1024,

@@ -6,7 +6,7 @@ use super::*;
 
 /// One datagram at a time, whose reply fails or does not at once.
 pub(super) struct Model {
-    pub(super) settings: Settings,
+    pub(super) settings: ReflectorSettings,
     /// Longest-owing first. In lockstep everybody is one peer.
     pub(super) owing: Vec<(SocketAddr, Instant)>,
     pub(super) quiet_since: Instant,
@@ -20,7 +20,11 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(settings: &Settings, rates: [Option<NonZeroU32>; 2], now: Instant) -> Self {
+    pub(super) fn new(
+        settings: &ReflectorSettings,
+        rates: [Option<NonZeroU32>; 2],
+        now: Instant,
+    ) -> Self {
         Self {
             settings: settings.clone(),
             owing: Vec::new(),
@@ -58,7 +62,7 @@ impl Model {
     }
 
     pub(super) fn decides(&mut self, sent: &Sent, now: Instant) -> (Action, Option<End>) {
-        let Settings { mode, exit_on, .. } = self.settings;
+        let ReflectorSettings { mode, exit_on, .. } = self.settings;
         let (mut peer, length) = (sent.datagram.peer, sent.datagram.length);
         let is_reflector = mode == Mode::Echo && peer == address(ECHO);
         let refusal = is_reflector.then_some(Refusal::SourcePort);

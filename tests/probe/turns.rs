@@ -9,7 +9,7 @@ use udp_echo::probe::tally::{Came, Tally};
 use udp_echo::probe::turns::{Due, Turns};
 use udp_echo::probe::wire::{Change, Run, Seen};
 use udp_echo::reflect::{
-    Action, Admission, Datagram, Destination, ExitOn, Mode, Reflector, Settings, Timeout,
+    Action, Admission, Datagram, Destination, ExitOn, Mode, Reflector, ReflectorSettings, Timeout,
 };
 
 const WAIT: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl World {
     fn new(mode: Mode, delay: Duration, loses: impl FnMut(Kind, bool) -> bool + 'static) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the core takes no other time")]
         let start = Instant::now();
-        let settings = Settings {
+        let settings = ReflectorSettings {
             mode,
             timeout: Timeout::new(Duration::from_hours(1)),
             max_datagram: 1024,

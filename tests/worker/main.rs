@@ -227,7 +227,7 @@ proptest! {
         calls in vec(vec(coming(), 1..SLOTS + 1), 0..20),
     ) {
         let now = Instant::now();
-        let settings = Settings {
+        let settings = ReflectorSettings {
             mode,
             timeout: None,
             max_datagram: MAX_DATAGRAM,
@@ -245,7 +245,7 @@ proptest! {
             sent: Vec::new(),
             sends_batches,
         };
-        let options = Options {
+        let options = WorkerOptions {
             busy_poll: Duration::ZERO,
             timestamps: false,
             waiting_since: now,

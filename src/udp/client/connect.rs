@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Type};
 
 use super::send;
-use crate::udp::socket::Batches;
+use crate::udp::socket::BatchSupport;
 use crate::udp::sys::guard::Guard;
 use crate::udp::sys::sockopt;
-use crate::udp::{Drops, Error, Options, Socket};
+use crate::udp::{Drops, Socket, SocketError, SocketOptions};
 
 /// What fails where there is no way to a peer.
 pub(in crate::udp) const ACTION: &str = "connect a socket to";
@@ -21,9 +21,9 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses: no route, no port left, …
-    pub fn connect(peer: SocketAddr, receive_buffer: usize) -> Result<Self, Error> {
+    pub fn connect(peer: SocketAddr, receive_buffer: usize) -> Result<Self, SocketError> {
         let failed = |action| {
-            move |cause| Error {
+            move |cause| SocketError {
                 action,
                 address: peer,
                 cause,
@@ -40,14 +40,14 @@ impl Socket {
             drops: Drops::from_baseline(0),
             inner,
             address: address.as_socket().unwrap_or(peer),
-            batches: Batches::default(),
+            batches: BatchSupport::default(),
             guard: Guard::default(),
         };
         socket.ask_for_rejections().map_err(failed("set up"))?;
         sockopt::set(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
             .map_err(failed("set SO_TIMESTAMPNS for"))?;
         socket
-            .size_buffers(&Options {
+            .size_buffers(&SocketOptions {
                 receive_buffer: Some(receive_buffer),
                 send_buffer: None,
                 reuse_address: false,

@@ -16,7 +16,7 @@ use crate::udp::Socket;
 
 /// Tells which of some sockets have something to receive, be it an error.
 #[derive(Debug)]
-pub struct Ready {
+pub struct Poller {
     epoll: OwnedFd,
     events: Vec<epoll_event>,
 }
@@ -24,7 +24,7 @@ pub struct Ready {
 /// How many are told at once: the others are next time.
 const EVENTS: c_int = 64;
 
-impl Ready {
+impl Poller {
     /// Of these sockets.
     ///
     /// # Errors
