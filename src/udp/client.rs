@@ -4,5 +4,3 @@ mod connect;
 pub(super) mod epoll;
 pub(super) mod icmp;
 pub(super) mod send;
-
-pub(super) use connect::ACTION;

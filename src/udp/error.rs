@@ -1,9 +1,9 @@
 //! Why a socket cannot be had, and what an operator can do about it.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use super::client;
 use crate::udp::named_here;
 
 /// A socket that could not be had.
@@ -11,13 +11,41 @@ use crate::udp::named_here;
 #[error(
     "cannot {action} UDP {}: {cause}{}",
     named_here(*.address),
-    hint(.action, .address, .cause)
+    hint(*.action, .address, .cause)
 )]
 pub struct SocketError {
-    pub(super) action: &'static str,
-    pub(super) address: SocketAddr,
+    action: SocketAction,
+    address: SocketAddr,
     #[source]
-    pub(super) cause: io::Error,
+    cause: io::Error,
+}
+
+impl SocketError {
+    /// Makes the error of an action from its cause.
+    pub(super) fn of(action: SocketAction, address: SocketAddr) -> impl FnOnce(io::Error) -> Self {
+        move |cause| Self {
+            action,
+            address,
+            cause,
+        }
+    }
+}
+
+/// An attempted action. Connecting a socket has hints of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SocketAction {
+    Connect,
+    /// A verb and its object.
+    Other(&'static str),
+}
+
+impl fmt::Display for SocketAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect a socket to",
+            Self::Other(words) => words,
+        })
+    }
 }
 
 /// A socket handed over that does not serve.
@@ -47,7 +75,7 @@ pub enum AdoptError {
 pub(crate) const NO_PORT: &str = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones the kernel uses";
 
 /// What an operator can do about it.
-fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
+fn hint(action: SocketAction, address: &SocketAddr, cause: &io::Error) -> &'static str {
     if cause.raw_os_error() == Some(libc::EMFILE) {
         return "; `ulimit -n` says how many files may be open, `ulimit -Hn` how far that may be raised";
     }
@@ -55,11 +83,11 @@ fn hint(action: &str, address: &SocketAddr, cause: &io::Error) -> &'static str {
         io::ErrorKind::InvalidInput if lacks_zone(address) => {
             "; a link-local address needs its interface, as in [fe80::1%eth0]"
         }
-        io::ErrorKind::PermissionDenied if action == client::ACTION => {
+        io::ErrorKind::PermissionDenied if action == SocketAction::Connect => {
             "; it is a broadcast address, or a route of this host prohibits it"
         }
-        io::ErrorKind::WouldBlock if action == client::ACTION => NO_PORT,
-        _ if action == client::ACTION => "",
+        io::ErrorKind::WouldBlock if action == SocketAction::Connect => NO_PORT,
+        _ if action == SocketAction::Connect => "",
         io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
         io::ErrorKind::AddrInUse => "; `ss -ulnp` shows what uses it",
         io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
@@ -83,13 +111,13 @@ mod tests {
 
     #[test]
     fn errors_for_want_of_a_port_name_the_range() {
-        let error = |action, address: &str, errno| SocketError {
-            action,
-            address: address.parse().unwrap(),
-            cause: io::Error::from_raw_os_error(errno),
+        let error = |action, address: &str, errno| {
+            let cause = io::Error::from_raw_os_error(errno);
+            SocketError::of(action, address.parse().unwrap())(cause)
         };
-        let connect = error(client::ACTION, "192.0.2.1:9", libc::EAGAIN);
-        let listen = error("listen on", "127.0.0.1:0", libc::EADDRINUSE);
+        let connect = error(SocketAction::Connect, "192.0.2.1:9", libc::EAGAIN);
+        let listening = SocketAction::Other("listen on");
+        let listen = error(listening, "127.0.0.1:0", libc::EADDRINUSE);
         for (error, said) in [
             (
                 connect,
@@ -103,7 +131,7 @@ mod tests {
         ] {
             assert_eq!(error.to_string(), format!("{said}{NO_PORT}"));
         }
-        let taken = error("listen on", "127.0.0.1:9", libc::EADDRINUSE);
+        let taken = error(listening, "127.0.0.1:9", libc::EADDRINUSE);
         assert!(!taken.to_string().contains("ip_local_port_range"));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
+use super::error::SocketAction;
 use super::sys::guard::Guard;
 use super::sys::{offload, sockopt};
 use super::{AdoptError, BufferLimits, Drops, MemInfo, PacketInfo, RecvMeta, SocketError, named};
@@ -62,13 +63,10 @@ impl Socket {
     /// # Errors
     /// As for [`Self::bind`].
     pub fn bind_another(&self, options: &SocketOptions) -> Result<Self, SocketError> {
+        let failed = |words| SocketError::of(SocketAction::Other(words), self.address);
         self.inner
             .set_reuse_port(true)
-            .map_err(|cause| SocketError {
-                action: "set SO_REUSEPORT for",
-                address: self.address,
-                cause,
-            })?;
+            .map_err(failed("set SO_REUSEPORT for"))?;
         Self::bind_as(self.address, options, true)
     }
 
@@ -77,13 +75,7 @@ impl Socket {
         options: &SocketOptions,
         another: bool,
     ) -> Result<Self, SocketError> {
-        let failed = |action| {
-            move |cause| SocketError {
-                action,
-                address,
-                cause,
-            }
-        };
+        let failed = |words| SocketError::of(SocketAction::Other(words), address);
         let inner = socket2::Socket::new(
             Domain::for_address(address),
             Type::DGRAM,

@@ -6,13 +6,11 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Type};
 
 use super::send;
+use crate::udp::error::SocketAction;
 use crate::udp::socket::BatchSupport;
 use crate::udp::sys::guard::Guard;
 use crate::udp::sys::sockopt;
 use crate::udp::{Drops, Socket, SocketError, SocketOptions};
-
-/// What fails where there is no way to a peer.
-pub(in crate::udp) const ACTION: &str = "connect a socket to";
 
 impl Socket {
     /// A socket that sends to `peer` and takes datagrams from nowhere else, at a port of the
@@ -22,17 +20,13 @@ impl Socket {
     /// # Errors
     /// When the kernel refuses: no route, no port left, …
     pub fn connect(peer: SocketAddr, receive_buffer: usize) -> Result<Self, SocketError> {
-        let failed = |action| {
-            move |cause| SocketError {
-                action,
-                address: peer,
-                cause,
-            }
-        };
+        let failed = |words| SocketError::of(SocketAction::Other(words), peer);
         let domain = Domain::for_address(peer);
         let inner = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
             .map_err(failed("open a socket for"))?;
-        inner.connect(&peer.into()).map_err(failed(ACTION))?;
+        inner
+            .connect(&peer.into())
+            .map_err(SocketError::of(SocketAction::Connect, peer))?;
         let address = inner
             .local_addr()
             .map_err(failed("read the own address of a socket for"))?;
