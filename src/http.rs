@@ -53,7 +53,7 @@ const MAX_HEAD: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the port shows.
-pub trait Site: Send + Sync + 'static {
+pub(crate) trait Site: Send + Sync + 'static {
     /// The metrics and their Content-Type.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ pub struct BindError {
 ///
 /// # Errors
 /// When the address cannot be had.
-pub fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
+pub(crate) fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
     let failed = |cause| BindError { address, cause };
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
@@ -109,7 +109,7 @@ pub fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), 
 
 /// A socket handed over that HTTP cannot be served on.
 #[derive(Debug, thiserror::Error)]
-pub enum AdoptListenerError {
+pub(crate) enum AdoptListenerError {
     /// It is of another kind.
     #[error("is not a listening TCP socket (ListenStream= makes one)")]
     Kind,
@@ -122,7 +122,7 @@ pub enum AdoptListenerError {
 ///
 /// # Errors
 /// When it is no listening TCP socket.
-pub fn adopt(
+pub(crate) fn adopt(
     descriptor: OwnedFd,
 ) -> Result<(std::net::TcpListener, SocketAddr), AdoptListenerError> {
     let socket = Socket::from(descriptor);
@@ -161,7 +161,11 @@ async fn check(request: Request, next: Next) -> Response {
 }
 
 /// Serves `site` until `stop` says true, then lets what is under way end.
-pub async fn serve(listener: TcpListener, site: Arc<dyn Site>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    site: Arc<dyn Site>,
+    mut stop: watch::Receiver<bool>,
+) {
     let router = router(site);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     let (started, warnings) = (time::Instant::now(), Throttle::default());

@@ -5,23 +5,23 @@
 //! - [`worker`]: the loop between the two, a thread for each socket.
 //! - [`metrics`]: every metric, declared once.
 //! - [`probe`]: the client.
-//! - [`throttle`]: warnings that repeat.
-//! - [`address`], [`cli`], [`http`], [`runtime`], [`systemd`], [`telemetry`]: one thing each.
+//! - `throttle`: warnings that repeat.
+//! - [`address`], [`cli`], `http`, `runtime`, [`systemd`], [`telemetry`]: one thing each.
 //! - [`daemon`]: all of them put together.
 
 pub mod address;
 pub mod cli;
 pub mod daemon;
-pub mod http;
+mod http;
 pub mod metrics;
 pub mod probe;
 pub mod record;
 pub mod reflect;
-pub mod runtime;
+mod runtime;
 mod status_page;
 pub mod systemd;
 pub mod telemetry;
-pub mod throttle;
+mod throttle;
 pub mod udp;
 pub mod worker;
 

@@ -1,24 +1,24 @@
 //! The client: sends requests to a reflector and counts what comes back.
 //!
 //! - [`Config`]: what a run is to do.
-//! - [`wire`], [`tally`], [`rtt`], [`turns`], [`pace`]: the core. What is sent and when, what came
+//! - `wire`, `tally`, `rtt`, `turns`, `pace`: the core. What is sent and when, what came
 //!   and what that means; no socket, no clock.
-//! - [`prober`], [`clock`]: the loop around it, on one plain thread.
-//! - [`attribution`], [`exposition`], [`fetch`]: where the missing were lost, by the daemon's metrics.
-//! - [`summary`], [`json`], [`notes`], [`screen`]: how it is told.
+//! - `prober`, `clock`: the loop around it, on one plain thread.
+//! - `attribution`, `exposition`, `fetch`: where the missing were lost, by the daemon's metrics.
+//! - `summary`, `json`, `notes`, `screen`: how it is told.
 
-pub mod attribution;
-pub mod clock;
+mod attribution;
+mod clock;
 mod config;
-pub mod exposition;
-pub mod fetch;
-pub mod json;
-pub mod notes;
-pub mod pace;
-pub mod prober;
-pub mod rtt;
-pub mod screen;
-pub mod summary;
+mod exposition;
+mod fetch;
+mod json;
+mod notes;
+pub(crate) mod pace;
+mod prober;
+mod rtt;
+mod screen;
+mod summary;
 pub mod tally;
 pub mod turns;
 pub mod wire;

@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 ///
 /// # Errors
 /// When the system has not what it takes.
-pub fn new() -> io::Result<Runtime> {
+pub(crate) fn new() -> io::Result<Runtime> {
     // tokio 1.54 panics where it cannot have the pair of sockets that signals wake it by. With
     // that, a runtime opens six descriptors: so many have to be there.
     drop([

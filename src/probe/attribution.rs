@@ -7,7 +7,7 @@ use super::exposition::{Sample, samples};
 
 /// What a daemon's metrics say.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Counters {
+pub(super) struct Counters {
     received: f64,
     echoed: f64,
     send_errors: f64,
@@ -19,7 +19,7 @@ pub struct Counters {
 
 /// A text without the metrics of a daemon, or with some that are no counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MetricsError {
+pub(super) enum MetricsError {
     /// There is no metric that every daemon has.
     #[error("no metrics of a udp-echo there")]
     Missing,
@@ -30,7 +30,7 @@ pub enum MetricsError {
 
 /// What the client itself counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Own {
+pub(super) struct Own {
     /// Requests without a reply.
     pub lost: u64,
     /// Datagrams that were sent, requests and records alike.
@@ -45,7 +45,7 @@ pub struct Own {
 /// same place, or others use the daemon too, they tell more than the lost, and each place has its
 /// share of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attribution {
+pub(super) struct Attribution {
     /// On the way there.
     pub uplink: u64,
     /// Dropped by the daemon's host, as its socket's buffer was full.
@@ -66,7 +66,7 @@ impl Counters {
     ///
     /// # Errors
     /// When it does not have what a daemon's has.
-    pub fn parse(text: &str) -> Result<Self, MetricsError> {
+    pub(super) fn parse(text: &str) -> Result<Self, MetricsError> {
         let all: Vec<_> = samples(text).collect();
         let sum = |name| sum(name, all.iter().filter(|sample| sample.name == name));
         let needed = |name| sum(name)?.ok_or(MetricsError::Missing);
@@ -117,7 +117,7 @@ impl Counters {
 
 impl Attribution {
     /// From the metrics before and after; `None` if the daemon was started anew meanwhile.
-    pub fn new(before: &Counters, after: &Counters, own: Own) -> Option<Self> {
+    pub(super) fn new(before: &Counters, after: &Counters, own: Own) -> Option<Self> {
         let since = after.since(before)?;
         let [echoed, unsent] = [since.echoed, since.send_errors].map(whole);
         let got = whole(since.received).saturating_add(whole(since.drops));
@@ -141,7 +141,7 @@ impl Attribution {
     }
 
     /// How many of the lost it tells the place of.
-    pub fn told(&self) -> u64 {
+    pub(super) fn told(&self) -> u64 {
         self.uplink + self.server_drops + self.server_refused + self.downlink
     }
 }

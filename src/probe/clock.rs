@@ -4,13 +4,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time since the start of the run.
 #[derive(Debug, Clone, Copy)]
-pub struct RunClock {
+pub(super) struct RunClock {
     start: Instant,
 }
 
 /// A moment by both clocks.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub(super) struct Moment {
     /// Since the start of the run.
     pub at: Duration,
     /// Since 1970, as the system's clock has it.
@@ -23,20 +23,20 @@ const APART: Duration = Duration::from_micros(2);
 impl RunClock {
     /// The run starts now.
     #[expect(clippy::disallowed_methods, reason = "this is the loop's")]
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self {
             start: Instant::now(),
         }
     }
 
     /// How long ago that was.
-    pub fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
     /// The same by both clocks, read as near to each other as can be had.
     #[expect(clippy::disallowed_methods, reason = "this is the loop's")]
-    pub fn moment(&self) -> Moment {
+    pub(super) fn moment(&self) -> Moment {
         let mut before = self.now();
         for _ in 0..4 {
             let real = SystemTime::now();
@@ -62,7 +62,7 @@ impl Moment {
     /// When the kernel received something that it says it received at `stamp`, since 1970. Where
     /// that cannot be, as it would be before `sent` or is still to come, because the system's
     /// clock was set meanwhile, it is this moment.
-    pub fn of_receipt(&self, stamp: Option<Duration>) -> Duration {
+    pub(super) fn of_receipt(&self, stamp: Option<Duration>) -> Duration {
         stamp
             .and_then(|stamp| self.real.checked_sub(stamp))
             .and_then(|ago| self.at.checked_sub(ago))

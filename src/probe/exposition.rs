@@ -2,7 +2,7 @@
 
 /// A sample: `name{label="value",…} value [timestamp]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sample<'a> {
+pub(super) struct Sample<'a> {
     /// The name of the metric.
     pub name: &'a str,
     /// The labels, by their names.
@@ -12,7 +12,7 @@ pub struct Sample<'a> {
 }
 
 /// The samples of a text. All other lines are left out.
-pub fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
+pub(super) fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
     text.lines().filter_map(sample)
 }
 

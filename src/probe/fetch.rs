@@ -59,7 +59,7 @@ enum Cause {
 ///
 /// # Errors
 /// When nobody answers, or with something else.
-pub fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, FetchError> {
+pub(super) fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, FetchError> {
     let read = || Ok(Counters::parse(&within(PATIENCE, stops, get(url))?)?);
     read().map_err(|cause| FetchError {
         url: url.clone(),

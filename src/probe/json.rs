@@ -10,7 +10,7 @@ use super::summary::Where;
 use crate::address::HostPort;
 
 /// One object.
-pub fn object(target: &HostPort, outcome: &Outcome, whereabouts: Option<&Where>) -> Value {
+pub(super) fn object(target: &HostPort, outcome: &Outcome, whereabouts: Option<&Where>) -> Value {
     let totals = outcome.tally.totals();
     let rtts = outcome.tally.rtts().summary();
     let mut object = json!({

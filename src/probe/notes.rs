@@ -9,7 +9,7 @@ use crate::udp::{Icmp, Rejection};
 
 /// What there is to say beside the figures.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub(super) struct Notes {
     /// What kept requests from getting there.
     pub errors: Errors,
     /// Records that this host would not send, by the number of the error.
@@ -26,17 +26,17 @@ pub struct Notes {
 
 /// How many requests each error kept from getting there.
 #[derive(Debug, Default)]
-pub struct Errors {
+pub(super) struct Errors {
     kinds: BTreeMap<Trouble, u64>,
     other: u64,
 }
 
 impl Errors {
     /// How many kinds are counted apart: ICMP errors may come from any number of addresses.
-    pub const MOST: usize = 32;
+    pub(super) const MOST: usize = 32;
 
     /// Counts a request. Says whether its error is the first of a kind that is counted apart.
-    pub fn add(&mut self, error: Trouble) -> bool {
+    pub(super) fn add(&mut self, error: Trouble) -> bool {
         if self.kinds.len() == Self::MOST && !self.kinds.contains_key(&error) {
             self.other += 1;
             return false;
@@ -47,19 +47,19 @@ impl Errors {
     }
 
     /// The kinds that are counted apart.
-    pub fn kinds(&self) -> impl Iterator<Item = (Trouble, u64)> {
+    pub(super) fn kinds(&self) -> impl Iterator<Item = (Trouble, u64)> {
         self.kinds.iter().map(|(error, count)| (*error, *count))
     }
 
     /// How many requests had an error of a further kind.
-    pub fn other(&self) -> u64 {
+    pub(super) fn other(&self) -> u64 {
         self.other
     }
 }
 
 /// What kept requests from getting there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
+pub(super) enum Trouble {
     /// Somebody on the way said so.
     Rejected {
         /// What the kernel makes of it.
@@ -85,7 +85,7 @@ impl From<&Rejection> for Trouble {
 
 impl Trouble {
     /// In words, of requests to `target`.
-    pub fn told(self, target: &str) -> impl fmt::Display {
+    pub(super) fn told(self, target: &str) -> impl fmt::Display {
         Told(self, target)
     }
 }

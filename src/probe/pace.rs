@@ -22,7 +22,7 @@ impl Frequency {
 
 /// A schedule. Times are since the start of the run.
 #[derive(Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     frequency: Frequency,
     /// When the first was due that `sent` counts.
     start: Duration,
@@ -39,7 +39,7 @@ const FEW: u128 = 64;
 
 impl Pace {
     /// The first is due at once.
-    pub fn new(frequency: Frequency) -> Self {
+    pub(crate) fn new(frequency: Frequency) -> Self {
         Self {
             frequency,
             start: Duration::ZERO,
@@ -49,12 +49,12 @@ impl Pace {
     }
 
     /// How many were due and will not be caught up with.
-    pub fn missed(&self) -> u64 {
+    pub(crate) fn missed(&self) -> u64 {
         self.missed
     }
 
     /// How many are due, of those that can be had at all.
-    pub fn due(&mut self, now: Duration) -> u64 {
+    pub(crate) fn due(&mut self, now: Duration) -> u64 {
         let Frequency { count, time } = self.frequency;
         let since = now.saturating_sub(self.start);
         let interval = time.as_nanos().max(1);
@@ -73,12 +73,12 @@ impl Pace {
     }
 
     /// One of those due was sent.
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         self.sent += 1;
     }
 
     /// When the next is due.
-    pub fn next(&self) -> Duration {
+    pub(crate) fn next(&self) -> Duration {
         self.start + self.after(self.sent)
     }
 

@@ -22,7 +22,7 @@ use crate::udp::{self, Batch, Poller, Socket};
 
 /// How a run is to go.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Where to.
     pub target: SocketAddr,
     /// The same as it is shown.
@@ -60,7 +60,7 @@ pub enum RunError {
 
 /// What a run has seen.
 #[derive(Debug)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// The books.
     pub tally: Tally,
     /// What else there is to say.
@@ -80,7 +80,7 @@ pub struct Outcome {
 }
 
 /// A run.
-pub struct Prober<'a> {
+pub(super) struct Prober<'a> {
     settings: &'a Settings,
     run: Run,
     tally: Tally,
@@ -123,7 +123,7 @@ impl<'a> Prober<'a> {
     ///
     /// # Errors
     /// When the kernel refuses one.
-    pub fn new(
+    pub(super) fn new(
         settings: &'a Settings,
         id: u32,
         screen: &'a mut Screen,
@@ -164,7 +164,7 @@ impl<'a> Prober<'a> {
     ///
     /// # Errors
     /// When it cannot wait for replies.
-    pub fn run(mut self) -> Result<Outcome, RunError> {
+    pub(super) fn run(mut self) -> Result<Outcome, RunError> {
         loop {
             let now = self.clock.now();
             let sends = self.sends(now);

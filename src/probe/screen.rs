@@ -7,7 +7,7 @@ use terminal_size::{Width, terminal_size_of};
 
 /// Where a run is told.
 #[derive(Debug)]
-pub struct Screen {
+pub(super) struct Screen {
     out: BufWriter<Stdout>,
     /// Whether a terminal reads.
     terminal: bool,
@@ -19,7 +19,7 @@ pub struct Screen {
 
 impl Screen {
     /// Standard output.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let out = io::stdout();
         Self {
             terminal: out.is_terminal(),
@@ -31,23 +31,23 @@ impl Screen {
     }
 
     /// Whether a terminal reads.
-    pub fn is_terminal(&self) -> bool {
+    pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
 
     /// Whether nobody reads any more.
-    pub fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// How many characters a row of the terminal has, if one reads and tells.
-    pub fn columns(&self) -> Option<usize> {
+    pub(super) fn columns(&self) -> Option<usize> {
         let size = terminal_size_of(self.out.get_ref()).filter(|_| self.terminal);
         size.map(|(Width(columns), _)| usize::from(columns))
     }
 
     /// Writes a line.
-    pub fn line(&mut self, line: Arguments<'_>) {
+    pub(super) fn line(&mut self, line: Arguments<'_>) {
         if self.progress {
             self.wipe();
         }
@@ -57,7 +57,7 @@ impl Screen {
 
     /// Writes a line in place of the last one of progress, as much of it as fits into a row, where
     /// there is to be room for `^C` too: of two rows only one could be taken back.
-    pub fn progress(&mut self, line: &str) {
+    pub(super) fn progress(&mut self, line: &str) {
         let room = |columns: usize| columns.saturating_sub("^C".len() + 1);
         let room = self.columns().map_or(line.len(), room);
         self.wipe();
@@ -68,7 +68,7 @@ impl Screen {
     }
 
     /// Takes back what is in the terminal's row: progress, or the `^C` that it shows itself.
-    pub fn wipe(&mut self) {
+    pub(super) fn wipe(&mut self) {
         self.progress = false;
         if self.terminal {
             let written = write!(self.out, "\r\x1b[K");
@@ -77,7 +77,7 @@ impl Screen {
     }
 
     /// Shows what was written.
-    pub fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         let flushed = self.out.flush();
         self.note(flushed);
     }
@@ -87,7 +87,7 @@ impl Screen {
     /// # Errors
     /// Why not all could be written, unless it is that nobody reads any more: a pipe that is closed
     /// is an ordinary end.
-    pub fn end(&mut self) -> io::Result<()> {
+    pub(super) fn end(&mut self) -> io::Result<()> {
         self.flush();
         self.failed.take().map_or(Ok(()), Err)
     }

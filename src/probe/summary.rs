@@ -11,7 +11,7 @@ use crate::address::HostPort;
 use crate::reflect::Mode;
 
 /// What is told at the end.
-pub struct Summary<'a> {
+pub(super) struct Summary<'a> {
     /// Where to, as it was given.
     pub target: &'a HostPort,
     /// How the run was to go.
@@ -26,7 +26,7 @@ pub struct Summary<'a> {
 
 /// Where the missing were lost, by the daemon's metrics.
 #[derive(Debug)]
-pub enum Where {
+pub(super) enum Where {
     /// There.
     Known(Attribution),
     /// The daemon was started anew during the run.
@@ -48,7 +48,7 @@ const SHORT_BAR: usize = 8;
 const FLOWS: usize = 32;
 
 /// What is told at the start.
-pub fn heading(target: &HostPort, settings: &Settings) -> impl Display {
+pub(super) fn heading(target: &HostPort, settings: &Settings) -> impl Display {
     let every = match (settings.frequency.count, settings.frequency.time) {
         (1, time) => format!("one every {}", humantime::format_duration(time)),
         (count, _) => format!("{count} a second"),

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use udp_echo::reflect::{Admission, ExitOn, Mode, Reflector, Refusal, Settings};
+use udp_echo::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Refusal};
 use udp_echo::udp::{PacketInfo, RecvMeta, Sent, Transmit, Wait};
-use udp_echo::worker::{Options, Port, Shared, Stopped, Worker};
+use udp_echo::worker::{Port, Shared, Stopped, Worker, WorkerOptions};
 
 const SLOTS: usize = 4;
 const SLOT_BYTES: usize = 200;
