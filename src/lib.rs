@@ -1,11 +1,12 @@
-//! udp-echo, a UDP reflector for Linux. The map of the house:
+//! udp-echo, a UDP reflector for Linux:
 //!
 //! - [`record`], [`reflect`]: the core. What to do with a datagram; no socket, no clock.
-//! - [`udp`]: sockets, and datagrams in batches. The one room with `unsafe`.
+//! - [`udp`]: sockets, and datagrams in batches. The one module with `unsafe`.
 //! - [`worker`]: the loop between the two, a thread for each socket.
 //! - [`metrics`]: every metric, declared once.
 //! - [`probe`]: the client.
 //! - `throttle`: warnings that repeat.
+//! - `status_page`: what a browser sees.
 //! - [`address`], [`cli`], `http`, `runtime`, [`systemd`], [`telemetry`]: one thing each.
 //! - [`daemon`]: all of them put together.
 
