@@ -164,6 +164,8 @@ impl Metrics {
     /// Sums over all workers, for people.
     pub fn summary(&self) -> MetricsSummary {
         let sources = &self.sources;
+        let workers = sources.workers.iter();
+        let readings = workers.filter_map(|worker| (worker.read_socket)().ok());
         MetricsSummary {
             received: sources.sum(|counts| counts.received.get()),
             echoed: sources.sum(|counts| counts.echoed.get()),
@@ -173,12 +175,7 @@ impl Metrics {
             refused: sources.sum(Counts::refused),
             send_errors: sources.sum(|counts| counts.send_errors.sum()),
             truncated: sources.sum(|counts| counts.truncated.get()),
-            drops: sources
-                .workers
-                .iter()
-                .filter_map(|worker| (worker.read_socket)().ok())
-                .map(|reading| reading.drops)
-                .sum(),
+            drops: readings.map(|reading| reading.drops).sum(),
             peers: sources.sum(|counts| counts.peers.get()),
         }
     }
