@@ -211,7 +211,8 @@ impl Scenario {
                 for _ in 0..2 {
                     for batch in together.chunks_mut(self.batch) {
                         for datagram in batch {
-                            came += handle(&mut core, datagram, now);
+                            handle(&mut core, datagram, self.burst, now);
+                            came += self.burst;
                         }
                         core.batch_sent();
                         now += Duration::from_micros(1);
@@ -227,15 +228,12 @@ impl Scenario {
         );
     }
 }
-/// Has the core decide on all datagrams of a batch, or on one. Returns how many there were.
+/// Has the core decide on `count` datagrams, which came in one GRO batch if they are several.
 #[inline]
-fn handle(core: &mut Reflector, datagram: &mut Datagram<'_>, now: Instant) -> usize {
-    let first = black_box(core.handle(black_box(datagram), now)).datagrams;
-    let count = datagram.count();
-    let segment = datagram.segment;
-    let mut handled = first;
+fn handle(core: &mut Reflector, datagram: &mut Datagram<'_>, count: usize, now: Instant) {
+    let mut handled = black_box(core.handle(black_box(datagram), now)).datagrams;
     while handled < count {
-        let rest = &mut datagram.memory[handled * segment..];
+        let rest = &mut datagram.memory[handled * datagram.segment..];
         let mut rest = Datagram {
             length: rest.len(),
             memory: rest,
@@ -247,7 +245,6 @@ fn handle(core: &mut Reflector, datagram: &mut Datagram<'_>, now: Instant) -> us
         }
         handled += verdict.datagrams;
     }
-    count
 }
 
 /// Datagrams as a socket of one address gives them, in one GRO batch.

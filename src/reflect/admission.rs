@@ -96,7 +96,7 @@ impl Admission {
 /// delivers datagrams for an unspecified address to this host (`ip6_route_output`,
 /// `ip_route_output_key_hash_rcu`), and no client has such an address.
 fn is_this_host(datagram: &Datagram<'_>) -> bool {
-    datagram.peer.ip().is_unspecified() || datagram.destination == Destination::Source
+    matches!(datagram.destination, Destination::Source) || datagram.peer.ip().is_unspecified()
 }
 
 /// Whether the source is an address of this host, as far as a datagram shows it. What is sent from

@@ -57,7 +57,13 @@ impl Held {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
         for thread in std::mem::take(&mut self.0) {
             wait_until("the thread ends", || {
-                waitpid(thread, Some(flags)) != Ok(WaitStatus::StillAlive)
+                // It may say first that the thread was held.
+                let status = waitpid(thread, Some(flags));
+                let ended = matches!(
+                    status,
+                    Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))
+                );
+                ended || status.is_err()
             });
         }
     }
