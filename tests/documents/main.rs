@@ -69,6 +69,12 @@ fn every_command_for_a_developer_is_a_step_of_the_projects_own_check() {
 }
 
 #[test]
+fn environments_are_a_step_of_the_projects_own_check() {
+    let check = fs::read_to_string(readme::root().join(".ci/run")).unwrap();
+    assert!(check.contains("\nstep .ci/environments "));
+}
+
+#[test]
 fn every_command_that_is_not_run_as_it_stands_has_a_test() {
     let mut code = String::new();
     read_all(&readme::root().join("tests"), &mut code);

@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What is run nowhere as it stands, and the test that covers it.
-pub const ELSEWHERE: [(&str, &str); 1] = [
-    // It runs all tests, so none can run it.
+pub const ELSEWHERE: [(&str, &str); 2] = [
+    // They run all tests, so none can run them.
+    (
+        ".ci/environments",
+        "environments_are_a_step_of_the_projects_own_check",
+    ),
     (
         ".ci/run",
         "every_command_for_a_developer_is_a_step_of_the_projects_own_check",
