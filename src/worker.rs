@@ -207,7 +207,12 @@ impl<P: Port> Worker<P> {
                 0
             }
         };
-        let slept = Slept { asked, interrupted };
+        let emptied = is_empty || (1..most).contains(&received);
+        let slept = Slept {
+            asked,
+            interrupted,
+            emptied,
+        };
         self.clock.read(slept, self.reflector.next_expiry());
         let mut end = None;
         if received > 0 {
@@ -218,7 +223,7 @@ impl<P: Port> Worker<P> {
                 .set(self.shared.epoch, self.clock.real());
             end = self.handle(received);
         }
-        if is_empty || (1..most).contains(&received) {
+        if emptied {
             self.waiting.was_empty_after(asked_at);
         }
         let now = self.clock.now();

@@ -14,7 +14,12 @@ pub(super) struct LoopClock {
     real: Instant,
     /// The protocol's time then.
     now: Instant,
+    /// Since when the worker has not seen its socket empty after it stood still, in real time.
+    catching_up: Option<Instant>,
 }
+
+/// How long what waits in the socket after a pause is in time, at most: a flood may never end.
+const CATCH_UP: Duration = Duration::from_millis(300);
 
 /// How a receive call ended, as far as time goes.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +28,8 @@ pub(super) struct Slept {
     pub(super) asked: Duration,
     /// Whether a signal ended it, which it does when the process goes on after a stop (signal(7)).
     pub(super) interrupted: bool,
+    /// Whether it took all that waited in the socket.
+    pub(super) emptied: bool,
 }
 
 /// Measures from the last reading of a clock on.
@@ -35,6 +42,7 @@ impl LoopClock {
         Self {
             real: start,
             now: start,
+            catching_up: None,
         }
     }
 
@@ -48,8 +56,8 @@ impl LoopClock {
         self.real
     }
 
-    /// Reads the clock after a receive call. If the worker stood still meanwhile, the protocol's
-    /// time stays before `due`, when something is to expire.
+    /// Reads the clock after a receive call. If the worker stood still, the protocol's time stays
+    /// before `due`, when something is to expire, until all that waited was taken.
     pub(super) fn read(&mut self, slept: Slept, due: Option<Instant>) {
         self.advance(Instant::now(), slept, due);
     }
@@ -58,12 +66,20 @@ impl LoopClock {
         let passed = real.saturating_duration_since(self.real);
         self.real = real;
         let most = slept.asked.saturating_add(2 * TICK);
-        let stood_still = slept.interrupted || passed > most;
+        if slept.interrupted || passed > most {
+            self.catching_up = Some(real);
+        }
+        let is_catching_up = self
+            .catching_up
+            .is_some_and(|since| real.saturating_duration_since(since) <= CATCH_UP);
         let mut now = self.now + passed.min(most);
-        if let Some(due) = due.filter(|due| stood_still && *due <= now) {
+        if let Some(due) = due.filter(|due| is_catching_up && *due <= now) {
             now = due.checked_sub(Duration::from_nanos(1)).unwrap_or(due);
         }
         self.now = self.now.max(now);
+        if slept.emptied || !is_catching_up {
+            self.catching_up = None;
+        }
     }
 
     /// How long before the last reading `epoch` was, in real time.
@@ -112,6 +128,7 @@ mod tests {
         Slept {
             asked: WAIT,
             interrupted,
+            emptied: !interrupted,
         }
     }
 
@@ -137,8 +154,13 @@ mod tests {
             assert_eq!(now + Duration::from_nanos(1), due);
             assert_eq!(clock.to_real(now), start + passed);
             assert_eq!(clock.to_protocol(start + passed), now);
+            // What was interrupted has not seen what waits: that came in time, too.
+            let soon = start + passed + Duration::from_millis(1);
+            clock.advance(soon, slept(false), Some(due));
+            assert_eq!(clock.now() < due, interrupted);
             // From there on it goes with the real time.
-            clock.advance(start + passed + WAIT, slept(false), Some(due));
+            let now = clock.now();
+            clock.advance(soon + WAIT, slept(false), Some(due));
             assert_eq!(clock.now(), now + WAIT);
         }
     }
