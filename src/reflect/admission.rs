@@ -63,6 +63,7 @@ impl Admission {
     }
 
     /// Why this datagram is to be refused, if it is.
+    #[inline]
     pub fn refuses(&self, mode: Mode, datagram: &Datagram<'_>) -> Option<Refusal> {
         let port = datagram.peer.port();
         let reflector = self.own.iter().any(|own| own.port() == port);

@@ -36,7 +36,8 @@ impl Exchange {
         })
     }
 
-    #[inline]
+    // Apart from the other protocols, which then need fewer registers.
+    #[inline(never)]
     pub(super) fn ready(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<Ready> {
         self.give_up(now);
         let place = self.peers.place(&datagram.peer);
