@@ -1,36 +1,36 @@
-//! `HOST:PORT` as people write it, and what it resolves to.
+//! Parsing and resolving `HOST:PORT`.
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-/// A host and a port. An empty host and `*` mean every IPv4 address, `[::]` means every
-/// address of both families.
+/// A host and a port. An empty host and `*` are every IPv4 address, `[::]` is every address of both
+/// families.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
     host: String,
     port: u16,
 }
 
-/// Why a text is no `HOST:PORT`.
+/// A text is not a `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// There is no colon that a port follows.
+    /// The port is missing.
     #[error("the port is missing: expected HOST:PORT, such as localhost:9999")]
     NoPort,
-    /// The port is no number up to 65535.
+    /// The port is not a number from 0 to 65535.
     #[error("{0:?} is not a port: expected 0 to 65535")]
     BadPort(String),
-    /// More than one colon outside brackets.
-    #[error("an IPv6 address goes in brackets: [{0}]:PORT")]
+    /// An IPv6 address is not in brackets.
+    #[error("an IPv6 address needs brackets: [{0}]:PORT")]
     NoBrackets(String),
-    /// What the brackets hold is no IPv6 address.
+    /// The text in brackets is not an IPv6 address.
     #[error("{0:?} is not an IPv6 address")]
     BadIpv6(String),
 }
 
-/// A name that stands for no address.
+/// A host that does not resolve to an address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot resolve {host:?}: {cause}")]
 pub struct ResolveError {
@@ -42,7 +42,7 @@ impl FromStr for HostPort {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        // In a list, a space may follow the comma.
+        // In a list, a space can follow the comma.
         let text = text.trim();
         let (host, port) = text
             .rsplit_once(':')
@@ -84,11 +84,11 @@ impl fmt::Display for HostPort {
 }
 
 impl HostPort {
-    /// The address to use: the first IPv4 address that the system's resolver gives, else the
-    /// first at all.
+    /// Resolves the host by the system's resolver. Returns the first IPv4 address, or the first
+    /// address if there is no IPv4 address.
     ///
     /// # Errors
-    /// When the resolver knows no address for the name.
+    /// If the resolver fails or returns no address.
     pub fn resolve(&self) -> Result<SocketAddr, ResolveError> {
         let failed = |cause| ResolveError {
             host: self.host.clone(),
@@ -111,7 +111,7 @@ impl HostPort {
         self.port
     }
 
-    /// Whether the two name the same host and port, in the same words.
+    /// Whether both have the same host, as text, and the same port other than 0.
     pub fn clashes_with(&self, other: &Self) -> bool {
         self == other && self.port != 0
     }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn names_resolve_to_ipv4_first_and_no_host_is_every_ipv4_address() {
+    fn resolve_prefers_ipv4_and_takes_an_empty_host_as_any() {
         assert_eq!(
             resolved("localhost:9999"),
             "127.0.0.1:9999".parse().unwrap()
@@ -136,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_addresses_stand_in_brackets_and_may_have_a_zone() {
+    fn resolve_accepts_ipv6_in_brackets_with_a_zone() {
         assert_eq!(resolved("[::]:9999"), "[::]:9999".parse().unwrap());
         assert_eq!(resolved("[::1]:1"), "[::1]:1".parse().unwrap());
         assert_eq!(resolved("[fe80::1%1]:1"), "[fe80::1%1]:1".parse().unwrap());
     }
 
     #[test]
-    fn spaces_around_it_do_not_count_and_those_inside_do() {
+    fn parser_ignores_spaces_around_an_address_only() {
         let parsed = |text: &str| text.parse::<HostPort>();
         assert_eq!(parsed(" 127.0.0.1:9 "), parsed("127.0.0.1:9"));
         assert_eq!(parsed("\t[::1]:9\n"), parsed("[::1]:9"));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn parse_error_names_the_fault() {
         let wrong = |text: &str| text.parse::<HostPort>().unwrap_err();
         assert_eq!(wrong("nowhere"), ParseError::NoPort);
         assert_eq!(wrong(""), ParseError::NoPort);

@@ -1,7 +1,6 @@
 //! The record: 22 bytes in network byte order, without padding.
 //!
-//! The layout is Python's `struct` format `! I 2s Q 2h f`, as the original recipe
-//! decodes it:
+//! The layout is the `struct` format `! I 2s Q 2h f` of Python, which the reference server decodes:
 //!
 //! | bytes | field | type |
 //! |---|---|---|
@@ -11,7 +10,7 @@
 //! | 14..16, 16..18 | `pair` | 2 × i16 |
 //! | 18..22 | `value` | f32, IEEE 754 |
 //!
-//! The recipe gives the fields no meaning; their names here only tell them apart.
+//! The reference server gives the fields no meaning; the names only distinguish them.
 
 /// One decoded record.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,15 +23,15 @@ pub struct Record {
     pub stamp: u64,
     /// Bytes 14..18, `2h`.
     pub pair: [i16; 2],
-    /// Bytes 18..22, `f`. Every bit pattern is kept, those that are not a number too.
+    /// Bytes 18..22, `f`. Every bit pattern is kept, NaNs too.
     pub value: f32,
 }
 
-/// Fewer bytes than a record has.
+/// The datagram is shorter than a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a record has {} bytes, this datagram {got}", Record::BYTES)]
+#[error("a record has {} bytes, this datagram has {got}", Record::BYTES)]
 pub struct TooShort {
-    /// How many bytes there were.
+    /// The length of the datagram, in bytes.
     pub got: usize,
 }
 
@@ -40,10 +39,10 @@ impl Record {
     /// The size of a record on the wire, in bytes.
     pub const BYTES: usize = 22;
 
-    /// Decodes the first 22 bytes; what follows them is not looked at.
+    /// Decodes the first 22 bytes and ignores the rest.
     ///
     /// # Errors
-    /// [`TooShort`] when there are fewer than 22 bytes, and only then.
+    /// [`TooShort`] if there are fewer than 22 bytes, and only then.
     pub fn decode(bytes: &[u8]) -> Result<Self, TooShort> {
         let short = TooShort { got: bytes.len() };
         let (id, rest) = bytes.split_first_chunk().ok_or(short)?;
@@ -61,7 +60,7 @@ impl Record {
         })
     }
 
-    /// The record as it goes on the wire.
+    /// Encodes the record for the wire.
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[0..4].copy_from_slice(&self.id.to_be_bytes());
@@ -80,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// What `struct.pack('! I 2s Q 2h f', 0x01020304, b'ab', 0x05060708090a0b0c, -2, 32767, 1.5)` gives.
+    /// Python's `struct.pack('! I 2s Q 2h f', 0x01020304, b'ab', 0x05060708090a0b0c, -2, 32767, 1.5)`.
     const PACKED: [u8; 22] =
         *b"\x01\x02\x03\x04ab\x05\x06\x07\x08\x09\x0a\x0b\x0c\xff\xfe\x7f\xff\x3f\xc0\x00\x00";
 
@@ -95,14 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_packed_by_python_decode_to_their_fields_and_back() {
+    fn record_packed_by_python_decodes_and_encodes_back() {
         assert_eq!(Record::decode(&PACKED), Ok(unpacked()));
         assert_eq!(unpacked().encode(), PACKED);
     }
 
     proptest! {
         #[test]
-        fn decoding_is_total_and_keeps_every_bit(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn decode_accepts_any_bytes_and_keeps_every_bit(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             match Record::decode(&bytes) {
                 Ok(record) => prop_assert_eq!(&record.encode()[..], &bytes[..22]),
                 Err(short) => {
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_up_to_the_largest_datagram_is_handled() {
+    fn decode_handles_every_datagram_length() {
         let bytes = vec![0xff; 65507];
         for length in 0..=bytes.len() {
             assert_eq!(Record::decode(&bytes[..length]).is_ok(), length >= 22);

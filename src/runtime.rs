@@ -1,17 +1,17 @@
-//! The runtime: one thread for HTTP, signals and timers.
+//! The Tokio runtime for HTTP, signals and timers.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Makes one.
+/// Builds the single-threaded Tokio runtime.
 ///
 /// # Errors
-/// When the system has not what it takes.
+/// If there are too few file descriptors.
 pub(crate) fn new() -> io::Result<Runtime> {
-    // tokio 1.54 panics where it cannot have the pair of sockets that signals wake it by. With
-    // that, a runtime opens six descriptors: so many have to be there.
+    // Tokio 1.54 panics if it cannot open the socket pair for signals. Probe for the six
+    // descriptors that a runtime opens.
     drop([
         UnixStream::pair()?,
         UnixStream::pair()?,

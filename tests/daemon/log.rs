@@ -43,7 +43,7 @@ fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
         format!("recv: b'{cut}', from: {own} (cut)"),
         format!("sent: b'{cut}', to: {own}"),
         format!("recv: b'short', from: {own}"),
-        "recv not unpacked: a record has 22 bytes, this datagram 5".into(),
+        "recv not unpacked: a record has 22 bytes, this datagram has 5".into(),
     ];
     let log = daemon.log();
     let messages = log.iter().filter_map(|line| line.split_once(" DEBUG "));
@@ -243,7 +243,7 @@ fn the_first_decode_error_is_logged_with_a_hint_and_the_later_ones_are_counted()
         let warning = only_warning(&log);
         for part in [
             "cannot decode a record from 127.0.0.1:",
-            "datagram 5",
+            "datagram has 5",
             "--mode echo",
         ] {
             assert_has(warning, part);
