@@ -162,6 +162,6 @@ fn worker_options(config: &Config, started: Clocks, sockets: &Sockets) -> worker
         } else {
             monotonic
         },
-        today,
+        time_of_day: today,
     }
 }

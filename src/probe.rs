@@ -84,7 +84,7 @@ pub fn run(config: &Config) -> Result<bool, ProbeError> {
     let url = config.metrics_url.as_ref();
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;
     // A flow is a socket. If it cannot be had, that will show.
-    let _ = udp::open_as_many_as_allowed();
+    let _ = udp::raise_open_file_limit();
     let stops = count_stops().map_err(ProbeError::Signals)?;
     let prober = Prober::new(&settings, random(), &mut screen, &stops)?;
     if settings.lines {

@@ -1,7 +1,7 @@
-//! UDP sockets, and datagrams in batches.
+//! UDP sockets that receive and send datagrams in batches.
 //!
-//! The one module with `unsafe`, because no safe crate has `recvmmsg` and `sendmmsg` with packet
-//! info and reusable buffers: see `batch` for the datagrams and `sys` for the rest.
+//! The only module with `unsafe`: no safe crate offers `recvmmsg` and `sendmmsg` with packet info
+//! and reusable buffers. `batch` holds the datagrams, `sys` the rest of the kernel's interface.
 
 mod batch;
 mod client;
@@ -24,6 +24,6 @@ pub use sys::buffer_limits::BufferLimits;
 pub use sys::cmsg::PacketInfo;
 pub use sys::inherit::inherited;
 pub use sys::interface::{named, named_here};
-pub use sys::rlimit::open_as_many_as_allowed;
+pub use sys::rlimit::raise_open_file_limit;
 pub use sys::sockopt::MemInfo;
 pub use sys::wake::{prepare_wake, wake};

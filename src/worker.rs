@@ -1,4 +1,4 @@
-//! The loop: receive a batch, ask the core, send a batch, count.
+//! The worker loop: receive a batch, pass each datagram to the core, send the replies, count.
 
 mod answer;
 mod clock;
@@ -27,85 +27,84 @@ pub use port::{Port, SocketPort};
 use residence::Waiting;
 pub use state::{Shared, State, Warnings};
 
-/// How late what expires may be seen at most, unless the exact time matters; and how long a worker
-/// waits at most before it knows that its socket is quiet.
+/// How late an expiry may be handled, except where the exact time matters. Also how long a receive
+/// waits before the worker treats its socket as idle.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// How long a worker that is to stop goes on to answer what was received, at most.
+/// How long a stopping worker continues to answer received datagrams.
 const DRAIN: Duration = Duration::from_millis(250);
 
-/// How long a worker takes what comes, when time is to pass for the protocol, before it does.
-const OVERTIME: Duration = Duration::from_millis(300);
+/// How long an expiry can be delayed by datagrams that are still in the socket.
+const MAX_EXPIRY_DELAY: Duration = Duration::from_millis(300);
 
-/// How long to leave a socket alone that gave an error, so that one that gives nothing else
-/// takes no CPU.
+/// The pause after a receive error, so that a socket with permanent errors uses little CPU time.
 const ERROR_PAUSE: Duration = Duration::from_millis(1);
 
-/// How often a worker that polls does so for each look at the clock.
+/// The number of polls per reading of the clock.
 const POLLS: u32 = 16;
 
-/// Datagrams a receive call.
+/// The number of slots if each holds one datagram.
 const BATCH: usize = 64;
-/// The same where each may be a GRO batch of as many again, with room for it.
+/// The number of slots if each holds a GRO batch.
 const GRO_BATCHES: usize = 16;
 const _: () = assert!(BATCH <= SLACK, "the core keeps the peers of a batch");
 
-/// How a worker goes about it.
+/// The options of a worker.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerOptions {
-    /// How long to poll after a datagram before sleeping.
+    /// How long to poll after a datagram before blocking.
     pub busy_poll: Duration,
-    /// Whether datagrams come with the time of their receipt.
+    /// Whether to measure residence times by kernel receive timestamps.
     pub timestamps: bool,
-    /// No datagram that waits in the socket came earlier.
+    /// No queued datagram was received before this time.
     pub waiting_since: Instant,
     /// Reads the time of day, since 1970.
-    pub today: fn() -> Duration,
+    pub time_of_day: fn() -> Duration,
 }
 
 /// Why a worker stopped.
 #[derive(Debug)]
 pub enum Stopped {
-    /// It was asked to.
+    /// [`Shared::stop`] was set.
     Asked,
-    /// The protocol came to an end that was asked for.
+    /// An event that `exit_on` names.
     End(End),
-    /// The socket itself is gone.
+    /// The socket is unusable.
     SocketLost(io::Error),
-    /// It panicked.
+    /// The worker panicked.
     Panicked,
 }
 
-/// One thread's loop over one port.
+/// The loop of one thread over one port.
 #[derive(Debug)]
 pub struct Worker<P> {
     port: P,
     reflector: Reflector,
-    /// Which of the workers it is.
+    /// The worker's number, from 0.
     index: usize,
     counts: Arc<Counts>,
     shared: Arc<Shared>,
     clock: LoopClock,
     options: WorkerOptions,
     waiting: Waiting,
-    /// When the kernel received what was just answered, if it tells, and how many replies it got.
+    /// Receive timestamps of answered requests, each with its number of replies.
     answered: Vec<(Duration, usize)>,
-    /// The receive timeout that the port has.
+    /// The port's current receive timeout.
     receive_timeout: Option<Duration>,
-    /// Whether the last receive waited in vain.
-    is_quiet: bool,
-    /// Whether to look into the socket once more before time passes for the protocol.
+    /// Whether the last blocking receive timed out.
+    is_idle: bool,
+    /// Whether to poll the socket once more before an expiry.
     look_again: bool,
-    /// Since when time is to pass for the protocol, and does not because the socket gives more.
+    /// When an expiry that is delayed by more datagrams was first due.
     due_since: Option<Instant>,
     /// Whether the log shows each datagram.
     verbose: bool,
 }
 
-/// The port of a worker that goes by `settings`.
+/// Allocates the slots for a socket, as `settings` require.
 pub fn port(socket: Arc<Socket>, settings: &ReflectorSettings) -> SocketPort {
-    // Where a datagram can end the daemon, those in the slots behind it stay in the socket, for the
-    // process that has it next.
+    // If a datagram can end the daemon, use one slot: datagrams behind it stay in the socket for
+    // the next process.
     let ends = settings.exit_on.empty || settings.exit_on.decode_error;
     let slots = match socket.receives_batches() {
         _ if ends => 1,
@@ -116,8 +115,7 @@ pub fn port(socket: Arc<Socket>, settings: &ReflectorSettings) -> SocketPort {
 }
 
 impl<P: Port> Worker<P> {
-    /// The worker `index` of those that share `shared`, for a port and for the protocol with those
-    /// that send to it. To be made on the thread that runs it.
+    /// A worker with the number `index` in `shared`. Call it on the thread that runs the worker.
     pub fn new(
         port: P,
         reflector: Reflector,
@@ -127,7 +125,7 @@ impl<P: Port> Worker<P> {
     ) -> Self {
         Self {
             port,
-            // From when the reflector was made: none of its time has passed unseen.
+            // The clock starts when the reflector was created, so that it misses no time.
             clock: LoopClock::new(reflector.totals().quiet_since),
             reflector,
             options,
@@ -137,14 +135,14 @@ impl<P: Port> Worker<P> {
             counts: Arc::clone(&shared.counts[index]),
             shared,
             receive_timeout: None,
-            is_quiet: false,
+            is_idle: false,
             look_again: false,
             due_since: None,
             verbose: false,
         }
     }
 
-    /// Runs until asked to stop or until it cannot go on. What was received by then is answered.
+    /// Runs until asked to stop or until it cannot continue. Answers all datagrams it received.
     pub fn run(mut self) -> Stopped {
         match self.serve() {
             Ok(()) => self.drain(),
@@ -174,9 +172,9 @@ impl<P: Port> Worker<P> {
         Ok(())
     }
 
-    /// Answers what was received before it was asked to stop.
+    /// Answers datagrams that arrived before the request to stop.
     fn drain(&mut self) -> Stopped {
-        // A pause of the machine is none of its time.
+        // The protocol's time excludes pauses of the machine.
         let deadline = self.clock.now() + DRAIN;
         loop {
             match self.round(Wait::Poll, 1) {
@@ -187,7 +185,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Receives, after so many tries, and handles what came. Returns whether anything came.
+    /// Receives with up to `tries` calls and handles the datagrams. Returns whether there were any.
     fn round(&mut self, wait: Wait, tries: u32) -> Result<bool, Stopped> {
         let asked = match wait {
             Wait::Block => self.receive_timeout.unwrap_or(Duration::MAX),
@@ -216,7 +214,7 @@ impl<P: Port> Worker<P> {
         self.clock.read(slept, self.reflector.next_expiry());
         let mut end = None;
         if received > 0 {
-            self.is_quiet = false;
+            self.is_idle = false;
             self.verbose = enabled!(Level::DEBUG);
             self.counts
                 .last_datagram
@@ -232,14 +230,15 @@ impl<P: Port> Worker<P> {
         if !due {
             self.due_since = None;
         } else if end.is_none() {
-            // Where more waits, it came in time; but not for ever, under a flood of what is refused.
+            // Queued datagrams arrived in time. The delay is limited, because a flood of refused
+            // datagrams never ends.
             let since = *self.due_since.get_or_insert(now);
-            let late = now.saturating_duration_since(since) >= OVERTIME;
-            // What comes between the receive and the look at the clock came in time, and a
-            // signal ends a receive whatever waits.
+            let late = now.saturating_duration_since(since) >= MAX_EXPIRY_DELAY;
+            // Datagrams that arrived before the clock was read are in time as well. A signal can
+            // end a receive although datagrams are queued.
             self.look_again = wait == Wait::Block && received < most && !late;
             if late || (received < most && !self.look_again) {
-                end = self.reflector.expire(now, self.heard_elsewhere());
+                end = self.reflector.expire(now, self.last_datagram_elsewhere());
             }
         }
         self.publish();
@@ -249,8 +248,8 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// How many slots a round may fill: so many GRO batches that it takes no longer than other
-    /// rounds where the log shows each datagram.
+    /// The number of slots that a round may fill. Logging each datagram is slow, so with it a round
+    /// takes one GRO batch.
     fn slots(&self) -> usize {
         if self.verbose && self.port.receives_batches() {
             1
@@ -259,26 +258,25 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Receives into up to `most` slots, after so many tries.
+    /// Receives into up to `most` slots with up to `tries` calls.
     fn receive(&mut self, wait: Wait, tries: u32, mut most: usize) -> io::Result<usize> {
         for _ in 1..tries {
             match self.port.receive(wait, most) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
                 done => return done,
             }
-            // What comes next has only just come.
+            // After an empty poll, more than one datagram is unlikely.
             most = 1;
         }
         self.port.receive(wait, most)
     }
 
-    /// An error of a receive call: only one that means that the socket is gone is the end.
+    /// Handles an error of a receive call. Fails only if the socket is unusable.
     fn receive_error(&mut self, error: io::Error, wait: Wait) -> Result<(), Stopped> {
         match error.raw_os_error() {
-            // Nothing came in time.
             Some(libc::EAGAIN) => {
-                self.is_quiet |= wait == Wait::Block;
-                self.port.is_empty_now().map_err(Stopped::SocketLost)
+                self.is_idle |= wait == Wait::Block;
+                self.port.queue_emptied().map_err(Stopped::SocketLost)
             }
             Some(libc::EINTR) => Ok(()),
             Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => {
@@ -297,8 +295,8 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Has the next receive wake when something is to expire. A timeout that is set costs a system
-    /// call: one that is too short stays as long as datagrams come.
+    /// Makes the next receive time out at the next expiry. Setting the timeout costs a system call,
+    /// so one that is too short stays while datagrams arrive.
     fn set_receive_timeout(&mut self) -> io::Result<()> {
         let due = self.reflector.next_expiry();
         let left = due.map(|at| at.saturating_duration_since(self.clock.now()));
@@ -308,8 +306,8 @@ impl<P: Port> Worker<P> {
             (Some(set), Some(wanted)) if exactly => set == wanted,
             (Some(set), Some(wanted)) if set > wanted => set < wanted.saturating_add(TICK),
             (None, wanted) => wanted.is_none(),
-            // It wakes too early.
-            (Some(set), wanted) => !self.is_quiet || Some(set) == wanted,
+            // The set timeout is too short.
+            (Some(set), wanted) => !self.is_idle || Some(set) == wanted,
         };
         if !is_good {
             self.port.set_receive_timeout(wanted)?;
@@ -318,18 +316,18 @@ impl<P: Port> Worker<P> {
         Ok(())
     }
 
-    /// When another socket of the daemon last got a datagram, where that matters: a daemon is
-    /// quiet only when all its sockets are.
-    fn heard_elsewhere(&self) -> Option<Instant> {
+    /// When another socket last received a datagram, in the protocol's time. `None` if it does not
+    /// matter: `exit_on.timeout` requires that all sockets are idle.
+    fn last_datagram_elsewhere(&self) -> Option<Instant> {
         if !self.reflector.expires_exactly() {
             return None;
         }
         let states = self.shared.states.iter();
-        let last = states.filter_map(|state| state.quiet_since.get(self.shared.epoch));
+        let last = states.filter_map(|state| state.idle_since.get(self.shared.epoch));
         Some(self.clock.to_protocol(last.max()?))
     }
 
-    /// Lets others see that the worker lives, and how long it may be in its next receive.
+    /// Publishes the heartbeat and the deadline of the next one.
     fn show_progress(&self, now: Instant, asked: Duration) {
         let state = &self.shared.states[self.index];
         state.progress.set(self.shared.epoch, now);
@@ -337,7 +335,7 @@ impl<P: Port> Worker<P> {
         state.due.set(self.shared.epoch, due);
     }
 
-    /// Lets others see what the core counts.
+    /// Publishes the core's totals.
     fn publish(&self) {
         let totals = self.reflector.totals();
         let counts = &self.counts;
@@ -345,9 +343,9 @@ impl<P: Port> Worker<P> {
         counts.evicted.set(totals.evicted);
         counts.record_timeouts.set(totals.records_given_up);
         counts.quiet_timeouts.set(totals.quiet);
-        let quiet_since = self.clock.to_real(totals.quiet_since);
+        let idle_since = self.clock.to_real(totals.quiet_since);
         let state = &self.shared.states[self.index];
-        state.quiet_since.set(self.shared.epoch, quiet_since);
+        state.idle_since.set(self.shared.epoch, idle_since);
     }
 }
 

@@ -1,12 +1,12 @@
-//! Datagrams in batches: received by one `recvmmsg`, answered by one `sendmmsg`, out of buffers
-//! that are allocated once. A reply is sent from the very memory its request was received into.
+//! Datagrams in batches: one `recvmmsg` receives them, one `sendmmsg` answers them. Buffers are
+//! allocated once, and a reply is sent from the memory that its request was received into.
 #![expect(
     unsafe_code,
     reason = "recvmmsg and sendmmsg work on arrays of structures that point into each other"
 )]
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "numbers of slots and sizes of structures are small"
+    reason = "slot counts and structure sizes are small"
 )]
 
 use std::io;
@@ -27,32 +27,34 @@ use super::sys::msghdr::{NO_BYTES, NO_MESSAGE, NO_NAME, address};
 #[cfg(all(test, miri))]
 use super::sys::simulated::recvmmsg;
 
-/// Whether to wait for the first datagram.
+/// Whether a receive waits for the first datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Wait, for as long as the socket's receive timeout.
+    /// Wait up to the socket's receive timeout.
     Block,
-    /// Take what is there.
+    /// Return at once.
     Poll,
 }
 
-/// What the kernel says of a slot's content: a datagram, or a GRO batch of them from one peer to one
-/// destination, one after the other.
+/// The kernel's data about the content of a slot: one datagram, or a GRO batch (udp(7)) of
+/// datagrams from one peer to one destination. Options are `None` if the socket does not ask the
+/// kernel for that control message.
 #[derive(Debug, Clone, Copy)]
 pub struct RecvMeta {
-    /// Its source. An IPv4 address is one also on an IPv6 socket.
+    /// The source address. An IPv4 source on an IPv6 socket is an IPv4 address.
     pub peer: SocketAddr,
-    /// Where it was sent to, if the socket tells.
+    /// The destination address and the incoming interface.
     pub info: Option<PacketInfo>,
-    /// When the kernel received it, since 1970, if the socket tells.
+    /// The kernel's receive timestamp, since 1970 (`SO_TIMESTAMPNS`).
     pub received_at: Option<Duration>,
-    /// The TTL or hop limit it came with, if the socket tells.
+    /// The TTL (IPv4) or hop limit (IPv6).
     pub ttl: Option<u8>,
-    /// The TOS byte or traffic class it came with (DSCP and ECN, RFC 2474), if the socket tells.
+    /// The TOS byte (IPv4) or traffic class (IPv6): DSCP and ECN (RFC 2474).
     pub traffic_class: Option<u8>,
-    /// Its own length in bytes, or that of the whole batch.
+    /// The length in bytes of the datagram or of the whole batch.
     pub length: usize,
-    /// The length of each datagram of a batch but the last, which may be shorter; else `length`.
+    /// The length in bytes of each datagram of a batch except the last, which may be shorter. For
+    /// a single datagram `length`.
     pub segment: usize,
 }
 
@@ -61,7 +63,7 @@ pub struct RecvMeta {
 pub struct Batch {
     slots: usize,
     slot_bytes: usize,
-    /// From the start of one slot to that of the next, in bytes.
+    /// The distance between the starts of two slots, in bytes.
     stride: usize,
     payload: Array<u8>,
     names: Array<sockaddr_in6>,
@@ -69,28 +71,27 @@ pub struct Batch {
     incoming: Array<mmsghdr>,
     received: usize,
     outgoing: Outgoing,
-    /// What `recvmmsg` points into, never read here.
+    /// `incoming` points into these.
     _iovecs: Array<iovec>,
 }
 
-/// What a burst has at most, in bytes: what is above makes no IP packet.
-const BURST_BYTES: usize = 1 << 16;
+/// The most bytes of a GRO batch: the largest IP packet.
+const GRO_BATCH_BYTES: usize = 1 << 16;
 
-/// How many replies one call sends: of bursts that are answered one by one there are more than
-/// slots.
+/// The fewest replies that fit in one `sendmmsg` call. Segments of GRO batches that are answered
+/// one by one need more replies than there are slots.
 const REPLIES: usize = 64;
 
-/// With slots a power of two apart the first bytes of all of them, which is all that most
-/// datagrams have, would share a few sets of the processor's caches: an odd number of cache lines
-/// more spreads them.
+/// An odd number of cache lines between slots. Without it, slots are a power of two apart, and the
+/// first bytes of all slots compete for a few sets of the CPU caches.
 const SPREAD_BYTES: usize = 17 * 64;
 
 impl Batch {
-    /// Room for `slots` datagrams, each kept up to `slot_bytes` bytes, of sockets like `socket`.
-    /// For a socket that gets bursts, a slot has room for a whole one.
+    /// Allocates `slots` slots of `slot_bytes` bytes each for sockets with the options of `socket`.
+    /// If the socket receives GRO batches, each slot holds a whole batch.
     pub fn new(slots: usize, slot_bytes: usize, socket: &Socket) -> Self {
         let (slot_bytes, stride) = if socket.receives_batches() {
-            (BURST_BYTES, BURST_BYTES + SPREAD_BYTES)
+            (GRO_BATCH_BYTES, GRO_BATCH_BYTES + SPREAD_BYTES)
         } else {
             (slot_bytes, slot_bytes)
         };
@@ -130,19 +131,19 @@ impl Batch {
         }
     }
 
-    /// How many datagrams or bursts a batch can have.
+    /// The number of slots.
     pub fn slots(&self) -> usize {
         self.slots
     }
 
-    /// Receives up to `most` datagrams, in place of those before. Returns how many slots they
-    /// take. To ask for one alone is faster where no second waits.
+    /// Receives into up to `limit` slots, replacing their content. Returns the number of slots
+    /// filled. A limit of one is faster if only one datagram waits.
     ///
     /// # Errors
-    /// What `recvmmsg` gives: `WouldBlock` when none came in time, `Interrupted` on a signal.
-    pub fn receive(&mut self, socket: &Socket, wait: Wait, most: usize) -> io::Result<usize> {
+    /// Those of recvmmsg(2): `WouldBlock` if no datagram came in time, `Interrupted` on a signal.
+    pub fn receive(&mut self, socket: &Socket, wait: Wait, limit: usize) -> io::Result<usize> {
         for slot in 0..self.received {
-            // The kernel wrote what it used of each.
+            // recvmmsg overwrote the lengths.
             let mut message = self.incoming.get(slot);
             message.msg_hdr.msg_namelen = NAME_BYTES;
             message.msg_hdr.msg_controllen = CONTROL_BYTES;
@@ -161,8 +162,9 @@ impl Batch {
             recvmmsg(
                 socket.as_fd().as_raw_fd(),
                 self.incoming.at(0),
-                most.min(self.slots) as c_uint,
-                // As a flag given, MSG_TRUNC asks for a datagram's own length (recv(2)).
+                limit.min(self.slots) as c_uint,
+                // With MSG_TRUNC the kernel returns the real length of a truncated datagram
+                // (recv(2)).
                 wait | libc::MSG_TRUNC,
                 ptr::null_mut(),
             )
@@ -171,14 +173,14 @@ impl Batch {
         Ok(self.received)
     }
 
-    /// What is known of a slot's content, of those last received.
+    /// The kernel's data about the content of a slot.
     ///
     /// # Panics
-    /// When there is nothing.
+    /// If the last receive did not fill the slot.
     pub fn meta(&self, slot: usize) -> RecvMeta {
         let message = self.message(slot);
         let length = message.msg_len as usize;
-        let said = match message.msg_hdr.msg_controllen {
+        let parsed = match message.msg_hdr.msg_controllen {
             0 => ControlMessages::default(),
             length => {
                 let Control(control) = self.control.get(slot);
@@ -187,52 +189,51 @@ impl Batch {
         };
         RecvMeta {
             peer: address(&self.names.get(slot)),
-            info: said.info,
-            received_at: said.received_at,
-            ttl: said.ttl,
-            traffic_class: said.traffic_class,
+            info: parsed.info,
+            received_at: parsed.received_at,
+            ttl: parsed.ttl,
+            traffic_class: parsed.traffic_class,
             length,
-            segment: said.segment.map_or(length, |segment| segment.min(length)),
+            segment: parsed.segment.map_or(length, |segment| segment.min(length)),
         }
     }
 
-    /// The memory of a slot from an offset on: what was kept of its content, then what is free.
+    /// The memory of a slot from `start` to its end: the received bytes, then unused ones.
     ///
     /// # Panics
-    /// When there is nothing in the slot, and when it ends before the offset.
+    /// If the last receive did not fill the slot.
     pub fn memory(&mut self, slot: usize, start: usize) -> &mut [u8] {
-        assert!(slot < self.received, "nothing in slot {slot}");
-        // What was cut off has no place in it.
+        assert!(slot < self.received, "slot {slot} is empty");
+        // A truncated datagram is longer than the slot.
         let start = start.min(self.slot_bytes);
         let length = self.slot_bytes - start;
         self.payload.slice_mut(slot * self.stride + start, length)
     }
 
-    /// What was kept of a slot's content.
+    /// The received bytes of a slot, up to the size of the slot.
     ///
     /// # Panics
-    /// When there is nothing in the slot.
+    /// If the last receive did not fill the slot.
     pub fn bytes(&self, slot: usize) -> &[u8] {
         let kept = self.slot_bytes.min(self.message(slot).msg_len as usize);
         self.payload.slice(slot * self.stride, kept)
     }
 
-    /// Whether replies have to be sent before one can be queued.
+    /// Whether the reply queue is full.
     pub fn is_full(&self) -> bool {
         self.outgoing.is_full()
     }
 
-    /// Whether several datagrams can be sent as one (UDP GSO). The kernel may show that it cannot
-    /// at any send.
+    /// Whether GSO batches are sent (`UDP_SEGMENT`, udp(7)). A failed send can disable them.
     pub fn sends_batches(&self) -> bool {
         self.outgoing.sends_batches()
     }
 
-    /// Queues bytes of a slot's memory as a reply to its source, from the address it was sent to
-    /// as `info` says.
+    /// Queues bytes of a slot as a reply to its source. The reply leaves from the destination
+    /// address in `info`.
     ///
     /// # Panics
-    /// When the slot does not hold them all, and when the batch is full.
+    /// If the bytes are outside the slot, or if the reply queue is full.
     pub fn queue(&mut self, transmit: Transmit, info: Option<PacketInfo>) {
         let Transmit {
             slot,
@@ -241,7 +242,7 @@ impl Batch {
             ..
         } = transmit;
         let message = self.message(slot);
-        assert!(start + length <= self.slot_bytes, "more than a slot holds");
+        assert!(start + length <= self.slot_bytes, "reply exceeds its slot");
         let name = (self.names.at(slot), message.msg_hdr.msg_namelen);
         let base = if length == 0 {
             ptr::null_mut()
@@ -251,18 +252,17 @@ impl Batch {
         self.outgoing.queue(transmit, name, info, base);
     }
 
-    /// Whether replies wait to be sent.
+    /// Whether replies are queued.
     pub fn has_replies(&self) -> bool {
         self.outgoing.has_any()
     }
 
-    /// Sends queued replies, in order, and says what became of the next one; `None` when all have
-    /// been tried. One that fails does not hold up the others. A GSO batch that the kernel does
-    /// not send as one is sent datagram by datagram, and each is told of.
+    /// Sends queued replies in order and returns the result of the next one; `None` after the
+    /// last. A failed reply does not stop the others. If a GSO batch fails, its datagrams are sent
+    /// one by one, each with its own result.
     ///
-    /// A full send buffer is waited for as long as there is `time`, which is asked for again each
-    /// time: after that, replies that would have to wait fail, until all of a call can be sent
-    /// again.
+    /// If the send buffer is full, the call waits for up to `time()`. After that, replies fail at
+    /// once until a whole batch went out without a full buffer.
     pub fn send_next(&mut self, socket: &Socket, time: impl FnMut() -> Duration) -> Option<Sent> {
         // SAFETY: replies point into names and payload, which live as long as `self` and are not
         // received into before the replies are cleared.
@@ -270,7 +270,7 @@ impl Batch {
     }
 
     fn message(&self, slot: usize) -> mmsghdr {
-        assert!(slot < self.received, "nothing in slot {slot}");
+        assert!(slot < self.received, "slot {slot} is empty");
         self.incoming.get(slot)
     }
 }

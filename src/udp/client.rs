@@ -1,4 +1,4 @@
-//! What only the client needs: sockets connected to one peer, many of them, and ICMP errors.
+//! The client's sockets: connected to one peer, polled together, with ICMP errors.
 
 mod connect;
 pub(super) mod epoll;

@@ -1,18 +1,18 @@
-//! How many datagrams the kernel dropped at a socket.
+//! The number of datagrams that the kernel dropped at a socket.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Counts on where the kernel's counter of 32 bits wraps, from what it was at first.
+/// Extends the kernel's wrapping 32-bit drop counter to 64 bits.
 #[derive(Debug)]
 pub struct Drops(Mutex<(u32, u64)>);
 
 impl Drops {
-    /// Counts from `baseline`, the kernel's counter now.
+    /// Counts from `baseline`, the present value of the kernel's counter.
     pub fn from_baseline(baseline: u32) -> Self {
         Self(Mutex::new((baseline, 0)))
     }
 
-    /// The drops since the baseline, given the kernel's counter now.
+    /// The drops since the baseline, given the present value of the kernel's counter.
     pub fn total(&self, counter: u32) -> u64 {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, total) = *seen;
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drops_go_on_where_the_kernels_counter_wraps() {
+    fn drops_keep_counting_when_the_kernels_counter_wraps() {
         let drops = Drops::from_baseline(u32::MAX - 1);
         assert_eq!(drops.total(u32::MAX - 1), 0);
         assert_eq!(drops.total(u32::MAX), 1);

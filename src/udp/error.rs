@@ -1,4 +1,4 @@
-//! Why a socket cannot be had, and what an operator can do about it.
+//! Socket errors, each with advice for the operator.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::udp::named_here;
 
-/// A socket that could not be had.
+/// A socket that could not be opened, set up or bound.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot {action} UDP {}: {cause}{}",
@@ -21,7 +21,7 @@ pub struct SocketError {
 }
 
 impl SocketError {
-    /// Makes the error of an action from its cause.
+    /// Returns a function that turns the cause of a failed `action` into an error.
     pub(super) fn of(action: SocketAction, address: SocketAddr) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self {
             action,
@@ -31,7 +31,7 @@ impl SocketError {
     }
 }
 
-/// An attempted action. Connecting a socket has hints of its own.
+/// The action that failed. Connecting has hints of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SocketAction {
     Connect,
@@ -48,36 +48,36 @@ impl fmt::Display for SocketAction {
     }
 }
 
-/// A socket handed over that does not serve.
+/// A socket that was passed in and cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// It is of another kind.
+    /// It is not a UDP socket.
     #[error("is {0}, not a UDP socket (ListenDatagram= makes one)")]
     Kind(String),
-    /// It takes datagrams from one peer only.
+    /// It is connected, so it receives from one peer only.
     #[error("is connected to {0}: a reflector serves more than one peer")]
     Connected(String),
-    /// It has no port.
+    /// It is not bound.
     #[error("is not bound to a port")]
     Unbound,
-    /// It cannot be asked or set.
+    /// A system call on it failed.
     #[error("cannot be used: cannot {action}: {cause}")]
     Unusable {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// Why it failed.
+        /// The error of the system call.
         #[source]
         cause: io::Error,
     },
 }
 
-/// What an operator can do where the kernel has no port to choose.
+/// Advice if the kernel has no free port to choose.
 pub(crate) const NO_PORT: &str = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones the kernel uses";
 
-/// What an operator can do about it.
+/// Advice that follows the cause, or nothing.
 fn hint(action: SocketAction, address: &SocketAddr, cause: &io::Error) -> &'static str {
     if cause.raw_os_error() == Some(libc::EMFILE) {
-        return "; `ulimit -n` says how many files may be open, `ulimit -Hn` how far that may be raised";
+        return "; `ulimit -n` shows the limit on open files, `ulimit -Hn` its maximum";
     }
     match cause.kind() {
         io::ErrorKind::InvalidInput if lacks_zone(address) => {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_for_want_of_a_port_name_the_range() {
+    fn socket_error_names_the_port_range_when_no_port_is_free() {
         let error = |action, address: &str, errno| {
             let cause = io::Error::from_raw_os_error(errno);
             SocketError::of(action, address.parse().unwrap())(cause)

@@ -1,12 +1,9 @@
-//! The outgoing half of a batch: replies, sent from where their requests lie.
+//! The outgoing half of a batch: replies, sent from the memory of their requests.
 #![expect(
     unsafe_code,
     reason = "sendmmsg works on arrays of structures that point into each other"
 )]
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "numbers of replies are small"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "reply counts are small")]
 
 use std::io;
 use std::ops::Range;
@@ -24,34 +21,35 @@ use super::sys::msghdr::{NO_BYTES, NO_MESSAGE};
 #[cfg(all(test, miri))]
 use super::sys::simulated::sendmmsg;
 
-/// Bytes of a slot that go back: one datagram, or several that the kernel cuts them into (UDP GSO).
+/// A reply out of the memory of a slot: one datagram, or a GSO batch (`UDP_SEGMENT`, udp(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transmit {
     /// The slot of the request.
     pub slot: usize,
-    /// Where in its memory they begin.
+    /// The offset of the first byte in the slot.
     pub start: usize,
-    /// How many they are.
+    /// The number of bytes.
     pub length: usize,
-    /// The length of each datagram but the last, which may be shorter; at least `length` for one.
+    /// The size of each segment of a GSO batch except the last, which may be shorter. At least
+    /// `length` for a single datagram.
     pub segment: usize,
 }
 
-/// What became of a reply.
+/// The result of sending a reply.
 #[derive(Debug)]
 pub struct Sent {
-    /// The reply, or the datagram of it.
+    /// The reply, or one segment of a GSO batch that was sent segment by segment.
     pub transmit: Transmit,
-    /// Sent, all of it, or why none was.
+    /// Whether the kernel took all of it. An error means that it took nothing.
     pub result: io::Result<()>,
 }
 
 impl Transmit {
-    /// How many datagrams can be sent as one (`UDP_MAX_SEGMENTS` before Linux 6.9,
+    /// The most segments of a GSO batch (`UDP_MAX_SEGMENTS` before Linux 6.9,
     /// include/linux/udp.h).
-    pub const MOST: usize = 64;
+    pub const MAX_SEGMENTS: usize = 64;
 
-    /// How many datagrams it is.
+    /// The number of datagrams that reach the peer.
     pub fn count(&self) -> usize {
         if self.length > self.segment {
             self.length.div_ceil(self.segment)
@@ -60,7 +58,7 @@ impl Transmit {
         }
     }
 
-    /// The datagram that begins `offset` bytes after the first one.
+    /// The segment that begins `offset` bytes after the start.
     fn datagram(&self, offset: usize) -> Self {
         let length = self.segment.min(self.length - offset);
         Self {
@@ -72,59 +70,57 @@ impl Transmit {
     }
 }
 
-/// Replies that wait to be sent, and room for them.
+/// The reply queue.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     control: Array<Control<REPLY_BYTES>>,
-    /// One for each reply, and one for a datagram of a reply that is sent by itself.
+    /// One for each reply, and one for a segment that is sent by itself.
     iovecs: Array<iovec>,
     messages: Array<mmsghdr>,
     transmits: Vec<Transmit>,
-    /// How many there can be.
-    room: usize,
-    /// The first whose outcome was not told.
+    capacity: usize,
+    /// The first reply whose result was not returned yet.
     next: usize,
-    /// The first that was not sent.
+    /// The first reply that was not sent yet.
     unsent: usize,
-    /// Where in the next one its next datagram begins, if they are sent one by one.
+    /// If reply `next` is sent segment by segment, the offset of its next segment.
     offset: Option<usize>,
     ipv6: bool,
-    /// Whether several datagrams are sent as one.
     sends_batches: bool,
     send_buffer: SendBuffer,
 }
 
-/// What was last seen of a socket's send buffer.
+/// Whether a full send buffer is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SendBuffer {
-    /// It had room, if after a while: should it not, it is waited for.
-    Room,
-    /// It was full just now, for longer than was to be waited.
+    /// Space was free, at least after a wait: wait for it.
+    Free,
+    /// The wait ran out during this batch of replies: do not wait.
     Full,
-    /// It was so the last time.
+    /// The wait ran out during the previous batch: do not wait.
     WasFull,
 }
 
 impl Outgoing {
-    /// Room for `room` replies through sockets like `socket`.
-    pub(super) fn new(room: usize, socket: &Socket) -> Self {
+    /// Allocates a queue of `capacity` replies for sockets with the options of `socket`.
+    pub(super) fn new(capacity: usize, socket: &Socket) -> Self {
         Self {
-            control: Array::new(Control([0; REPLY_BYTES]), room),
-            iovecs: Array::new(NO_BYTES, room + 1),
-            messages: Array::new(NO_MESSAGE, room),
-            transmits: Vec::with_capacity(room),
-            room,
+            control: Array::new(Control([0; REPLY_BYTES]), capacity),
+            iovecs: Array::new(NO_BYTES, capacity + 1),
+            messages: Array::new(NO_MESSAGE, capacity),
+            transmits: Vec::with_capacity(capacity),
+            capacity,
             next: 0,
             unsent: 0,
             offset: None,
             ipv6: socket.address().is_ipv6(),
             sends_batches: socket.sends_batches(),
-            send_buffer: SendBuffer::Room,
+            send_buffer: SendBuffer::Free,
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.transmits.len() == self.room
+        self.transmits.len() == self.capacity
     }
 
     pub(super) fn has_any(&self) -> bool {
@@ -135,7 +131,6 @@ impl Outgoing {
         self.sends_batches
     }
 
-    /// Drops what was queued.
     pub(super) fn clear(&mut self) {
         self.transmits.clear();
         (self.next, self.unsent, self.offset) = (0, 0, None);
@@ -149,7 +144,7 @@ impl Outgoing {
         info: Option<PacketInfo>,
         base: *mut u8,
     ) {
-        assert!(!self.is_full(), "no room for a reply");
+        assert!(!self.is_full(), "the reply queue is full");
         let reply = self.transmits.len();
         let mut control = [0; REPLY_BYTES];
         let mut control_bytes = info.map_or(0, |info| info.write_reply(self.ipv6, &mut control));
@@ -174,10 +169,10 @@ impl Outgoing {
         self.transmits.push(transmit);
     }
 
-    /// Sends what has to be sent for it, and tells the next outcome.
+    /// Returns the next result; sends replies if the result of the next one is not known yet.
     ///
     /// # Safety
-    /// What the queued replies point to must still be there.
+    /// The names and bytes that queued replies point to must be valid.
     pub(super) unsafe fn send_next(
         &mut self,
         socket: &Socket,
@@ -199,7 +194,7 @@ impl Outgoing {
                 None => next..self.transmits.len(),
                 Some(_) => next..next + 1,
             };
-            // SAFETY: as the caller says.
+            // SAFETY: the caller guarantees it.
             let sent = unsafe { self.send(socket, rest, &mut time) };
             let transmit = self.transmits[next];
             match (sent, self.offset) {
@@ -228,15 +223,15 @@ impl Outgoing {
         }
     }
 
-    /// Makes the next reply the datagram of it that begins at an offset.
+    /// Reduces the next reply to its segment at `offset`.
     fn narrow(&mut self, offset: usize) {
         let datagram = self.transmits[self.next].datagram(offset);
         let mut bytes = self.iovecs.get(self.next);
         bytes.iov_base = bytes.iov_base.wrapping_byte_add(offset);
         bytes.iov_len = datagram.length;
-        self.iovecs.set(self.room, bytes);
+        self.iovecs.set(self.capacity, bytes);
         let mut message = self.messages.get(self.next);
-        message.msg_hdr.msg_iov = self.iovecs.at(self.room);
+        message.msg_hdr.msg_iov = self.iovecs.at(self.capacity);
         if self.offset.is_none() {
             message.msg_hdr.msg_controllen -= SEGMENT_BYTES;
         }
@@ -244,21 +239,20 @@ impl Outgoing {
         self.offset = Some(offset);
     }
 
-    /// All that were queued have been tried.
     fn finish(&mut self) {
         self.clear();
         self.send_buffer = match self.send_buffer {
             SendBuffer::Full => SendBuffer::WasFull,
-            SendBuffer::Room | SendBuffer::WasFull => SendBuffer::Room,
+            SendBuffer::Free | SendBuffer::WasFull => SendBuffer::Free,
         };
     }
 
-    /// Sends some of the replies. Returns how many were sent, up to the first that failed, or why
-    /// that one did if it was the first of all. A full send buffer is waited for as long as there
-    /// is `time`.
+    /// Sends a range of the replies. Returns the number sent before the first failure, or the
+    /// error of the first reply. Returns 0 to try again: after a signal, or after a wait of up to
+    /// `time()` for a full send buffer.
     ///
     /// # Safety
-    /// What the queued replies point to must still be there.
+    /// The names and bytes that queued replies point to must be valid.
     unsafe fn send(
         &mut self,
         socket: &Socket,
@@ -266,9 +260,9 @@ impl Outgoing {
         time: impl FnOnce() -> Duration,
     ) -> io::Result<usize> {
         assert!(start < end && end <= self.transmits.len());
-        // SAFETY: the messages up to the last that is queued point to an iovec and control memory
-        // of the sizes they say, in arrays that live as long as `self`, and to a name and bytes
-        // that the caller vouches for.
+        // SAFETY: each queued message points to an iovec and control memory of the sizes it says,
+        // in arrays that live as long as `self`, and to a name and bytes that the caller
+        // guarantees.
         let count = unsafe {
             sendmmsg(
                 socket.as_fd().as_raw_fd(),
@@ -284,16 +278,16 @@ impl Outgoing {
         match error.kind() {
             io::ErrorKind::Interrupted => return Ok(0),
             io::ErrorKind::WouldBlock => {
-                let patient = self.send_buffer == SendBuffer::Room;
-                let time = if patient { time() } else { Duration::ZERO };
+                let waits = self.send_buffer == SendBuffer::Free;
+                let time = if waits { time() } else { Duration::ZERO };
                 if !time.is_zero() {
-                    wait_for_room(socket, time);
+                    wait_writable(socket, time);
                     return Ok(0);
                 }
                 self.send_buffer = SendBuffer::Full;
             }
-            // The way to this peer takes no GSO batch (udp_send_skb, net/ipv4/udp.c). There may be
-            // others like it, and one that fails costs more than it saves.
+            // The route to this peer takes no GSO batch (udp_send_skb, net/ipv4/udp.c). Others may
+            // be alike, and a failed batch costs more than a good one saves.
             _ if error.raw_os_error() == Some(libc::EIO) => {
                 self.sends_batches &= self.transmits[start].count() == 1;
             }
@@ -303,15 +297,16 @@ impl Outgoing {
     }
 }
 
-/// Waits until the send buffer has room, for some time at most, or for a signal.
-fn wait_for_room(socket: &Socket, time: Duration) {
+/// Waits until the send buffer has free space, `time` has passed or a signal arrives.
+fn wait_writable(socket: &Socket, time: Duration) {
     let mut descriptor = libc::pollfd {
         fd: socket.as_fd().as_raw_fd(),
         events: libc::POLLOUT,
         revents: 0,
     };
     let milliseconds = c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX);
-    // SAFETY: the one descriptor is open and outlives the call. Whatever it says, a send says more.
+    // The result is ignored: the next send shows whether there is space.
+    // SAFETY: the one descriptor is open and outlives the call.
     unsafe { libc::poll(&raw mut descriptor, 1, milliseconds.max(1)) };
 }
 
@@ -320,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_cut_into_its_datagrams() {
+    fn transmit_is_split_into_its_segments() {
         let batch = |length, segment| Transmit {
             slot: 3,
             start: 100,

@@ -1,4 +1,4 @@
-//! One UDP socket: bound, its buffers set, its drops read.
+//! One UDP socket: bound or passed in, with its options, buffers and drop counter.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,18 +13,18 @@ use super::sys::guard::Guard;
 use super::sys::{offload, sockopt};
 use super::{AdoptError, BufferLimits, Drops, MemInfo, PacketInfo, RecvMeta, SocketError, named};
 
-/// What a socket is asked for.
+/// The options of a socket.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketOptions {
-    /// The receive buffer's size in bytes; `None` leaves the kernel's.
+    /// `SO_RCVBUF` in bytes; `None` keeps the kernel's default.
     pub receive_buffer: Option<usize>,
-    /// The send buffer's size in bytes; `None` leaves the kernel's.
+    /// `SO_SNDBUF` in bytes; `None` keeps the kernel's default.
     pub send_buffer: Option<usize>,
-    /// Whether to let others take over the port (`SO_REUSEADDR`, socket(7)).
+    /// Whether other sockets may bind the same port (`SO_REUSEADDR`, socket(7)).
     pub reuse_address: bool,
-    /// Whether datagrams are to come with the time of their receipt.
+    /// Whether the kernel timestamps received datagrams (`SO_TIMESTAMPNS`).
     pub timestamps: bool,
-    /// Whether bursts are to be received and sent as one, where the kernel can.
+    /// Whether to use GRO and GSO (udp(7)), if the kernel supports them.
     pub offload: bool,
 }
 
@@ -34,31 +34,34 @@ pub struct Socket {
     pub(super) inner: socket2::Socket,
     pub(super) address: SocketAddr,
     pub(super) drops: Drops,
-    /// Whether it gets bursts as one, whether that is not wanted, and whether it sends such.
     pub(super) batches: BatchSupport,
     pub(super) guard: Guard,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct BatchSupport {
+    /// Whether the socket receives GRO batches.
     received: bool,
+    /// Whether an inherited socket receives GRO batches although offload is off.
     unwanted: AtomicBool,
+    /// Whether the socket can send GSO batches.
     sent: bool,
 }
 
 impl Socket {
-    /// Binds a socket. The port is this socket's alone unless `reuse_address` says otherwise.
-    /// `[::]` takes IPv4 datagrams too.
+    /// Binds a socket. No other socket can bind the port unless `reuse_address` is set. `[::]`
+    /// also receives IPv4 datagrams.
     ///
     /// # Errors
-    /// When the kernel refuses: an address in use or of another host, no permission, …
+    /// Those of socket(2), setsockopt(2) and bind(2).
     pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Self, SocketError> {
         Self::bind_as(address, options, false)
     }
 
-    /// Binds one more socket to the same address. The kernel spreads the peers over all of them
-    /// and keeps each with one (`SO_REUSEPORT`, socket(7)). The first was bound without, so that
-    /// the port was free; nobody but this user's processes can join now.
+    /// Binds another socket to the same address. The kernel spreads the peers over all sockets and
+    /// always delivers one peer to the same socket (`SO_REUSEPORT`, socket(7)). The first socket
+    /// was bound without the option, so the port was free. From now on, only processes of the same
+    /// user can bind it.
     ///
     /// # Errors
     /// As for [`Self::bind`].
@@ -115,12 +118,11 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Takes over a socket that the service manager bound. Its port is made this socket's alone
-    /// (systemd sets `SO_REUSEADDR` on every socket) unless `reuse_address` says otherwise, and
-    /// what the kernel dropped before is not counted.
+    /// Adopts a socket that the service manager bound. Clears `SO_REUSEADDR`, which systemd sets on
+    /// every socket, unless `reuse_address` is set. Earlier drops are not counted.
     ///
     /// # Errors
-    /// When it is not a bound, unconnected UDP socket.
+    /// If it is not a bound, unconnected UDP socket, or if a system call on it fails.
     pub fn adopt(descriptor: OwnedFd, options: &SocketOptions) -> Result<Self, AdoptError> {
         let unusable = |action| move |cause| AdoptError::Unusable { action, cause };
         let inner = socket2::Socket::from(descriptor);
@@ -154,17 +156,17 @@ impl Socket {
         Ok(socket)
     }
 
-    /// What bound and adopted sockets need alike.
+    /// Sets the options that bound and adopted sockets have in common.
     fn prepare(&mut self, options: &SocketOptions) -> Result<(), (&'static str, io::Error)> {
         let failed = |action| move |cause| (action, cause);
-        // ICMP errors about earlier replies are not to fail later ones (ip(7), ipv6(7)).
+        // With IP_RECVERR, an ICMP error about one reply fails a later one (ip(7), ipv6(7)).
         sockopt::set(&*self, libc::IPPROTO_IP, libc::IP_RECVERR, 0)
             .map_err(failed("set IP_RECVERR for"))?;
         if self.address.is_ipv6() {
             sockopt::set(&*self, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0)
                 .map_err(failed("set IPV6_RECVERR for"))?;
         }
-        self.tell_destinations()
+        self.enable_packet_info()
             .map_err(failed("set packet info for"))?;
         sockopt::set(
             &*self,
@@ -179,31 +181,31 @@ impl Socket {
         Ok(())
     }
 
-    /// The address it is bound to, with the port that the kernel chose if it was asked to.
+    /// The bound address, with the actual port if the kernel chose it.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether what it receives can be a burst.
+    /// Whether the socket may receive GRO batches.
     pub fn receives_batches(&self) -> bool {
         self.batches.received
     }
 
-    /// Whether it can send a burst, as far as the kernel tells beforehand.
+    /// Whether the kernel reports support for GSO batches. Sends can still fail on some routes.
     pub fn sends_batches(&self) -> bool {
         self.batches.sent
     }
 
-    /// Finishes taking over an inherited socket. To be called when nothing waits in it.
+    /// Completes the adoption of an inherited socket. Call it when the receive queue is empty.
     ///
-    /// Has it get no more bursts, if it was handed over with them and they are not wanted: for those
-    /// that wait already, nothing would tell any more where one datagram ends. (One that comes at
-    /// this very moment is taken for one datagram.)
+    /// Disables GRO if the socket was passed in with GRO and offload is off. GRO stays enabled
+    /// until the queue is empty, because the kernel reports the segment size of queued batches only
+    /// with GRO enabled. (A batch that arrives during this call is taken for one datagram.)
     ///
     /// # Errors
-    /// What `setsockopt` gives.
-    pub fn is_empty_now(&self) -> io::Result<()> {
-        self.guard.is_empty_now();
+    /// Those of setsockopt(2).
+    pub fn queue_emptied(&self) -> io::Result<()> {
+        self.guard.queue_emptied();
         if self.batches.unwanted.load(Relaxed) {
             offload::set_receives_batches(self, false)?;
             self.batches.unwanted.store(false, Relaxed);
@@ -211,29 +213,27 @@ impl Socket {
         Ok(())
     }
 
-    /// Sets how long a receive waits for the first datagram, `None` for ever (`SO_RCVTIMEO`,
-    /// socket(7)).
+    /// Sets how long a receive waits for the first datagram (`SO_RCVTIMEO`, socket(7)). `None`
+    /// waits without a limit.
     ///
     /// # Errors
-    /// What `setsockopt` gives.
+    /// Those of setsockopt(2).
     pub fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        // The kernel takes zero for "for ever".
+        // For the kernel, zero means no timeout.
         let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
         self.inner.set_read_timeout(timeout)
     }
 
-    /// Whether a datagram went to a broadcast or multicast address that the socket is not
-    /// itself bound to.
-    pub fn is_group(&self, info: &PacketInfo) -> bool {
-        info.group && info.destination != self.address.ip().to_canonical()
+    /// Whether the destination is a broadcast or multicast address other than the bound address.
+    pub fn is_broadcast_or_multicast(&self, info: &PacketInfo) -> bool {
+        info.broadcast_or_multicast && info.destination != self.address.ip().to_canonical()
     }
 
-    /// Whether a datagram came from the network although its source is the address that it was
-    /// sent to. IPv4 datagrams of that kind do not pass the kernel (`fib_validate_source`,
-    /// `net/ipv4/fib_frontend.c`).
+    /// Whether an IPv6 datagram from the network has the same source and destination address. The
+    /// kernel drops such IPv4 datagrams (`fib_validate_source`, `net/ipv4/fib_frontend.c`).
     ///
-    /// This also holds for an empty datagram of a local client, and for each datagram of such a
-    /// client as long as the filter has not seen all that waits.
+    /// Also true for empty datagrams of local clients, and for all of their datagrams until the
+    /// filter has seen every queued datagram.
     pub fn is_forged(&self, received: &RecvMeta) -> bool {
         let SocketAddr::V6(peer) = received.peer else {
             return false;
@@ -246,12 +246,11 @@ impl Socket {
         destination == *peer.ip() && !destination.is_loopback()
     }
 
-    /// The sizes of its receive and send buffers in bytes, as the kernel says (`SO_RCVBUF`,
-    /// `SO_SNDBUF`): it doubles what it is asked for, to have room for its own book-keeping
-    /// (socket(7)).
+    /// The sizes of the receive and the send buffer in bytes (`SO_RCVBUF`, `SO_SNDBUF`). The kernel
+    /// doubles the requested size, for its own overhead (socket(7)).
     ///
     /// # Errors
-    /// What `getsockopt` gives.
+    /// Those of getsockopt(2).
     pub fn buffer_sizes(&self) -> io::Result<[usize; 2]> {
         Ok([
             self.inner.recv_buffer_size()?,
@@ -259,11 +258,11 @@ impl Socket {
         ])
     }
 
-    /// What waits in its receive buffer, and what was dropped since it was bound, neither of
-    /// which needs a datagram to be read.
+    /// The bytes in the receive queue, and the datagrams dropped since the socket was bound or
+    /// adopted (`SO_MEMINFO`).
     ///
     /// # Errors
-    /// What `getsockopt` gives.
+    /// Those of getsockopt(2).
     pub fn queue_and_drops(&self) -> io::Result<(u32, u64)> {
         let MemInfo {
             receive_queue,
@@ -272,9 +271,9 @@ impl Socket {
         Ok((receive_queue, self.drops.total(drops)))
     }
 
-    /// Has datagrams come with packet info where the socket takes them for more than one
-    /// address: a reply has to leave from the one that was asked, and not all may be answered.
-    fn tell_destinations(&self) -> io::Result<()> {
+    /// Enables packet info if the socket receives for more than one address. The destination
+    /// becomes the source of the reply, and decides whether there is one.
+    fn enable_packet_info(&self) -> io::Result<()> {
         let ip = self.address.ip();
         if is_one_host(ip) {
             return Ok(());
@@ -282,7 +281,7 @@ impl Socket {
         if ip.is_ipv6() {
             sockopt::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         }
-        // On an IPv6 socket, for the IPv4 datagrams that it gets.
+        // On an IPv6 socket, for IPv4 datagrams.
         sockopt::set(self, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
     }
 
@@ -321,7 +320,7 @@ impl Socket {
             let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
             match sockopt::set(self, libc::SOL_SOCKET, force, size) {
                 Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => {
-                    // The limit must not take away what a service manager gave, past it.
+                    // The service manager may have set a size above the limit: do not shrink it.
                     let has = libc::c_int::try_from(has / 2).unwrap_or(libc::c_int::MAX);
                     let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
                     if size < has || limit > has {
@@ -337,7 +336,7 @@ impl Socket {
 
 #[cfg(all(test, miri))]
 impl Socket {
-    /// One that is none, for a kernel that is simulated.
+    /// A socket for the simulated kernel.
     pub(in crate::udp) fn simulated(batches: bool) -> Self {
         let file = std::fs::File::open("/dev/null").unwrap();
         Self {
@@ -360,7 +359,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Whether a socket is for UDP over IP.
+/// Fails unless the socket is for UDP over IP.
 fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
     let unusable = |cause| AdoptError::Unusable {
         action: "read its kind",
@@ -380,14 +379,12 @@ fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
     }))
 }
 
-/// Whether an address is a single host's, so that datagrams have no other destination.
+/// Whether a socket bound to this address receives for one unicast address only. A directed
+/// broadcast address looks like a unicast one: packet info tells them apart.
 fn is_one_host(ip: IpAddr) -> bool {
-    // Of an IPv6 socket that was handed over for IPv4 alone, ::ffff:0.0.0.0 is every address.
-    let ip = ip.to_canonical();
-    let group = match ip {
-        // A directed broadcast address looks like any other: packet info tells.
-        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_multicast(),
-    };
-    !ip.is_unspecified() && !group
+    // An IPv6 socket bound to ::ffff:0.0.0.0 receives for every IPv4 address.
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => !(v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast()),
+        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_multicast()),
+    }
 }

@@ -1,4 +1,4 @@
-//! What the kernel's interface looks like: control messages, message headers, options, limits.
+//! The kernel's interface: control messages, message headers, socket options, limits.
 
 pub(super) mod boot;
 pub(super) mod buffer_limits;

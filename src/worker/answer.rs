@@ -1,4 +1,4 @@
-//! From what was received to what is sent: the core is asked, and everything is counted.
+//! Passes received datagrams to the core, sends the replies and counts both.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,12 +12,12 @@ use crate::record::TooShort;
 use crate::reflect::{Action, Datagram, Destination, End, Verdict};
 use crate::udp::{RecvMeta, Sent, Transmit};
 
-/// How long a round may wait for room in the send buffer, in all: a way that is too narrow for
-/// what has to go back holds up the other peers no longer.
-const PATIENCE: Duration = TICK;
+/// How long a round may wait in total for space in the send buffer. A slow route delays the replies
+/// to other peers no longer than this.
+const SEND_WAIT: Duration = TICK;
 
 impl<P: Port> Worker<P> {
-    /// Answers what a batch has, up to the slot of a datagram that ends the daemon.
+    /// Answers the received slots, up to the first with a datagram that ends the daemon.
     pub(super) fn handle(&mut self, slots: usize) -> Option<End> {
         let before = self.counts.received.get();
         let end = (0..slots).find_map(|slot| self.handle_slot(slot));
@@ -27,11 +27,11 @@ impl<P: Port> Worker<P> {
         end
     }
 
-    /// Answers the datagram, or the datagrams, of a slot.
+    /// Answers the datagram or the GRO batch of a slot.
     ///
-    /// An end takes effect behind the slot: a GRO batch from an inherited socket cannot be put
-    /// back. The rest of it is answered as the next process would do it, because a peer owes
-    /// nothing after an end. The first end counts.
+    /// An end takes effect after the slot, because a GRO batch from an inherited socket cannot be
+    /// put back. The rest of it is answered as the next process would, because a peer owes nothing
+    /// after an end. The first end counts.
     fn handle_slot(&mut self, slot: usize) -> Option<End> {
         let meta = self.port.meta(slot);
         let destination = destination(&self.port, &meta);
@@ -43,7 +43,7 @@ impl<P: Port> Worker<P> {
             }
             // The log shows each datagram by itself.
             let together = !self.verbose && self.port.sends_batches();
-            let most = if together { Transmit::MOST } else { 1 };
+            let most = if together { Transmit::MAX_SEGMENTS } else { 1 };
             let length = (meta.length - start).min(most * meta.segment);
             let mut datagram = Datagram {
                 peer: meta.peer,
@@ -55,7 +55,6 @@ impl<P: Port> Worker<P> {
             };
             let verdict = self.reflector.handle(&mut datagram, self.clock.now());
             if verdict.action == Action::SendFirst {
-                // Then the core is asked again.
                 self.send();
                 continue;
             }
@@ -88,28 +87,26 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Sends the replies that wait.
+    /// Sends the queued replies.
     fn send(&mut self) {
         if self.port.has_replies() {
             let sent_batches = self.port.sends_batches();
             let round = self.clock.stopwatch();
-            let time = || PATIENCE.saturating_sub(round.passed());
+            let time = || SEND_WAIT.saturating_sub(round.passed());
             while let Some(sent) = self.port.send_next(time) {
                 self.sent(sent);
             }
-            // A round can have thousands of datagrams.
+            // A round can take long: it can have thousands of datagrams.
             self.show_progress(round.now(), Duration::ZERO);
             if sent_batches && !self.port.sends_batches() {
-                info!(
-                    "the kernel cannot send bursts on the way to a peer: from now on none are sent"
-                );
+                info!("UDP GSO failed on the route to a peer; disabled on this socket");
             }
         }
         self.reflector.batch_sent();
         self.count_residence();
     }
 
-    /// Counts what became of a reply.
+    /// Counts the result of a reply.
     fn sent(&mut self, Sent { transmit, result }: Sent) {
         let meta = self.port.meta(transmit.slot);
         let peer = meta.peer;
@@ -120,7 +117,6 @@ impl<P: Port> Worker<P> {
                 self.counts.echoed_bytes.add(transmit.length as u64);
                 if let Some(at) = meta.received_at.filter(|_| self.options.timestamps) {
                     match self.answered.last_mut() {
-                        // Of the same batch.
                         Some((last, count)) if *last == at => *count += datagrams,
                         _ => self.answered.push((at, datagrams)),
                     }
@@ -144,14 +140,14 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Says once what a decode error means.
+    /// Logs the first decode error with an explanation.
     fn warn_of_decode_error(&self, peer: SocketAddr, short: TooShort) {
         let warned = &self.shared.warned_of_decode_errors;
         if !(warned.load(Relaxed) || warned.swap(true, Relaxed)) {
             warn!(
-                "cannot decode a record from {}: {short}. In this mode the datagram after each \
-                 that was echoed is a record; --mode echo is the plain reflector. Further decode \
-                 errors are only counted",
+                "cannot decode a record from {}: {short}; in this mode, the datagram after each \
+                 echo is a record: for a plain reflector use --mode echo. Further decode errors \
+                 are only counted",
                 self.port.named(peer)
             );
         }
@@ -161,7 +157,7 @@ impl<P: Port> Worker<P> {
         if self.answered.is_empty() {
             return;
         }
-        let (today, now) = ((self.options.today)(), self.clock.stopwatch().now());
+        let (today, now) = ((self.options.time_of_day)(), self.clock.stopwatch().now());
         for (received_at, replies) in self.answered.drain(..) {
             if let Some(residence) = self.waiting.residence(received_at, today, now) {
                 self.counts.residence.0.count(residence, replies as u64);
@@ -170,7 +166,7 @@ impl<P: Port> Worker<P> {
     }
 }
 
-/// Counts datagrams that were received, `bytes` in all, and what was done with them.
+/// Counts received datagrams of `bytes` in total, and the core's decision.
 fn count(counts: &Counts, bytes: usize, verdict: &Verdict) {
     let datagrams = verdict.datagrams as u64;
     counts.received.add(datagrams);
@@ -190,10 +186,10 @@ fn destination(port: &impl Port, meta: &RecvMeta) -> Destination {
         return Destination::Source;
     }
     match meta.info {
-        Some(info) if port.is_group(&info) => Destination::Group,
+        Some(info) if port.is_broadcast_or_multicast(&info) => Destination::Group,
         info => Destination::Here {
             address: info.map(|info| info.destination),
-            looped: info.is_some_and(|info| info.looped()),
+            looped: info.is_some_and(|info| info.over_loopback()),
         },
     }
 }
@@ -218,7 +214,7 @@ mod tests {
             client.connect(socket.address()).unwrap();
             setsockopt(&client, UdpGsoSegment, &8).unwrap();
             client.send(&[7; 5 * 8]).unwrap();
-            // It stays in the socket.
+            // Stays in the socket.
             client.send(b"next").unwrap();
             let exit_on = ExitOn {
                 decode_error: true,

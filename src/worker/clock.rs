@@ -1,43 +1,43 @@
-//! The loop's time.
+//! The clock of the worker loop.
 #![expect(clippy::disallowed_methods, reason = "the loop's one clock")]
 
 use std::time::{Duration, Instant};
 
 use super::TICK;
 
-/// The loop's clock, and the protocol's beside it, which stands still while the worker does: when
-/// its machine or its process was stopped, or it had no CPU for longer than it was to sleep. What
-/// came meanwhile and waits in the socket then came in time, as it did for the original recipe.
+/// Real time and the protocol's time. The protocol's time stops while the worker is paused: its
+/// machine or process was stopped, or it had no CPU. Datagrams that arrive during a pause are then
+/// in time, as they are for the reference server.
 #[derive(Debug)]
 pub(super) struct LoopClock {
-    /// The time that was last read.
+    /// The last reading.
     real: Instant,
-    /// The protocol's time then.
+    /// The protocol's time at the last reading.
     now: Instant,
-    /// Since when the worker has not seen its socket empty after it stood still, in real time.
+    /// The real time of a pause after which the socket was not empty yet.
     catching_up: Option<Instant>,
 }
 
-/// How long what waits in the socket after a pause is in time, at most: a flood may never end.
+/// How long after a pause queued datagrams count as in time. A flood may never empty the socket.
 const CATCH_UP: Duration = Duration::from_millis(300);
 
-/// How a receive call ended, as far as time goes.
+/// The end of a receive call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slept {
-    /// How long it was to wait at most.
+    /// The receive timeout.
     pub(super) asked: Duration,
-    /// Whether a signal ended it, which it does when the process goes on after a stop (signal(7)).
+    /// Whether a signal ended it, as SIGCONT does (signal(7)).
     pub(super) interrupted: bool,
-    /// Whether it took all that waited in the socket.
+    /// Whether it left the socket empty.
     pub(super) emptied: bool,
 }
 
-/// Measures from the last reading of a clock on.
+/// Measures the time since the last reading of a clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stopwatch(Instant);
 
 impl LoopClock {
-    /// A clock whose two times are one at `start`.
+    /// A clock that starts at `start` in both times.
     pub(super) fn new(start: Instant) -> Self {
         Self {
             real: start,
@@ -46,7 +46,7 @@ impl LoopClock {
         }
     }
 
-    /// The protocol's time, as of the last reading.
+    /// The protocol's time at the last reading.
     pub(super) fn now(&self) -> Instant {
         self.now
     }
@@ -56,8 +56,8 @@ impl LoopClock {
         self.real
     }
 
-    /// Reads the clock after a receive call. If the worker stood still, the protocol's time stays
-    /// before `due`, when something is to expire, until all that waited was taken.
+    /// Reads the clock after a receive call. After a pause, the protocol's time stays before `due`,
+    /// the next expiry, until the socket is empty.
     pub(super) fn read(&mut self, slept: Slept, due: Option<Instant>) {
         self.advance(Instant::now(), slept, due);
     }
@@ -82,36 +82,36 @@ impl LoopClock {
         }
     }
 
-    /// How long before the last reading `epoch` was, in real time.
+    /// The real time from `epoch` to the last reading.
     pub(super) fn since(&self, epoch: Instant) -> Duration {
         self.real.saturating_duration_since(epoch)
     }
 
-    /// The real time of one of the protocol.
+    /// Converts the protocol's time to real time.
     pub(super) fn to_real(&self, now: Instant) -> Instant {
         let ago = self.now.saturating_duration_since(now);
         self.real.checked_sub(ago).unwrap_or(self.real)
     }
 
-    /// The protocol's time at a real one.
+    /// Converts real time to the protocol's time.
     pub(super) fn to_protocol(&self, real: Instant) -> Instant {
         let ago = self.real.saturating_duration_since(real);
         self.now.checked_sub(ago).unwrap_or(self.now)
     }
 
-    /// Measures from the last reading on.
+    /// Measures from the last reading.
     pub(super) fn stopwatch(&self) -> Stopwatch {
         Stopwatch(self.real)
     }
 }
 
 impl Stopwatch {
-    /// How long it was until now.
+    /// The time passed until now.
     pub(super) fn passed(self) -> Duration {
         Instant::now().saturating_duration_since(self.0)
     }
 
-    /// When that is.
+    /// The present time.
     pub(super) fn now(self) -> Instant {
         self.0 + self.passed()
     }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn protocol_time_goes_with_the_real_time() {
+    fn protocol_time_follows_real_time() {
         let start = Instant::now();
         let mut clock = LoopClock::new(start);
         for step in 1..5 {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn protocol_time_stays_before_what_is_due_after_a_pause() {
+    fn protocol_time_stays_before_an_expiry_after_a_pause() {
         let start = Instant::now();
         let due = start + WAIT;
         for (passed, interrupted) in [(PAUSE, false), (PAUSE, true), (WAIT, true)] {
@@ -154,11 +154,11 @@ mod tests {
             assert_eq!(now + Duration::from_nanos(1), due);
             assert_eq!(clock.to_real(now), start + passed);
             assert_eq!(clock.to_protocol(start + passed), now);
-            // What was interrupted has not seen what waits: that came in time, too.
+            // An interrupted receive did not empty the socket: queued datagrams are in time.
             let soon = start + passed + Duration::from_millis(1);
             clock.advance(soon, slept(false), Some(due));
             assert_eq!(clock.now() < due, interrupted);
-            // From there on it goes with the real time.
+            // Then it follows real time again.
             let now = clock.now();
             clock.advance(soon + WAIT, slept(false), Some(due));
             assert_eq!(clock.now(), now + WAIT);

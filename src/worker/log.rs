@@ -1,4 +1,4 @@
-//! Datagrams in the words of the original recipe's log.
+//! The debug log of datagrams, in the words of the reference server.
 
 pub mod python;
 
@@ -9,10 +9,10 @@ use crate::reflect::{Action, Datagram};
 
 use python::{PythonBytes, PythonRecord};
 
-/// How much of a datagram the log shows, in bytes.
+/// The most bytes of a datagram that the log shows.
 const LOGGED_BYTES: usize = 1024;
 
-/// Logs a datagram that was received and what is done with it.
+/// Logs a received datagram and the core's decision.
 pub(super) fn received(datagram: &Datagram<'_>, action: &Action, peer: &str) {
     let bytes = datagram.first();
     match action {
@@ -34,7 +34,7 @@ pub(super) fn received(datagram: &Datagram<'_>, action: &Action, peer: &str) {
     }
 }
 
-/// Bytes as the recipe's log shows them, cut where there are many.
+/// Bytes as the reference server logs them, at most [`LOGGED_BYTES`].
 struct Shown<'a>(&'a [u8]);
 
 impl std::fmt::Display for Shown<'_> {

@@ -1,4 +1,4 @@
-//! What a worker receives from and replies through.
+//! The socket of a worker, or a simulation of it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,69 +7,69 @@ use std::time::Duration;
 
 use crate::udp::{self, Batch, PacketInfo, RecvMeta, Sent, Socket, Transmit, Wait};
 
-/// A socket with the slots of one batch: the real one, or a simulation.
+/// A socket with the slots of one batch, or a simulation of it.
 pub trait Port {
-    /// The address it is bound to.
+    /// The bound address.
     fn address(&self) -> SocketAddr;
 
-    /// An address as it is shown: with the name of its interface.
+    /// Formats an address, with its interface name if it has a scope.
     fn named(&self, address: SocketAddr) -> String;
 
-    /// How many slots one receive call can fill.
+    /// The number of slots that a receive call can fill.
     fn slots(&self) -> usize;
 
     /// Whether a slot can hold a GRO batch.
     fn receives_batches(&self) -> bool;
 
-    /// Whether several datagrams can be sent as one (UDP GSO).
+    /// Whether GSO batches are sent.
     fn sends_batches(&self) -> bool;
 
-    /// Finishes taking it over from another process, if it was. Nothing may wait in it.
+    /// Completes the adoption of an inherited socket. Called when the receive queue is empty.
     ///
     /// # Errors
-    /// When the socket is gone.
-    fn is_empty_now(&mut self) -> io::Result<()>;
+    /// If the socket is unusable.
+    fn queue_emptied(&mut self) -> io::Result<()>;
 
-    /// Sets how long [`Self::receive`] waits; `None` is for ever.
+    /// Sets how long [`Self::receive`] waits; `None` is without a limit.
     ///
     /// # Errors
-    /// When the socket is gone.
+    /// If the socket is unusable.
     fn set_receive_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Receives into up to `most` slots, in place of what they had. Returns how many it filled.
+    /// Receives into up to `limit` slots, replacing their content. Returns the number filled.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing came in time, `Interrupted` on a signal, or why the call failed.
-    fn receive(&mut self, wait: Wait, most: usize) -> io::Result<usize>;
+    /// `WouldBlock` if no datagram came in time, `Interrupted` on a signal, or the error of the
+    /// call.
+    fn receive(&mut self, wait: Wait, limit: usize) -> io::Result<usize>;
 
-    /// What is known of a slot's content.
+    /// The kernel's data about the content of a slot.
     fn meta(&self, slot: usize) -> RecvMeta;
 
-    /// The memory of a slot from an offset on: its content, then what is free.
+    /// The memory of a slot from `start` to its end: the received bytes, then unused ones.
     fn memory(&mut self, slot: usize, start: usize) -> &mut [u8];
 
-    /// Whether a datagram came from the network although its source is its destination.
+    /// Whether a datagram from the network has the same source and destination address.
     fn is_forged(&self, meta: &RecvMeta) -> bool;
 
-    /// Whether a datagram went to a broadcast or multicast address that the socket is not itself
-    /// bound to.
-    fn is_group(&self, info: &PacketInfo) -> bool;
+    /// Whether the destination is a broadcast or multicast address other than the bound address.
+    fn is_broadcast_or_multicast(&self, info: &PacketInfo) -> bool;
 
-    /// Whether replies have to be sent before one can be queued.
+    /// Whether the reply queue is full.
     fn is_full(&self) -> bool;
 
-    /// Whether replies wait to be sent.
+    /// Whether replies are queued.
     fn has_replies(&self) -> bool;
 
     /// Queues a reply.
     fn queue(&mut self, transmit: Transmit, info: Option<PacketInfo>);
 
-    /// Sends queued replies and says what became of the next one; `None` after the last. A full
-    /// send buffer is waited for as long as there is `time`.
+    /// Sends queued replies and returns the result of the next one; `None` after the last. Waits
+    /// up to `time()` if the send buffer is full.
     fn send_next(&mut self, time: impl FnMut() -> Duration) -> Option<Sent>;
 }
 
-/// The real one.
+/// The port of a real socket.
 #[derive(Debug)]
 pub struct SocketPort {
     socket: Arc<Socket>,
@@ -77,8 +77,8 @@ pub struct SocketPort {
 }
 
 impl SocketPort {
-    /// A port of `slots` slots, each of which keeps up to `slot_bytes` of a datagram. To be made on
-    /// the thread that uses it, so that its memory is near.
+    /// Allocates `slots` slots of `slot_bytes` bytes each. Call it on the thread that uses the port,
+    /// so that the memory is local to its NUMA node.
     pub fn new(socket: Arc<Socket>, slots: usize, slot_bytes: usize) -> Self {
         Self {
             batch: Batch::new(slots, slot_bytes, &socket),
@@ -108,16 +108,16 @@ impl Port for SocketPort {
         self.batch.sends_batches()
     }
 
-    fn is_empty_now(&mut self) -> io::Result<()> {
-        self.socket.is_empty_now()
+    fn queue_emptied(&mut self) -> io::Result<()> {
+        self.socket.queue_emptied()
     }
 
     fn set_receive_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.socket.set_receive_timeout(timeout)
     }
 
-    fn receive(&mut self, wait: Wait, most: usize) -> io::Result<usize> {
-        self.batch.receive(&self.socket, wait, most)
+    fn receive(&mut self, wait: Wait, limit: usize) -> io::Result<usize> {
+        self.batch.receive(&self.socket, wait, limit)
     }
 
     fn meta(&self, slot: usize) -> RecvMeta {
@@ -132,8 +132,8 @@ impl Port for SocketPort {
         self.socket.is_forged(meta)
     }
 
-    fn is_group(&self, info: &PacketInfo) -> bool {
-        self.socket.is_group(info)
+    fn is_broadcast_or_multicast(&self, info: &PacketInfo) -> bool {
+        self.socket.is_broadcast_or_multicast(info)
     }
 
     fn is_full(&self) -> bool {

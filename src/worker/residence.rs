@@ -1,15 +1,15 @@
-//! How long a datagram waited, by a clock that can be set.
+//! Residence times of datagrams, measured by the time of day, which can be set.
 
 use std::time::{Duration, Instant};
 
-/// What the two clocks may differ by over a short time: datagrams get their timestamp a little
-/// before they are in the socket.
+/// The tolerated difference between the two clocks. A datagram has its timestamp slightly before it
+/// is in the socket.
 const TOLERANCE: Duration = Duration::from_millis(100);
 
-/// Bounds the time that datagrams waited, by a clock that cannot be set.
+/// Bounds the time that datagrams can have waited, by the monotonic clock.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    /// Everything that is still to be answered came later.
+    /// All unanswered datagrams were received after this time.
     since: Instant,
 }
 
@@ -18,13 +18,13 @@ impl Waiting {
         Self { since }
     }
 
-    /// The socket was seen to be empty, at some time after `then`.
+    /// The socket was empty at some time after `then`.
     pub(super) fn was_empty_after(&mut self, then: Instant) {
         self.since = then;
     }
 
-    /// The nanoseconds from the receipt of a datagram, in time of day, to `today`, which is `now`.
-    /// `None` if the time of day was set meanwhile.
+    /// The nanoseconds from `received_at` to `today`, both in time of day. `now` is the monotonic
+    /// time at `today`. `None` if the time of day was set in between.
     pub(super) fn residence(
         &self,
         received_at: Duration,
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn worker_counts_no_clock_step_as_residence() {
+    fn worker_counts_no_residence_when_the_clock_was_set() {
         let socket = testing::socket(false);
         let address = socket.address();
         let (worker, shared) = testing::worker(socket, Mode::Echo, ExitOn::default(), set_once);

@@ -1,4 +1,4 @@
-//! What others may see of a worker, and what all workers share.
+//! The state that workers share and publish.
 
 use std::array;
 use std::sync::Arc;
@@ -8,25 +8,26 @@ use std::time::Instant;
 use crate::metrics::{Counts, ErrorCounts, SharedMoment};
 use crate::throttle::Throttle;
 
-/// What all workers of a daemon share. The datagram path writes none of it but each worker's own.
+/// The state that all workers of a daemon share. On the datagram path, each worker writes only its
+/// own counts and state.
 #[derive(Debug)]
 pub struct Shared {
-    /// Set when the workers are to stop.
+    /// Tells the workers to stop.
     pub stop: AtomicBool,
-    /// What [`SharedMoment`]s count from.
+    /// The zero of every [`SharedMoment`].
     pub epoch: Instant,
-    /// What each worker counts.
+    /// The counters of each worker.
     pub counts: Box<[Arc<Counts>]>,
-    /// Where each worker is.
+    /// The state of each worker.
     pub states: Box<[State]>,
     /// Whether the first decode error was logged.
     pub warned_of_decode_errors: AtomicBool,
-    /// What was warned of lately.
+    /// Limits the rate of warnings.
     pub warnings: Warnings,
 }
 
 impl Shared {
-    /// For workers with these counts.
+    /// The state of one worker per element of `counts`.
     pub fn new(epoch: Instant, counts: Box<[Arc<Counts>]>) -> Self {
         Self {
             stop: AtomicBool::new(false),
@@ -39,24 +40,24 @@ impl Shared {
     }
 }
 
-/// Where a worker is. Written by its thread alone; on cache lines of its own.
+/// The state of a worker. Only its thread writes it, so it has cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct State {
-    /// When the loop last went round.
+    /// The last heartbeat.
     pub progress: SharedMoment,
-    /// When it is to go round again at the latest, if it waits in a receive.
+    /// The deadline of the next heartbeat, which can be a receive timeout away.
     pub due: SharedMoment,
-    /// Since when the socket has been quiet, refused datagrams aside.
-    pub quiet_since: SharedMoment,
+    /// When the socket became idle. Refused datagrams do not count.
+    pub idle_since: SharedMoment,
 }
 
-/// The workers' warnings, one a second of each kind. Touched only when something goes wrong.
+/// Throttles of the workers' warnings, by errno name (see [`ErrorCounts::count`]).
 #[derive(Debug)]
 pub struct Warnings {
-    /// Of receive calls, by the name of the error; see [`ErrorCounts::count`].
+    /// Warnings of failed receives.
     pub receive: [Throttle; ErrorCounts::NAMES],
-    /// Of replies, likewise.
+    /// Warnings of failed sends.
     pub send: [Throttle; ErrorCounts::NAMES],
 }
 

@@ -24,13 +24,13 @@ pub(super) fn socket(offload: bool) -> Arc<Socket> {
     Arc::new(Socket::bind(([127, 0, 0, 1], 0).into(), &options).unwrap())
 }
 
-/// A worker that reads the time of day from `today`, and what it shares. It looks now and then
-/// whether it is to stop, without being woken.
+/// A worker that reads the time of day from `time_of_day`, and its shared state. The timeout makes
+/// it check for a stop once per second without being woken.
 pub(super) fn worker(
     socket: Arc<Socket>,
     mode: Mode,
     exit_on: ExitOn,
-    today: fn() -> Duration,
+    time_of_day: fn() -> Duration,
 ) -> (Worker<SocketPort>, Arc<Shared>) {
     let epoch = now();
     let shared = Arc::new(Shared::new(epoch, Box::new([Arc::default()])));
@@ -47,7 +47,7 @@ pub(super) fn worker(
         busy_poll: Duration::ZERO,
         timestamps: true,
         waiting_since: epoch,
-        today,
+        time_of_day,
     };
     let port = port(socket, &settings);
     let reflector = Reflector::new(settings, epoch).unwrap();

@@ -109,7 +109,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
                 busy_poll: Duration::ZERO,
                 timestamps: true,
                 waiting_since: Instant::now(),
-                today: || SystemTime::UNIX_EPOCH.elapsed().unwrap(),
+                time_of_day: || SystemTime::UNIX_EPOCH.elapsed().unwrap(),
             };
             let port = worker::port(socket, &settings);
             let reflector = Reflector::new(settings, Instant::now()).unwrap();

@@ -273,7 +273,7 @@ fn it_has_as_many_flows_as_the_process_may_have_files() {
         (
             "-n 20",
             1,
-            "; `ulimit -n` says how many files may be open, `ulimit -Hn` how far that may be raised",
+            "; `ulimit -n` shows the limit on open files, `ulimit -Hn` its maximum",
         ),
     ] {
         let args = format!("--mode=echo --flows=100 --count=100 --rate=1000 --quiet {LONG}");

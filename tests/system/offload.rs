@@ -10,7 +10,7 @@ use super::namespace::Namespace;
 use crate::harness::service::count;
 use crate::harness::{Daemon, client, has_nothing, program, receive, send_burst};
 
-const NO_MORE: &str = "the kernel cannot send bursts on the way to a peer: from now on none are";
+const NO_MORE: &str = "UDP GSO failed on the route to a peer; disabled on this socket";
 
 #[test]
 #[ignore = "needs strace; .ci/run runs it"]

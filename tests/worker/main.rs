@@ -77,7 +77,7 @@ impl Port for &mut Simulated {
         address.to_string()
     }
 
-    fn is_empty_now(&mut self) -> io::Result<()> {
+    fn queue_emptied(&mut self) -> io::Result<()> {
         Ok(())
     }
 
@@ -122,7 +122,7 @@ impl Port for &mut Simulated {
         false
     }
 
-    fn is_group(&self, _: &PacketInfo) -> bool {
+    fn is_broadcast_or_multicast(&self, _: &PacketInfo) -> bool {
         false
     }
 
@@ -249,7 +249,7 @@ proptest! {
             busy_poll: Duration::ZERO,
             timestamps: false,
             waiting_since: now,
-            today: || Duration::ZERO,
+            time_of_day: || Duration::ZERO,
         };
         let reflector = Reflector::new(settings, now).unwrap();
         let stopped = Worker::new(&mut port, reflector, options, 0, Arc::clone(&shared)).run();

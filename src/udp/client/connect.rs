@@ -1,4 +1,4 @@
-//! The client's sockets: each connected to one peer, from a port of its own.
+//! Sockets connected to one peer, for the client.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,12 +13,12 @@ use crate::udp::sys::sockopt;
 use crate::udp::{Drops, Socket, SocketError, SocketOptions};
 
 impl Socket {
-    /// A socket that sends to `peer` and takes datagrams from nowhere else, at a port of the
-    /// kernel's choice. ICMP errors about what it sends come back to it: see
-    /// [`Self::take_rejection`].
+    /// Opens a socket that sends to and receives from `peer` only, with a port that the kernel
+    /// chooses and a receive buffer of `receive_buffer` bytes. [`Self::take_rejection`] returns
+    /// ICMP errors about its datagrams.
     ///
     /// # Errors
-    /// When the kernel refuses: no route, no port left, …
+    /// Those of socket(2), connect(2) and setsockopt(2).
     pub fn connect(peer: SocketAddr, receive_buffer: usize) -> Result<Self, SocketError> {
         let failed = |words| SocketError::of(SocketAction::Other(words), peer);
         let domain = Domain::for_address(peer);
@@ -29,7 +29,7 @@ impl Socket {
             .map_err(SocketError::of(SocketAction::Connect, peer))?;
         let address = inner
             .local_addr()
-            .map_err(failed("read the own address of a socket for"))?;
+            .map_err(failed("read the local address of a socket for"))?;
         let socket = Self {
             drops: Drops::from_baseline(0),
             inner,
@@ -37,7 +37,9 @@ impl Socket {
             batches: BatchSupport::default(),
             guard: Guard::default(),
         };
-        socket.ask_for_rejections().map_err(failed("set up"))?;
+        socket
+            .enable_rejections()
+            .map_err(failed("set IP_RECVERR for"))?;
         sockopt::set(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
             .map_err(failed("set SO_TIMESTAMPNS for"))?;
         socket
@@ -55,22 +57,23 @@ impl Socket {
     /// Sends a datagram to the peer.
     ///
     /// # Errors
-    /// What `send` gives; also an ICMP error about an earlier one, told once.
+    /// Those of send(2). An ICMP error about an earlier datagram is reported once.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
         self.inner.send(bytes).map(drop)
     }
 
-    /// Sends datagrams of `size` bytes each, one after the other in `bytes`, to the peer. Returns
-    /// how many were sent, up to the first that failed.
+    /// Splits `bytes` into datagrams of `size` bytes and sends them to the peer, at most 64.
+    /// Returns the number sent before the first failure.
     ///
     /// # Errors
-    /// Why the first failed; also an ICMP error about an earlier one, told once.
+    /// Those of sendmmsg(2), if the first datagram fails. An ICMP error about an earlier datagram
+    /// is reported once.
     pub fn send_each(&self, bytes: &[u8], size: usize) -> io::Result<usize> {
         send::each(self, bytes, size)
     }
 
-    /// All ICMP errors, also those that are held for passing ones, and what they say (ip(7)).
-    fn ask_for_rejections(&self) -> io::Result<()> {
+    /// Queues all ICMP errors, transient ones too, with their data (`IP_RECVERR`, ip(7)).
+    fn enable_rejections(&self) -> io::Result<()> {
         if self.address.is_ipv6() {
             sockopt::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
         }

@@ -1,8 +1,8 @@
-//! Which of many sockets have something to receive.
+//! Waiting for many sockets at once.
 #![expect(unsafe_code, reason = "epoll and ppoll take pointers")]
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "numbers of sockets and events are small"
+    reason = "socket and event counts are small"
 )]
 
 use std::io;
@@ -14,28 +14,28 @@ use libc::{c_int, epoll_event, pollfd, timespec};
 
 use crate::udp::Socket;
 
-/// Tells which of some sockets have something to receive, be it an error.
+/// Finds the readable sockets of a set (epoll(7)). A pending error makes a socket readable.
 #[derive(Debug)]
 pub struct Poller {
     epoll: OwnedFd,
     events: Vec<epoll_event>,
 }
 
-/// How many are told at once: the others are next time.
+/// The most sockets that one call reports. The next call reports the others.
 const EVENTS: c_int = 64;
 
 impl Poller {
-    /// Of these sockets.
+    /// Opens an epoll instance for these sockets.
     ///
     /// # Errors
-    /// What `epoll_create1` and `epoll_ctl` give.
+    /// Those of `epoll_create1(2)` and `epoll_ctl(2)`.
     pub fn new<'a>(sockets: impl IntoIterator<Item = &'a Socket>) -> io::Result<Self> {
         // SAFETY: takes no pointer.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if epoll < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: just opened, and nobody else's.
+        // SAFETY: just opened, and nothing else owns it.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
         for (index, socket) in sockets.into_iter().enumerate() {
             let mut event = epoll_event {
@@ -56,18 +56,18 @@ impl Poller {
         })
     }
 
-    /// Waits until there are some, at most for `timeout`, to the precision of the kernel's timers.
-    /// Gives them by their place among all, in place of what was in `found`.
+    /// Waits up to `timeout` until sockets are readable, and replaces `found` by their indexes.
+    /// The timeout has the precision of the kernel's timers. A signal ends the wait.
     ///
     /// # Errors
-    /// What `ppoll` and `epoll_wait` give, a signal aside: that ends the wait.
+    /// Those of ppoll(2) and `epoll_wait(2)`, except `EINTR`.
     pub fn wait(&mut self, timeout: Duration, found: &mut Vec<usize>) -> io::Result<()> {
         found.clear();
-        // epoll_wait knows milliseconds only.
+        // The timeout of epoll_wait is in whole milliseconds.
         if !timeout.is_zero() && !readable(self.epoll.as_fd(), timeout)? {
             return Ok(());
         }
-        // SAFETY: the kernel writes at most as many events as there is room for.
+        // SAFETY: the kernel writes at most `EVENTS` events, which is the length of the array.
         let count = unsafe {
             libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), EVENTS, 0)
         };
@@ -82,11 +82,11 @@ impl Poller {
 }
 
 impl Socket {
-    /// Waits until there is something to receive, be it an error, at most for `timeout`, to the
-    /// precision of the kernel's timers. Says whether there is.
+    /// Waits up to `timeout` until the socket is readable, and returns whether it is. A pending
+    /// error makes it readable. A signal ends the wait.
     ///
     /// # Errors
-    /// What `ppoll` gives, a signal aside: that ends the wait.
+    /// Those of ppoll(2), except `EINTR`.
     pub fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
         readable(self.as_fd(), timeout)
     }

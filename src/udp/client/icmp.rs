@@ -1,4 +1,4 @@
-//! ICMP errors about what was sent, as a socket's error queue has them (ip(7), `IP_RECVERR`).
+//! ICMP errors about sent datagrams, from a socket's error queue (`IP_RECVERR`, ip(7)).
 #![expect(
     unsafe_code,
     reason = "recvmsg works on structures that point into each other"
@@ -13,37 +13,37 @@ use crate::udp::Socket;
 use crate::udp::sys::cmsg::{Control, messages};
 use crate::udp::sys::msghdr::NO_MESSAGE;
 
-/// How much of the datagram is kept that an error is about.
+/// The most bytes kept of the rejected datagram.
 const KEPT_BYTES: usize = 64;
-/// Room for the error with the address of who sent it, and for a timestamp.
+/// Holds an extended error, the address of its sender and a timestamp.
 const CONTROL_BYTES: usize = 256;
 
-/// That a datagram did not get there, and who said so.
+/// An entry of the error queue: a sent datagram was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
-    /// What the kernel makes of it.
+    /// The errno that the kernel derives from it.
     pub errno: i32,
-    /// The ICMP message, if it was one and not this host itself.
+    /// The ICMP message; `None` if this host rejected the datagram.
     pub icmp: Option<Icmp>,
-    /// Who sent that.
+    /// The sender of the ICMP message.
     pub from: Option<IpAddr>,
-    /// The first bytes of the datagram, as many of them as came back.
+    /// The first bytes of the rejected datagram, as quoted in the ICMP message.
     pub bytes: Vec<u8>,
 }
 
-/// A kind of ICMP message.
+/// The type and code of an ICMP message (RFC 792, RFC 4443).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Icmp {
     /// Whether it is `ICMPv6`.
     pub v6: bool,
-    /// Its type.
+    /// The type.
     pub kind: u8,
-    /// Its code.
+    /// The code.
     pub code: u8,
 }
 
 impl Socket {
-    /// The next ICMP error about what was sent, if there is one.
+    /// Takes the next entry from the error queue.
     pub fn take_rejection(&self) -> Option<Rejection> {
         let mut bytes = [0_u8; KEPT_BYTES];
         let mut control = Control([0; CONTROL_BYTES]);
@@ -56,8 +56,8 @@ impl Socket {
         message.msg_iovlen = 1;
         message.msg_control = (&raw mut control).cast();
         message.msg_controllen = CONTROL_BYTES;
-        // SAFETY: the message points to an iovec, that to bytes, and to control memory, of the
-        // sizes they say, all of which outlive the call.
+        // SAFETY: the message points to control memory and an iovec, the iovec to bytes, all of
+        // the sizes they say. All of them outlive the call.
         let length = unsafe {
             libc::recvmsg(
                 self.as_fd().as_raw_fd(),
@@ -78,7 +78,8 @@ impl Socket {
     }
 }
 
-/// `struct sock_extended_err` and the `struct sockaddr_in` or `sockaddr_in6` that follows it.
+/// Parses `struct sock_extended_err` and the `struct sockaddr_in` or `sockaddr_in6` after it
+/// (include/uapi/linux/errqueue.h).
 fn parse(control: &[u8]) -> Option<Rejection> {
     const ORIGIN_ICMP: u8 = 2;
     const ORIGIN_ICMP6: u8 = 3;
@@ -107,7 +108,7 @@ fn parse(control: &[u8]) -> Option<Rejection> {
     })
 }
 
-/// Family, port; then the IPv4 address, or the flow label and the IPv6 address.
+/// Parses family and port, then the IPv4 address, or the flow label and the IPv6 address.
 fn address(name: &[u8]) -> Option<IpAddr> {
     let (family, rest) = name.split_first_chunk()?;
     let rest = rest.get(2..)?;
@@ -129,7 +130,7 @@ mod tests {
     use crate::skipped;
 
     #[test]
-    fn where_nobody_listens_the_host_says_so_and_returns_the_datagram() {
+    fn rejection_quotes_the_datagram_when_the_port_is_closed() {
         for host in ["127.0.0.1", "::1"] {
             let host: IpAddr = host.parse().unwrap();
             let Ok(kept) = std::net::UdpSocket::bind((host, 0)) else {
@@ -137,7 +138,7 @@ mod tests {
                 skipped!("no IPv6: the part about {host}");
                 continue;
             };
-            // It receives only what it sends itself, and nobody else gets its port.
+            // Connected to itself, it reserves the port and receives nothing from other sockets.
             let peer = kept.local_addr().unwrap();
             kept.connect(peer).unwrap();
             let socket = Socket::connect(peer, 1 << 16).unwrap();
@@ -153,13 +154,13 @@ mod tests {
             };
             assert_eq!(socket.take_rejection(), Some(expected));
             assert_eq!(socket.take_rejection(), None);
-            socket.send(b"told already").unwrap();
+            socket.send(b"reported already").unwrap();
         }
     }
 
     proptest! {
         #[test]
-        fn parsing_is_total(v6: bool, length in 0_usize..80, mut control in prop::collection::vec(any::<u8>(), 16..120)) {
+        fn rejection_parser_accepts_any_bytes(v6: bool, length in 0_usize..80, mut control in prop::collection::vec(any::<u8>(), 16..120)) {
             let (level, kind) = if v6 { (41_i32, 25_i32) } else { (0, 11) };
             control[..8].copy_from_slice(&length.to_ne_bytes());
             control[8..12].copy_from_slice(&level.to_ne_bytes());

@@ -1,12 +1,9 @@
-//! Datagrams to one peer, many a call.
+//! Datagrams to one peer, several per system call.
 #![expect(
     unsafe_code,
     reason = "sendmmsg works on arrays of structures that point into each other"
 )]
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "numbers of datagrams are small"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "datagram counts are small")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,17 +12,16 @@ use libc::{c_uint, iovec};
 
 use crate::udp::sys::msghdr::{NO_BYTES, NO_MESSAGE};
 
-/// The most datagrams of one call.
-const MOST: usize = 64;
+/// The most datagrams per call.
+const MAX_DATAGRAMS: usize = 64;
 
-/// Sends datagrams of `size` bytes each, up to [`MOST`] of those in `bytes`, over a connected
-/// socket. Returns how many were sent, up to the first that failed, or why that one did if it was
-/// the first of all.
+/// Sends up to [`MAX_DATAGRAMS`] datagrams of `size` bytes each from `bytes` over a connected
+/// socket. Returns the number sent before the first failure, or the error of the first datagram.
 pub(in crate::udp) fn each(socket: impl AsFd, bytes: &[u8], size: usize) -> io::Result<usize> {
-    let mut iovecs = [NO_BYTES; MOST];
-    let mut messages = [NO_MESSAGE; MOST];
+    let mut iovecs = [NO_BYTES; MAX_DATAGRAMS];
+    let mut messages = [NO_MESSAGE; MAX_DATAGRAMS];
     let mut count = 0;
-    for datagram in bytes.chunks_exact(size).take(MOST) {
+    for datagram in bytes.chunks_exact(size).take(MAX_DATAGRAMS) {
         iovecs[count] = iovec {
             iov_base: datagram.as_ptr().cast_mut().cast(),
             iov_len: size,
@@ -36,8 +32,8 @@ pub(in crate::udp) fn each(socket: impl AsFd, bytes: &[u8], size: usize) -> io::
         message.msg_hdr.msg_iov = iovec;
         message.msg_hdr.msg_iovlen = 1;
     }
-    // SAFETY: each of the first `count` messages points to an iovec, and that to bytes of the
-    // length it says, all of which outlive the call; the kernel only reads what is to be sent.
+    // SAFETY: each of the first `count` messages points to an iovec, and the iovec to bytes of its
+    // length. All of them outlive the call; the kernel only reads the bytes.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_fd().as_raw_fd(),

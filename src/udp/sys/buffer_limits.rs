@@ -1,48 +1,47 @@
-//! The system's limits on socket buffers.
+//! The system limits on socket buffers.
 
 use std::io;
 
 use socket2::{Domain, Socket, Type};
 
-/// Asks the kernel for the limits that `net.core.rmem_max` and `net.core.wmem_max` set.
+/// Reads the limits that `net.core.rmem_max` and `net.core.wmem_max` set.
 ///
-/// In a sandbox the two are hidden (systemd.exec(5): `ProcSubset=pid`, `PrivateNetwork=`), but
-/// they hold for sockets of every family: a socket of the local family is asked for the most,
-/// and what it got is read back. Its descriptor is kept, so that asking cannot fail for want of
-/// one.
+/// A sandbox can hide both files (systemd.exec(5): `ProcSubset=pid`, `PrivateNetwork=`). The limits
+/// apply to sockets of every family, so this requests the largest buffers for a UNIX socket and
+/// reads back the granted sizes. The socket stays open, so that later reads need no descriptor.
 #[derive(Debug)]
 pub struct BufferLimits(Socket);
 
 impl BufferLimits {
-    /// Opens the socket that is asked.
+    /// Opens the UNIX socket.
     ///
     /// # Errors
-    /// When no socket can be made.
+    /// Those of socket(2).
     pub fn new() -> io::Result<Self> {
         Socket::new(Domain::UNIX, Type::DGRAM, None).map(Self)
     }
 
-    /// The most that `SO_RCVBUF` can ask for, in bytes: `net.core.rmem_max`.
+    /// The largest size that `SO_RCVBUF` can request, in bytes: `net.core.rmem_max`.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Those of setsockopt(2) and getsockopt(2).
     pub fn receive(&self) -> io::Result<usize> {
-        self.0.set_recv_buffer_size(MOST)?;
+        self.0.set_recv_buffer_size(MAX_REQUEST)?;
         Ok(self.0.recv_buffer_size()? / 2)
     }
 
-    /// The most that `SO_SNDBUF` can ask for, in bytes: `net.core.wmem_max`.
+    /// The largest size that `SO_SNDBUF` can request, in bytes: `net.core.wmem_max`.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Those of setsockopt(2) and getsockopt(2).
     pub fn send(&self) -> io::Result<usize> {
-        self.0.set_send_buffer_size(MOST)?;
+        self.0.set_send_buffer_size(MAX_REQUEST)?;
         Ok(self.0.send_buffer_size()? / 2)
     }
 }
 
-/// The kernel doubles what it is asked for, in an `int` (`sock_setsockopt`, net/core/sock.c).
-const MOST: usize = i32::MAX as usize / 2;
+/// The kernel doubles the requested size in an `int` (`sock_setsockopt`, net/core/sock.c).
+const MAX_REQUEST: usize = i32::MAX as usize / 2;
 
 #[cfg(test)]
 mod tests {
@@ -50,7 +49,7 @@ mod tests {
     use crate::skip;
 
     #[test]
-    fn the_limits_are_those_that_proc_shows() {
+    fn buffer_limits_match_proc() {
         let limits = BufferLimits::new().unwrap();
         for (asked, name) in [(limits.receive(), "rmem_max"), (limits.send(), "wmem_max")] {
             let Ok(shown) = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")) else {

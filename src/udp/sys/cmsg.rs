@@ -1,52 +1,51 @@
-//! Control messages: where a datagram was sent to, and from where its reply is to leave.
+//! Control messages (cmsg(3)): the destination of a datagram, the source of its reply, and more.
 //!
-//! They are read and written as bytes, so that no input can lead astray. A message is a header
-//! of a length (that of header and data), a level and a type, then the data; both are padded to
-//! the size of a `usize` (cmsg(3), `CMSG_ALIGN` in include/linux/socket.h).
+//! They are read and written as bytes, without pointers. A message is a header with a length (of
+//! header and data), a level and a type, then the data. Header and data are padded to the size of a
+//! `usize` (`CMSG_ALIGN`, include/linux/socket.h).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use libc::c_int;
 
-/// Room for the control messages of one datagram: `IP_PKTINFO`, `IPV6_PKTINFO`,
-/// `SO_TIMESTAMPNS`, `UDP_GRO`, TTL and TOS; and for a few that somebody else asked for before the
-/// socket was handed over.
+/// Holds the control messages of one datagram: `IP_PKTINFO`, `IPV6_PKTINFO`, `SO_TIMESTAMPNS`,
+/// `UDP_GRO`, TTL and TOS; and some that another process enabled before it passed in the socket.
 pub(in crate::udp) const CONTROL_BYTES: usize =
     space(12) + space(20) + space(16) + 3 * space(4) + 128;
-/// The control messages of a reply: the larger of the two packet infos, and `UDP_SEGMENT`.
+/// Holds the control messages of a reply: the larger of the two packet infos, and `UDP_SEGMENT`.
 pub(in crate::udp) const REPLY_BYTES: usize = space(20) + SEGMENT_BYTES;
-/// The latter alone.
+/// The size of a `UDP_SEGMENT` message.
 pub(in crate::udp) const SEGMENT_BYTES: usize = space(2);
 
-/// Control memory, aligned as its headers must be.
+/// Control memory with the alignment of a message header.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub(in crate::udp) struct Control<const BYTES: usize>(pub(in crate::udp) [u8; BYTES]);
 
 const HEADER: usize = size_of::<usize>() + 2 * size_of::<c_int>();
-/// `LOOPBACK_IFINDEX`, include/net/flow.h: the loopback interface is the first of every network
-/// namespace.
+/// The index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX`,
+/// include/net/flow.h).
 pub(super) const LOOPBACK: u32 = 1;
 
-/// What `IP_PKTINFO` (ip(7)) or `IPV6_PKTINFO` (RFC 3542) say of a datagram that came in.
+/// Packet info of a received datagram: `IP_PKTINFO` (ip(7)) or `IPV6_PKTINFO` (RFC 3542).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketInfo {
-    /// The destination in its IP header.
+    /// The destination address of the IP header.
     pub destination: IpAddr,
-    /// Whether that is a broadcast or multicast address.
-    pub group: bool,
-    /// The index of the interface it came in by.
+    /// Whether the destination is a broadcast or multicast address.
+    pub broadcast_or_multicast: bool,
+    /// The index of the incoming interface.
     pub interface: u32,
 }
 
-/// What the control messages of a datagram say.
+/// The values of a datagram's control messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::udp) struct ControlMessages {
     pub(in crate::udp) info: Option<PacketInfo>,
-    /// When the kernel received it, since 1970.
+    /// The kernel's receive timestamp, since 1970.
     pub(in crate::udp) received_at: Option<Duration>,
-    /// The size in bytes of each datagram of a GRO batch but the last.
+    /// The segment size of a GRO batch, in bytes.
     pub(in crate::udp) segment: Option<usize>,
     /// `IP_TTL` (ip(7)) or `IPV6_HOPLIMIT` (RFC 3542).
     pub(in crate::udp) ttl: Option<u8>,
@@ -56,30 +55,30 @@ pub(in crate::udp) struct ControlMessages {
 
 impl ControlMessages {
     pub(in crate::udp) fn parse(control: &[u8]) -> Self {
-        let mut said = Self::default();
+        let mut parsed = Self::default();
         let mut v4 = None;
         for (level, kind, data) in messages(control) {
             match (level, kind) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => v4 = PacketInfo::v4(data),
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => said.info = PacketInfo::v6(data),
-                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => said.received_at = time(data),
-                (libc::SOL_UDP, libc::UDP_GRO) => said.segment = segment(data),
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => parsed.info = PacketInfo::v6(data),
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => parsed.received_at = time(data),
+                (libc::SOL_UDP, libc::UDP_GRO) => parsed.segment = segment(data),
                 (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
-                    said.ttl = byte(data);
+                    parsed.ttl = byte(data);
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    said.traffic_class = byte(data);
+                    parsed.traffic_class = byte(data);
                 }
                 _ => {}
             }
         }
-        // On an IPv6 socket an IPv4 datagram has both; this one says more.
-        said.info = v4.or(said.info);
-        said
+        // On an IPv6 socket, an IPv4 datagram has both. Only IP_PKTINFO shows a directed broadcast.
+        parsed.info = v4.or(parsed.info);
+        parsed
     }
 }
 
-/// `struct timespec`: seconds, nanoseconds.
+/// Parses `struct timespec`: seconds, nanoseconds.
 fn time(data: &[u8]) -> Option<Duration> {
     let (seconds, rest) = data.split_first_chunk()?;
     let (nanoseconds, _) = rest.split_first_chunk()?;
@@ -88,7 +87,7 @@ fn time(data: &[u8]) -> Option<Duration> {
     Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanoseconds.into()))
 }
 
-/// A byte of an IP header: an `int`, or for `IP_TOS` the byte itself (`ip_cmsg_recv_tos`,
+/// Parses a byte of an IP header: an `int`, or for `IP_TOS` one byte (`ip_cmsg_recv_tos`,
 /// `net/ipv4/ip_sockglue.c`).
 fn byte(data: &[u8]) -> Option<u8> {
     match data {
@@ -97,16 +96,15 @@ fn byte(data: &[u8]) -> Option<u8> {
     }
 }
 
-/// An `int` (`udp_cmsg_recv`, include/linux/udp.h).
+/// Parses a segment size: an `int` (`udp_cmsg_recv`, include/linux/udp.h).
 fn segment(data: &[u8]) -> Option<usize> {
     let (size, _) = data.split_first_chunk()?;
     let size = usize::try_from(c_int::from_ne_bytes(*size)).ok()?;
     (size > 0).then_some(size)
 }
 
-/// Writes the control message that has the kernel cut a payload into datagrams of `segment`
-/// bytes, the last of which may have fewer (`UDP_SEGMENT`, udp(7)), after the `length` bytes that
-/// are there. Returns how many bytes there are then.
+/// Appends a `UDP_SEGMENT` message (udp(7)) to the first `length` bytes of `out`: the kernel splits
+/// the payload into datagrams of `segment` bytes. Returns the new length.
 pub(in crate::udp) fn write_segment(
     segment: u16,
     length: usize,
@@ -123,44 +121,44 @@ pub(in crate::udp) fn write_segment(
 }
 
 impl PacketInfo {
-    /// Whether it came over the loopback interface, that is, from this host.
-    pub fn looped(&self) -> bool {
+    /// Whether the datagram came over the loopback interface, and so from this host.
+    pub fn over_loopback(&self) -> bool {
         self.interface == LOOPBACK
     }
 
-    /// `struct in_pktinfo`: interface, the address a reply would leave from, destination. The
-    /// two addresses differ when the destination is not an address of this host.
+    /// Parses `struct in_pktinfo`: interface, local address, destination. The local address is the
+    /// source that a reply would have; it differs from a broadcast or multicast destination.
     fn v4(data: &[u8]) -> Option<Self> {
         let (interface, rest) = data.split_first_chunk()?;
         let (local, rest) = rest.split_first_chunk::<4>()?;
         let (destination, _) = rest.split_first_chunk::<4>()?;
         Some(Self {
             destination: Ipv4Addr::from(*destination).into(),
-            group: local != destination,
+            broadcast_or_multicast: local != destination,
             interface: u32::from_ne_bytes(*interface),
         })
     }
 
-    /// `struct in6_pktinfo`: destination, interface.
+    /// Parses `struct in6_pktinfo`: destination, interface.
     fn v6(data: &[u8]) -> Option<Self> {
         let (destination, rest) = data.split_first_chunk::<16>()?;
         let (interface, _) = rest.split_first_chunk()?;
         let destination = Ipv6Addr::from(*destination).to_canonical();
         Some(Self {
             destination,
-            group: destination.is_multicast(),
+            broadcast_or_multicast: destination.is_multicast(),
             interface: u32::from_ne_bytes(*interface),
         })
     }
 
-    /// Writes the control message that makes a reply leave from the address that was asked.
-    /// Returns its length, 0 when there is none: a group address can send nothing.
+    /// Writes the packet info that makes the destination the source of the reply. Returns its
+    /// length: 0 if the destination is a broadcast or multicast address, which cannot be a source.
     pub(in crate::udp) fn write_reply(
         &self,
         ipv6_socket: bool,
         out: &mut [u8; REPLY_BYTES],
     ) -> usize {
-        if self.group {
+        if self.broadcast_or_multicast {
             return 0;
         }
         match self.destination {
@@ -174,7 +172,7 @@ impl PacketInfo {
                     IpAddr::V4(v4) => v4.to_ipv6_mapped(),
                     IpAddr::V6(v6) => v6,
                 };
-                // Elsewhere the route decides which interface a reply leaves by.
+                // For other addresses, the route decides the outgoing interface.
                 let interface = if source.is_unicast_link_local() {
                     self.interface
                 } else {
@@ -189,7 +187,7 @@ impl PacketInfo {
     }
 }
 
-/// The level, type and data of each message, up to the first that is not whole.
+/// Iterates over the level, type and data of each message, up to the first incomplete one.
 pub(in crate::udp) fn messages(mut control: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
     std::iter::from_fn(move || {
         let (length, rest) = control.split_first_chunk()?;
@@ -206,7 +204,7 @@ pub(in crate::udp) fn messages(mut control: &[u8]) -> impl Iterator<Item = (c_in
     })
 }
 
-/// Writes one message; returns how many bytes it takes.
+/// Writes one message and returns its size with padding.
 fn write(level: c_int, kind: c_int, data: &[u8], out: &mut [u8]) -> usize {
     let length = HEADER + data.len();
     let (header, rest) = out.split_at_mut(HEADER);
@@ -218,12 +216,12 @@ fn write(level: c_int, kind: c_int, data: &[u8], out: &mut [u8]) -> usize {
     space(data.len())
 }
 
-/// `CMSG_SPACE`.
+/// `CMSG_SPACE` (cmsg(3)).
 const fn space(data: usize) -> usize {
     HEADER + aligned(data)
 }
 
-/// `CMSG_ALIGN`; stays where it is when it would overflow.
+/// `CMSG_ALIGN` (cmsg(3)). Returns `length` itself on overflow.
 const fn aligned(length: usize) -> usize {
     match length.checked_next_multiple_of(size_of::<usize>()) {
         Some(aligned) => aligned,
@@ -238,14 +236,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sizes_are_those_of_the_c_macros() {
+    fn control_message_sizes_match_the_c_macros() {
         assert_eq!(HEADER, size_of::<libc::cmsghdr>());
         assert_eq!(space(12), 32);
         assert_eq!(REPLY_BYTES, 40 + 24);
     }
 
     #[test]
-    fn a_reply_leaves_from_the_address_that_was_asked() {
+    fn reply_has_the_requests_destination_as_its_source() {
         for (destination, ipv6_socket) in [
             ("127.0.0.2", false),
             ("127.0.0.2", true),
@@ -254,7 +252,7 @@ mod tests {
         ] {
             let info = PacketInfo {
                 destination: destination.parse().unwrap(),
-                group: false,
+                broadcast_or_multicast: false,
                 interface: 7,
             };
             let mut out = [0; REPLY_BYTES];
@@ -274,17 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn a_group_address_is_never_a_replys_source() {
+    fn multicast_address_is_never_the_source_of_a_reply() {
         let info = PacketInfo {
             destination: "224.0.0.1".parse().unwrap(),
-            group: true,
+            broadcast_or_multicast: true,
             interface: 2,
         };
         assert_eq!(info.write_reply(false, &mut [0; REPLY_BYTES]), 0);
     }
 
     #[test]
-    fn ipv4_info_says_more_than_ipv6_info_of_the_same_datagram() {
+    fn ipv4_packet_info_is_used_when_a_datagram_has_both() {
         let mut v6 = [0; REPLY_BYTES];
         let mapped = "::ffff:10.0.0.255".parse::<Ipv6Addr>().unwrap().octets();
         let mut data = [0; 20];
@@ -296,12 +294,12 @@ mod tests {
         let (v4, v6) = (&v4[..v4_length], &v6[..v6_length]);
         for control in [[v4, v6].concat(), [v6, v4].concat()] {
             let info = ControlMessages::parse(&control).info.unwrap();
-            assert!(info.group, "a directed broadcast");
+            assert!(info.broadcast_or_multicast, "a directed broadcast");
             assert_eq!(info.destination, "10.0.0.255".parse::<IpAddr>().unwrap());
         }
     }
 
-    /// The messages that are understood, with data of about the right size, and any other.
+    /// Known messages with data of about the right size, and arbitrary ones.
     fn message() -> impl Strategy<Value = (c_int, c_int, Vec<u8>)> {
         let known = prop::sample::select(vec![
             (libc::IPPROTO_IP, libc::IP_PKTINFO, 12),
@@ -320,7 +318,7 @@ mod tests {
         })
     }
 
-    /// Messages as the kernel writes them.
+    /// Encodes messages like the kernel.
     fn written(messages: &[(c_int, c_int, Vec<u8>)]) -> Vec<u8> {
         let mut control = vec![];
         for (level, kind, data) in messages {
@@ -331,27 +329,34 @@ mod tests {
         control
     }
 
-    /// What holds whatever was parsed.
-    fn check(said: ControlMessages) -> Result<(), TestCaseError> {
-        prop_assert!(said.segment.is_none_or(|size| (1..1 << 31).contains(&size)));
-        if let Some(info) = said.info {
+    /// Checks the values that any input parses to.
+    fn check(parsed: ControlMessages) -> Result<(), TestCaseError> {
+        prop_assert!(
+            parsed
+                .segment
+                .is_none_or(|size| (1..1 << 31).contains(&size))
+        );
+        if let Some(info) = parsed.info {
             prop_assert_eq!(info.destination, info.destination.to_canonical());
             let mut out = [0; REPLY_BYTES];
             let length = info.write_reply(true, &mut out);
             prop_assert!(length <= REPLY_BYTES - SEGMENT_BYTES);
-            prop_assert_eq!(messages(&out[..length]).count(), usize::from(!info.group));
+            prop_assert_eq!(
+                messages(&out[..length]).count(),
+                usize::from(!info.broadcast_or_multicast)
+            );
         }
         Ok(())
     }
 
     proptest! {
         #[test]
-        fn parsing_any_bytes_is_total(control in prop::collection::vec(any::<u8>(), 0..160)) {
+        fn cmsg_parser_accepts_any_bytes(control in prop::collection::vec(any::<u8>(), 0..160)) {
             check(ControlMessages::parse(&control))?;
         }
 
         #[test]
-        fn parsing_messages_is_total_and_finds_each(
+        fn cmsg_parser_finds_each_message(
             sent in prop::collection::vec(message(), 0..6)
         ) {
             let control = written(&sent);
@@ -361,13 +366,13 @@ mod tests {
         }
 
         #[test]
-        fn parsing_messages_that_are_cut_or_spoilt_is_total(
+        fn cmsg_parser_accepts_truncated_and_corrupted_messages(
             sent in prop::collection::vec(message(), 1..6),
             end in any::<prop::sample::Index>(),
-            spoilt in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            corruption in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         ) {
             let mut control = written(&sent);
-            for (at, byte) in spoilt {
+            for (at, byte) in corruption {
                 *at.get_mut(&mut control) = byte;
             }
             check(ControlMessages::parse(&control[..end.index(control.len() + 1)]))?;

@@ -1,9 +1,9 @@
 //! A socket filter that marks forged datagrams: IPv6 datagrams from the network whose source
 //! address equals their destination.
 //!
-//! Linux lets them in, and a reply would reach a service of this host over the loopback interface,
-//! past firewall rules for outside traffic. Packet info cannot tell them from the datagrams of a
-//! local client: Linux reports the interface that has the address for both (`ip6_rcv_core`,
+//! Linux accepts them, and a reply would reach a service of this host over the loopback interface,
+//! past firewall rules for outside traffic. Packet info cannot tell them apart from the datagrams
+//! of a local client: for both, Linux reports the interface that has the address (`ip6_rcv_core`,
 //! `net/ipv6/ip6_input.c`). A filter sees the real interface, but it can only shorten a datagram.
 //! So this one removes the payload, and the daemon refuses empty datagrams of that kind.
 #![expect(
@@ -81,7 +81,7 @@ const fn to_pass(from: usize) -> u8 {
 pub(in crate::udp) struct Guard {
     /// Whether the filter has seen every datagram that is still to be received.
     complete: AtomicBool,
-    /// Whether it was attached while datagrams may have waited.
+    /// Whether it was attached while datagrams may have been queued.
     late: bool,
 }
 
@@ -111,8 +111,8 @@ impl Guard {
         self.complete.load(Relaxed)
     }
 
-    /// Nothing waits in the socket.
-    pub(in crate::udp) fn is_empty_now(&self) {
+    /// To be called when the receive queue is empty.
+    pub(in crate::udp) fn queue_emptied(&self) {
         if self.late {
             self.complete.store(true, Relaxed);
         }
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn every() -> SocketAddr {
+    fn any_address() -> SocketAddr {
         "[::]:9999".parse().unwrap()
     }
 
@@ -178,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn inherited_socket_is_guarded_once_it_was_empty() {
+    fn inherited_socket_is_guarded_once_its_queue_was_empty() {
         let socket = socket();
-        let guard = Guard::late(&socket, every());
+        let guard = Guard::late(&socket, any_address());
         assert!(!guard.is_complete());
-        guard.is_empty_now();
+        guard.queue_emptied();
         assert!(guard.is_complete());
         // The next process inherits the filter too.
-        assert!(Guard::late(&socket, every()).is_complete());
+        assert!(Guard::late(&socket, any_address()).is_complete());
     }
 
     #[test]
@@ -196,8 +196,8 @@ mod tests {
             let pass_all = (0..length).map(|_| SockFilter::new(pass.code, 0, 0, pass.k));
             let pass_all: Vec<_> = pass_all.collect();
             socket.attach_filter(&pass_all).unwrap();
-            let guard = Guard::late(&socket, every());
-            guard.is_empty_now();
+            let guard = Guard::late(&socket, any_address());
+            guard.queue_emptied();
             assert!(!guard.is_complete(), "{length}");
             assert_eq!(Found::read(&socket), Found::Other, "{length}");
         }
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn filter_passes_ipv4_and_loopback() {
         let socket = socket();
-        assert!(Guard::early(&socket, every()).is_complete());
+        assert!(Guard::early(&socket, any_address()).is_complete());
         let socket = UdpSocket::from(socket);
         socket
             .send_to(b"all of it", socket.local_addr().unwrap())

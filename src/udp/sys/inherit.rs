@@ -1,4 +1,4 @@
-//! Descriptors that another process left open for this one.
+//! File descriptors that the service manager passed to this process.
 #![expect(unsafe_code, reason = "a number becomes an owned descriptor")]
 
 use std::io;
@@ -6,37 +6,37 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-/// The first that can be handed over (`sd_listen_fds(3)`).
+/// The first descriptor that can be passed in (`SD_LISTEN_FDS_START`, `sd_listen_fds(3)`).
 const FIRST: RawFd = 3;
 
-/// Takes an open descriptor that the service manager left for this process.
+const NOT_INHERITED: &str = "was not passed in: it belongs to this process";
+
+/// Takes ownership of a descriptor that the service manager passed in, and sets `FD_CLOEXEC`.
 ///
 /// # Errors
-/// When it is not open, is one of the standard three, or is this process's own: opened by it, or
-/// taken before.
+/// If it is closed, is standard input, output or error, or belongs to this process already.
 pub fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
-    // One at a time: nobody takes it between the look at it and the mark on it.
+    // Without the lock, two threads could both pass the check before one sets FD_CLOEXEC.
     static TAKING: Mutex<()> = Mutex::new(());
     let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if descriptor < FIRST {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: about a number; if no descriptor has it, the answer is an error.
+    // SAFETY: takes a number, and fails if no descriptor has it.
     let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFD) };
     if flags < 0 {
         return Err(io::Error::last_os_error());
     }
-    // What was open at the start has it not, or it would have been closed then.
+    // An inherited descriptor cannot have FD_CLOEXEC: exec would have closed it.
     if flags & libc::FD_CLOEXEC != 0 {
-        return Err(io::Error::other("was not handed over: this process has it"));
+        return Err(io::Error::other(NOT_INHERITED));
     }
-    // It is for no program that this one might start, and not to be taken again.
-    // SAFETY: about a number that is open.
+    // SAFETY: takes the number of an open descriptor.
     if unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and nobody else in this process owns it: all that this process opens or
-    // takes has FD_CLOEXEC, and this had not.
+    // SAFETY: it is open, and nothing in this process owns it: every descriptor that this process
+    // opens or takes has FD_CLOEXEC, and this one did not.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
@@ -48,27 +48,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_process_opened_is_not_given_away() {
+    fn descriptor_of_this_process_is_not_taken() {
         let own = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let error = inherited(own.as_raw_fd()).unwrap_err();
-        let problem = "was not handed over: this process has it";
-        assert_eq!(error.to_string(), problem);
+        assert_eq!(error.to_string(), NOT_INHERITED);
         own.local_addr().unwrap();
     }
 
     #[test]
-    fn what_is_not_open_or_standard_is_not_given_away() {
+    fn closed_and_standard_descriptors_are_not_taken() {
         for descriptor in [-1, 0, 2, i32::MAX] {
             let error = inherited(descriptor).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{descriptor}");
         }
     }
 
-    /// As if it had been there from the start: a copy that nobody owns.
     #[test]
-    fn what_was_left_open_is_given_away_once() {
+    fn inherited_descriptor_is_taken_once() {
         let own = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-        // SAFETY: about a number, which is open.
+        // Like an inherited descriptor, the copy has no owner and no FD_CLOEXEC.
+        // SAFETY: takes the number of an open descriptor.
         let left = unsafe { libc::dup(own.as_raw_fd()) };
         let taken = UdpSocket::from(inherited(left).unwrap());
         assert_eq!(taken.local_addr().unwrap(), own.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Socket addresses with the name of their interface: its index changes over reboots.
+//! Socket addresses with interface names: an interface index can change at a reboot.
 #![expect(unsafe_code, reason = "ioctl takes a pointer")]
 
 use std::ffi::{CStr, c_int};
@@ -8,8 +8,8 @@ use std::os::unix::net::UnixDatagram;
 
 use libc::{__c_anonymous_ifr_ifru, IFNAMSIZ, SIOCGIFNAME, ifreq};
 
-/// The address, with the name that its interface has in the network namespace of a socket: one
-/// that systemd passed in may be of another namespace than this process.
+/// Formats an address with the interface name from the network namespace of `socket`. A socket that
+/// systemd passed in can be in another namespace than this process.
 pub fn named(address: SocketAddr, socket: impl AsFd) -> String {
     match address {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => match name(socket, v6.scope_id()) {
@@ -20,19 +20,19 @@ pub fn named(address: SocketAddr, socket: impl AsFd) -> String {
     }
 }
 
-/// The address, with the name that its interface has in the network namespace of this process.
+/// Formats an address with the interface name from the network namespace of this process.
 pub fn named_here(address: SocketAddr) -> String {
     match address {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => UnixDatagram::unbound().map_or_else(
             |_| address.to_string(),
-            // A socket of any family tells.
+            // SIOCGIFNAME works on a socket of any family.
             |socket| named(address, socket),
         ),
         _ => address.to_string(),
     }
 }
 
-/// The name of an interface (netdevice(7)), if there is such an interface.
+/// The name of an interface (netdevice(7)), if it exists.
 fn name(socket: impl AsFd, index: u32) -> Option<String> {
     let mut request = ifreq {
         ifr_name: [0; IFNAMSIZ],
@@ -54,8 +54,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_have_the_name_of_their_interface() {
-        // `LOOPBACK_IFINDEX` of the kernel, in every namespace.
+    fn address_is_shown_with_its_interface_name() {
+        // Interface 1 is lo in every namespace.
         for (address, shown) in [
             ("[fe80::1%1]:9999", "[fe80::1%lo]:9999"),
             ("[ff02::1%1]:9", "[ff02::1%lo]:9"),

@@ -1,10 +1,10 @@
-//! Memory that is shared with the kernel.
+//! Memory shared with the kernel.
 #![expect(unsafe_code, reason = "memory reached through pointers alone")]
 
 use std::ptr::{self, NonNull};
 
-/// Memory that the kernel writes to through pointers kept in it, and that is therefore only ever
-/// reached through pointers.
+/// Values that the kernel writes through pointers in other arrays. They are therefore accessed
+/// through pointers only.
 #[derive(Debug)]
 pub(in crate::udp) struct Array<T: Copy> {
     first: NonNull<T>,
@@ -33,8 +33,8 @@ impl<T: Copy> Array<T> {
     }
 
     pub(in crate::udp) fn set(&self, index: usize, value: T) {
-        // SAFETY: as in `get`; a slice made by `slice` cannot be there, as only the payload is
-        // sliced and only the kernel writes to it.
+        // SAFETY: as in `get`. No slice of the array exists: only the payload is sliced, and only
+        // the kernel writes to the payload.
         unsafe { self.at(index).write(value) }
     }
 
@@ -42,8 +42,8 @@ impl<T: Copy> Array<T> {
         assert!(start <= self.length && length <= self.length - start);
         // SAFETY: within the allocation, as just checked.
         let first = unsafe { self.first.as_ptr().add(start) };
-        // SAFETY: all values are initialised, and while the slice borrows `self` nothing can
-        // write to them: the kernel does only when given the whole batch mutably.
+        // SAFETY: all values are initialised. While the slice borrows `self`, nothing writes to
+        // them: the kernel does so only in calls that borrow the whole batch mutably.
         unsafe { std::slice::from_raw_parts(first, length) }
     }
 
@@ -51,8 +51,8 @@ impl<T: Copy> Array<T> {
         assert!(start <= self.length && length <= self.length - start);
         // SAFETY: within the allocation, as just checked.
         let first = unsafe { self.first.as_ptr().add(start) };
-        // SAFETY: all values are initialised, and while the slice borrows `self` mutably nothing
-        // else reads or writes them: the kernel does only when given the whole batch mutably.
+        // SAFETY: all values are initialised. While the slice borrows `self` mutably, nothing else
+        // accesses them: the kernel does so only in calls that borrow the whole batch mutably.
         unsafe { std::slice::from_raw_parts_mut(first, length) }
     }
 }
@@ -60,7 +60,7 @@ impl<T: Copy> Array<T> {
 impl<T: Copy> Drop for Array<T> {
     fn drop(&mut self) {
         let memory = ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.length);
-        // SAFETY: leaked from a box of just this length in `new`, and freed here alone.
+        // SAFETY: `new` leaked a box of this length, and nothing else frees it.
         drop(unsafe { Box::from_raw(memory) });
     }
 }

@@ -1,4 +1,4 @@
-//! Message headers, what they point to, and addresses as the kernel writes them.
+//! Message headers, the structures that they point to, and socket addresses.
 #![expect(
     unsafe_code,
     reason = "a message header of zeros has no other constructor"
@@ -23,15 +23,15 @@ pub(in crate::udp) const NO_BYTES: iovec = iovec {
 // SAFETY: null pointers and zeros are a valid message header.
 pub(in crate::udp) const NO_MESSAGE: mmsghdr = unsafe { std::mem::zeroed() };
 
-// Both kinds of socket address begin with the family and the port, and where the one has the
-// IPv4 address the other has the flow label: so the larger can hold and show either.
+// A sockaddr_in6 can hold a sockaddr_in: both begin with family and port, and the IPv4 address is
+// where the flow label is.
 const _: () = {
     use std::mem::offset_of;
     assert!(offset_of!(sockaddr_in, sin_port) == offset_of!(sockaddr_in6, sin6_port));
     assert!(offset_of!(sockaddr_in, sin_addr) == offset_of!(sockaddr_in6, sin6_flowinfo));
 };
 
-/// The address that the kernel wrote, with an IPv4 one as itself.
+/// The address that the kernel wrote. An IPv4-mapped address becomes an IPv4 address.
 pub(in crate::udp) fn address(name: &sockaddr_in6) -> SocketAddr {
     let port = u16::from_be(name.sin6_port);
     if c_int::from(name.sin6_family) == libc::AF_INET {
@@ -58,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_an_address_is_total_and_shows_no_ipv4_as_ipv6(
+        fn address_of_any_bytes_is_never_ipv4_mapped(
             family in prop_oneof![
                 Just(libc::AF_INET as libc::sa_family_t),
                 Just(libc::AF_INET6 as libc::sa_family_t),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_both_families_are_read_from_one_structure() {
+    fn one_structure_holds_addresses_of_both_families() {
         let mut name = NO_NAME;
         name.sin6_port = 9999_u16.to_be();
         name.sin6_family = libc::AF_INET as libc::sa_family_t;

@@ -1,4 +1,4 @@
-//! Batches: what the kernel can receive (`UDP_GRO`) and send (`UDP_SEGMENT`) as one, see udp(7).
+//! Batches of datagrams: received by GRO (`UDP_GRO`), sent by GSO (`UDP_SEGMENT`). See udp(7).
 #![expect(unsafe_code, reason = "uname takes a pointer")]
 
 use std::io;
@@ -7,25 +7,25 @@ use std::os::fd::AsFd;
 
 use super::sockopt;
 
-/// Whether the kernel can cut a payload into datagrams, and does it well.
+/// Whether the kernel supports GSO and is not known to corrupt it.
 pub(in crate::udp) fn can_send_batches(socket: impl AsFd) -> bool {
     sockopt::get(socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok()
-        && kernel_release().is_ok_and(|release| !mangles_batches(&release))
+        && kernel_release().is_ok_and(|release| !corrupts_gso(&release))
 }
 
-/// Whether the socket gets bursts as one.
+/// Whether GRO is enabled on the socket.
 pub(in crate::udp) fn receives_batches(socket: impl AsFd) -> bool {
     sockopt::get(socket, libc::SOL_UDP, libc::UDP_GRO).is_ok_and(|value| value != 0)
 }
 
-/// Has the socket get bursts as one, which Linux can since 5.0, or no more.
+/// Enables or disables GRO on the socket. Linux supports it since 5.0.
 pub(in crate::udp) fn set_receives_batches(socket: impl AsFd, wanted: bool) -> io::Result<()> {
     sockopt::set(socket, libc::SOL_UDP, libc::UDP_GRO, wanted.into())
 }
 
-/// Linux 7.0-rc1 to 7.1-rc4 spoil the checksums of datagrams sent in bursts, and nothing tells
-/// (<https://github.com/tailscale/tailscale/issues/19918>).
-fn mangles_batches(release: &str) -> bool {
+/// Whether this kernel corrupts the checksums of GSO datagrams. Linux 7.0-rc1 to 7.1-rc4 do, and
+/// no error shows it (<https://github.com/tailscale/tailscale/issues/19918>).
+fn corrupts_gso(release: &str) -> bool {
     let Some((version, rest)) = parse_version(release) else {
         return false;
     };
@@ -40,7 +40,7 @@ fn mangles_batches(release: &str) -> bool {
     }
 }
 
-/// The first two numbers, and what follows.
+/// Parses the first two numbers of a release. Returns them with the rest.
 fn parse_version(release: &str) -> Option<((u32, u32), &str)> {
     let (major, rest) = leading_number(release)?;
     let (minor, rest) = leading_number(rest.strip_prefix('.')?)?;
@@ -53,16 +53,16 @@ fn leading_number(text: &str) -> Option<(u32, &str)> {
     Some((number, rest))
 }
 
-/// As `uname -r` has it. Not from /proc, which a service may not see.
+/// The output of `uname -r`. A sandbox can hide the file in /proc.
 fn kernel_release() -> io::Result<String> {
     let mut name = MaybeUninit::<libc::utsname>::zeroed();
     // SAFETY: the kernel writes no more than the structure.
     if unsafe { libc::uname(name.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: zeroed above, and any bytes are characters.
+    // SAFETY: zeroed above, and any bytes are valid characters.
     let name = unsafe { name.assume_init() };
-    // Signed or not, as the processor has it.
+    // c_char is signed on some architectures.
     let bytes = name.release.iter().map(|byte| byte.to_ne_bytes()[0]);
     let release: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
     Ok(String::from_utf8_lossy(&release).into_owned())
@@ -76,21 +76,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parsing_a_release_is_total_and_finds_both_numbers(
+        fn release_parser_accepts_any_text_and_finds_both_numbers(
             major in any::<u32>(), minor in any::<u32>(), rest in "[-.a-z]\\PC{0,8}|", any in "\\PC{0,12}"
         ) {
             let release = format!("{major}.{minor}{rest}");
             prop_assert_eq!(parse_version(&release), Some(((major, minor), rest.as_str())));
-            let _ = mangles_batches(&any);
+            let _ = corrupts_gso(&any);
             for text in [format!("7.1{any}"), format!("7.1.0-rc{any}"), format!("{major}{minor}.{any}")] {
-                let _ = mangles_batches(&text);
+                let _ = corrupts_gso(&text);
             }
         }
     }
 
     #[test]
-    fn kernels_that_mangle_bursts_are_told_by_their_release() {
-        for mangling in [
+    fn release_shows_kernels_that_corrupt_gso_datagrams() {
+        for bad in [
             "7.0.0-rc1",
             "7.0.0",
             "7.0.12-amd64",
@@ -101,7 +101,7 @@ mod tests {
             "7.1~rc3-amd64",
             "7.1.0-060100rc3-generic",
         ] {
-            assert!(mangles_batches(mangling), "{mangling}");
+            assert!(corrupts_gso(bad), "{bad}");
         }
         for good in [
             "7.1.0-rc5",
@@ -118,7 +118,7 @@ mod tests {
             "unknown",
             "",
         ] {
-            assert!(!mangles_batches(good), "{good}");
+            assert!(!corrupts_gso(good), "{good}");
         }
         assert!(parse_version(&kernel_release().unwrap()).is_some());
     }

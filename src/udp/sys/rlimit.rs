@@ -1,16 +1,16 @@
-//! How many files, and so sockets, this process may have open.
+//! The limit on open files, which sockets count as.
 #![expect(unsafe_code, reason = "getrlimit and setrlimit take pointers")]
 
 use std::io;
 
 use libc::{RLIMIT_NOFILE, rlimit};
 
-/// Lets this process open as many as it may at all: what most programs are given at first is few
-/// for the sake of those that call select(2) (getrlimit(2)).
+/// Raises the soft limit on open files to the hard limit (getrlimit(2)). The soft limit is low by
+/// default for programs that use select(2); this one does not.
 ///
 /// # Errors
-/// What `getrlimit` and `setrlimit` give.
-pub fn open_as_many_as_allowed() -> io::Result<()> {
+/// Those of getrlimit(2) and setrlimit(2).
+pub fn raise_open_file_limit() -> io::Result<()> {
     let mut limit = rlimit {
         rlim_cur: 0,
         rlim_max: 0,

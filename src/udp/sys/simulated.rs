@@ -1,10 +1,7 @@
-//! A kernel for Miri, which has no `recvmmsg` and `sendmmsg`: it goes through the structures just
-//! as the real one does, by the pointers and the sizes in them and nothing else, so that Miri sees
-//! every access to the memory that is shared with it. valgrind looks at the real calls.
-#![expect(
-    unsafe_code,
-    reason = "it does what a kernel does, through raw pointers"
-)]
+//! A simulated kernel for Miri, which has no `recvmmsg` and `sendmmsg`. It accesses the structures
+//! only through the pointers and sizes in them, like the real kernel, so that Miri checks every
+//! access to the shared memory. valgrind checks the real calls.
+#![expect(unsafe_code, reason = "it accesses raw pointers like a kernel")]
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,7 +12,7 @@ use libc::{c_int, c_uint, iovec, mmsghdr, timespec};
 
 use crate::udp::{Batch, Sent, Socket, Transmit, Wait};
 
-/// What comes or goes: an address as bytes, the payload, control messages.
+/// A message received or sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Message {
     name: Vec<u8>,
@@ -24,10 +21,10 @@ struct Message {
 }
 
 thread_local! {
-    static COMING: RefCell<VecDeque<Message>> = const { RefCell::new(VecDeque::new()) };
+    static INCOMING: RefCell<VecDeque<Message>> = const { RefCell::new(VecDeque::new()) };
     static SENT: RefCell<Vec<Message>> = const { RefCell::new(Vec::new()) };
-    /// How many messages the next calls take, or which error they fail with.
-    static TAKES: RefCell<VecDeque<Result<usize, c_int>>> = const { RefCell::new(VecDeque::new()) };
+    /// The number of messages that the next `sendmmsg` calls send, or the errors they return.
+    static SEND_RESULTS: RefCell<VecDeque<Result<usize, c_int>>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// # Safety
@@ -41,12 +38,12 @@ pub(in crate::udp) unsafe fn recvmmsg(
 ) -> c_int {
     let mut received = 0;
     while received < count as usize {
-        let Some(coming) = COMING.with_borrow_mut(VecDeque::pop_front) else {
+        let Some(coming) = INCOMING.with_borrow_mut(VecDeque::pop_front) else {
             break;
         };
-        // SAFETY: the caller has so many.
+        // SAFETY: the caller has `count` messages.
         let message = unsafe { messages.add(received) };
-        // SAFETY: a valid one.
+        // SAFETY: `message` points to a valid message.
         let mut header = unsafe { message.read() };
         let name = coming.name.len().min(header.msg_hdr.msg_namelen as usize);
         // SAFETY: there are `msg_namelen` bytes.
@@ -55,7 +52,7 @@ pub(in crate::udp) unsafe fn recvmmsg(
         };
         header.msg_hdr.msg_namelen = coming.name.len() as u32;
         assert_eq!(header.msg_hdr.msg_iovlen, 1);
-        // SAFETY: there is one.
+        // SAFETY: `msg_iovlen` is 1.
         let iovec { iov_base, iov_len } = unsafe { header.msg_hdr.msg_iov.read() };
         let kept = coming.payload.len().min(iov_len);
         // SAFETY: there are `iov_len` bytes.
@@ -87,7 +84,7 @@ pub(in crate::udp) unsafe fn sendmmsg(
     count: c_uint,
     _flags: c_int,
 ) -> c_int {
-    let takes = TAKES.with_borrow_mut(VecDeque::pop_front);
+    let takes = SEND_RESULTS.with_borrow_mut(VecDeque::pop_front);
     let takes = match takes.unwrap_or(Ok(count as usize)) {
         Ok(takes) => takes.min(count as usize),
         Err(error) => {
@@ -97,15 +94,15 @@ pub(in crate::udp) unsafe fn sendmmsg(
         }
     };
     for index in 0..takes {
-        // SAFETY: the caller has so many.
+        // SAFETY: the caller has `count` messages.
         let message = unsafe { messages.add(index) };
-        // SAFETY: a valid one.
+        // SAFETY: `message` points to a valid message.
         let header = unsafe { message.read() }.msg_hdr;
         let mut payload = vec![];
         for part in 0..header.msg_iovlen {
-            // SAFETY: there are so many.
+            // SAFETY: there are `msg_iovlen` parts.
             let part = unsafe { header.msg_iov.add(part) };
-            // SAFETY: a valid one.
+            // SAFETY: `message` points to a valid message.
             let iovec { iov_base, iov_len } = unsafe { part.read() };
             // SAFETY: there are `iov_len` bytes.
             payload.extend(unsafe { read(iov_base.cast(), iov_len) });
@@ -126,17 +123,17 @@ pub(in crate::udp) unsafe fn sendmmsg(
 }
 
 /// # Safety
-/// There must be `length` bytes.
+/// `first` must point to `length` bytes.
 unsafe fn read(first: *const u8, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     if length > 0 {
-        // SAFETY: as the caller says, and there is room for as many.
+        // SAFETY: the caller guarantees `length` bytes, and `bytes` has as many.
         unsafe { ptr::copy_nonoverlapping(first, bytes.as_mut_ptr(), length) };
     }
     bytes
 }
 
-/// A control message.
+/// Encodes a control message.
 fn control(level: c_int, kind: c_int, data: &[u8]) -> Vec<u8> {
     let mut bytes = (16 + data.len()).to_ne_bytes().to_vec();
     bytes.extend(level.to_ne_bytes());
@@ -164,8 +161,8 @@ fn v6(port: u8) -> Vec<u8> {
     name
 }
 
-/// A burst of three, a single one, an empty one, a long one.
-fn come() {
+/// Adds a GRO batch of three datagrams, a single datagram, an empty one and a long one.
+fn add_incoming() {
     let info = control(
         libc::IPPROTO_IP,
         libc::IP_PKTINFO,
@@ -177,10 +174,10 @@ fn come() {
         payload: payload.to_vec(),
         control: control.to_vec(),
     };
-    let burst: Vec<_> = (0..27).collect();
-    COMING.with_borrow_mut(|coming| {
+    let batched: Vec<_> = (0..27).collect();
+    INCOMING.with_borrow_mut(|coming| {
         coming.extend([
-            message(v4(1), &burst, &[info.clone(), gro].concat()),
+            message(v4(1), &batched, &[info.clone(), gro].concat()),
             message(v4(2), b"hello", &info),
             message(v6(3), b"", b""),
             message(v6(4), &[7; 100], b""),
@@ -204,42 +201,42 @@ fn transmit(slot: usize, start: usize, length: usize, segment: usize) -> Transmi
     }
 }
 
-/// Sends what is queued; what became of it.
+/// Sends the queued replies and returns their results.
 fn send(batch: &mut Batch, socket: &Socket) -> Vec<Sent> {
     std::iter::from_fn(|| batch.send_next(socket, || Duration::ZERO)).collect()
 }
 
 #[test]
-fn batches_go_out_within_their_memory_and_singly_after_an_error() {
+fn gso_batch_is_sent_segment_by_segment_after_an_error() {
     let socket = Socket::simulated(true);
     let mut batch = Batch::new(4, 64, &socket);
-    let burst: Vec<u8> = (0..27).collect();
+    let batched: Vec<u8> = (0..27).collect();
     for errors in [false, true, false] {
-        come();
+        add_incoming();
         assert_eq!(batch.receive(&socket, Wait::Block, 4).unwrap(), 4);
         let meta = batch.meta(0);
         assert_eq!((meta.length, meta.segment), (27, 10));
-        assert_eq!(batch.memory(0, 5)[..22], burst[5..]);
-        assert_eq!(batch.bytes(0), burst);
+        assert_eq!(batch.memory(0, 5)[..22], batched[5..]);
+        assert_eq!(batch.bytes(0), batched);
         assert_eq!(batch.meta(2).length, 0);
         batch.queue(transmit(0, 0, 27, 10), meta.info);
         batch.queue(transmit(0, 10, 17, 10), meta.info);
         batch.queue(transmit(1, 0, 5, 5), batch.meta(1).info);
         batch.queue(transmit(2, 0, 0, 1), None);
         if errors {
-            TAKES.with_borrow_mut(|takes| {
-                takes.extend([Err(libc::EINTR), Ok(1), Err(libc::EINVAL)])
+            SEND_RESULTS.with_borrow_mut(|results| {
+                results.extend([Err(libc::EINTR), Ok(1), Err(libc::EINVAL)])
             });
         }
         let outcomes = send(&mut batch, &socket);
         assert!(outcomes.iter().all(|sent| sent.result.is_ok()));
         let datagrams = outcomes.iter().map(|sent| sent.transmit.count());
         assert_eq!(datagrams.sum::<usize>(), 3 + 2 + 2);
-        let mut expected = vec![(burst.clone(), 56)];
+        let mut expected = vec![(batched.clone(), 56)];
         if errors {
-            expected.extend([(burst[10..20].to_vec(), 32), (burst[20..].to_vec(), 32)]);
+            expected.extend([(batched[10..20].to_vec(), 32), (batched[20..].to_vec(), 32)]);
         } else {
-            expected.push((burst[10..].to_vec(), 56));
+            expected.push((batched[10..].to_vec(), 56));
         }
         expected.extend([(b"hello".to_vec(), 32), (vec![], 0)]);
         assert_eq!(sent(), expected);
@@ -247,10 +244,10 @@ fn batches_go_out_within_their_memory_and_singly_after_an_error() {
 }
 
 #[test]
-fn a_reply_may_differ_from_its_request_and_be_longer() {
+fn reply_can_be_longer_than_its_request() {
     let socket = Socket::simulated(false);
     let mut batch = Batch::new(4, 64, &socket);
-    come();
+    add_incoming();
     assert_eq!(batch.receive(&socket, Wait::Block, 4).unwrap(), 4);
     batch.memory(1, 0)[..7].copy_from_slice(b"goodbye");
     batch.queue(transmit(1, 0, 7, 7), batch.meta(1).info);
@@ -259,14 +256,14 @@ fn a_reply_may_differ_from_its_request_and_be_longer() {
 }
 
 #[test]
-fn single_datagrams_are_kept_up_to_the_size_of_their_slot() {
+fn datagrams_are_kept_up_to_the_size_of_their_slot() {
     let socket = Socket::simulated(false);
     let mut batch = Batch::new(4, 64, &socket);
-    // One that was without control messages gets some.
+    // A slot without control messages has some in the next round.
     for (most, first) in [(4, 2), (1, 0), (3, 1)] {
-        COMING.with_borrow_mut(VecDeque::clear);
-        come();
-        COMING.with_borrow_mut(|coming| coming.rotate_left(first));
+        INCOMING.with_borrow_mut(VecDeque::clear);
+        add_incoming();
+        INCOMING.with_borrow_mut(|coming| coming.rotate_left(first));
         assert_eq!(batch.receive(&socket, Wait::Poll, most).unwrap(), most);
         for slot in 0..most {
             let meta = batch.meta(slot);

@@ -1,12 +1,9 @@
-//! Socket options that socket2 does not have.
+//! Socket options that socket2 does not support.
 #![expect(
     unsafe_code,
-    reason = "setsockopt and getsockopt take pointers; socket2 has no such options"
+    reason = "setsockopt and getsockopt take pointers; socket2 does not support these options"
 )]
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "sizes of options are small"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "option sizes are small")]
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use libc::{c_int, c_void, socklen_t};
 
-/// Sets an option whose value is an `int`. See socket(7), ip(7), ipv6(7), udp(7).
+/// Sets an option with an `int` value (socket(7), ip(7), ipv6(7), udp(7)).
 pub(in crate::udp) fn set(
     socket: impl AsFd,
     level: c_int,
@@ -22,7 +19,7 @@ pub(in crate::udp) fn set(
     value: c_int,
 ) -> io::Result<()> {
     let size = size_of::<c_int>() as socklen_t;
-    // SAFETY: the descriptor is borrowed, so open; `value` outlives the call and `size` is its.
+    // SAFETY: the descriptor is borrowed, so open; `value` outlives the call and has `size` bytes.
     let status = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
@@ -39,7 +36,7 @@ pub(in crate::udp) fn set(
     }
 }
 
-/// Reads an option whose value is an `int`.
+/// Reads an option with an `int` value.
 pub(in crate::udp) fn get(socket: impl AsFd, level: c_int, name: c_int) -> io::Result<c_int> {
     let mut value: c_int = 0;
     let mut size = size_of::<c_int>() as socklen_t;
@@ -61,18 +58,19 @@ pub(in crate::udp) fn get(socket: impl AsFd, level: c_int, name: c_int) -> io::R
     }
 }
 
-/// What the kernel holds for a socket (`SO_MEMINFO`, `include/uapi/linux/sock_diag.h`).
+/// The kernel's memory use and drop counter of a socket (`SO_MEMINFO`,
+/// `include/uapi/linux/sock_diag.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemInfo {
-    /// Memory of the datagrams that wait to be received, in bytes.
+    /// The memory of the datagrams in the receive queue, in bytes.
     pub receive_queue: u32,
-    /// Datagrams dropped since the socket was made; wraps.
+    /// The datagrams dropped since the socket was opened. The counter wraps.
     pub drops: u32,
 }
 
 /// Reads `SO_MEMINFO`.
 pub(in crate::udp) fn meminfo(socket: impl AsFd) -> io::Result<MemInfo> {
-    /// `SK_MEMINFO_VARS` of Linux 4.12, which brought the option, and since.
+    /// `SK_MEMINFO_VARS` since Linux 4.12, the first with the option.
     const VARS: usize = 9;
     const RMEM_ALLOC: usize = 0;
     const DROPS: usize = 8;
@@ -92,7 +90,7 @@ pub(in crate::udp) fn meminfo(socket: impl AsFd) -> io::Result<MemInfo> {
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: zeroed above, and any bytes are a u32.
+    // SAFETY: zeroed above, and any bytes are a valid u32.
     let values = unsafe { values.assume_init() };
     Ok(MemInfo {
         receive_queue: values[RMEM_ALLOC],

@@ -1,5 +1,5 @@
-//! A signal that ends a receive of a thread that waits, for nothing else does: a shutdown would
-//! end those of every copy of the socket for good.
+//! Waking a thread that blocks in a receive call, by a signal. shutdown(2) is no alternative: it
+//! ends receives on every copy of the socket, in other processes too, for good.
 #![expect(unsafe_code, reason = "signal handlers and masks take raw structures")]
 
 use std::io;
@@ -8,21 +8,21 @@ use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
 use std::thread::JoinHandle;
 
-/// The process ignores it unless it asks for it (signal(7)).
+/// By default, a process ignores this signal (signal(7)).
 const WAKE: libc::c_int = libc::SIGURG;
 
 extern "C" fn ignore(_: libc::c_int) {}
 
-/// Has [`wake`] end the system calls of threads that are started from this one.
+/// Prepares this thread, and threads that it starts later, for [`wake`].
 ///
 /// # Errors
-/// What sigaction(2) and `pthread_sigmask(3)` give.
+/// Those of sigaction(2) and `pthread_sigmask(3)`.
 pub fn prepare_wake() -> io::Result<()> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: zeros are a valid one, and the pointer is to it.
+    // SAFETY: a sigaction of zeros is valid.
     let action = unsafe { action.assume_init_mut() };
     action.sa_sigaction = ignore as *const () as libc::sighandler_t;
-    // Without SA_RESTART a call that the handler interrupts ends with EINTR.
+    // Without SA_RESTART, an interrupted call returns EINTR.
     action.sa_flags = 0;
     // SAFETY: the handler does nothing, and both structures outlive the call.
     if unsafe { libc::sigaction(WAKE, action, ptr::null_mut()) } != 0 {
@@ -31,9 +31,9 @@ pub fn prepare_wake() -> io::Result<()> {
     let mut signals = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: the set is as large as the function expects.
     unsafe { libc::sigemptyset(signals.as_mut_ptr()) };
-    // SAFETY: as above, and it was made empty before.
+    // SAFETY: as above, and sigemptyset initialized the set.
     unsafe { libc::sigaddset(signals.as_mut_ptr(), WAKE) };
-    // What started this process may have blocked it.
+    // The parent process may have blocked it.
     // SAFETY: the set outlives the call.
     let error =
         unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, signals.as_ptr(), ptr::null_mut()) };
@@ -43,11 +43,11 @@ pub fn prepare_wake() -> io::Result<()> {
     }
 }
 
-/// Ends the system call that a thread waits in. One that it is about to begin goes on: call it
-/// again until the thread has done what it was woken for.
+/// Interrupts the system call in which a thread blocks. The signal has no effect if it arrives just
+/// before the call: repeat until the thread has reacted.
 pub fn wake<T>(thread: &JoinHandle<T>) {
-    // SAFETY: a thread that was neither joined nor detached has a valid handle, even when it has
-    // ended. That it cannot be woken then does not matter.
+    // The result is ignored: a thread that has ended need not be woken.
+    // SAFETY: the handle is valid, because the thread was neither joined nor detached.
     unsafe { libc::pthread_kill(thread.as_pthread_t(), WAKE) };
 }
 
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wake_ends_a_receive_that_waits_for_ever() {
+    fn wake_ends_a_receive_without_a_timeout() {
         prepare_wake().unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let waiting = thread::spawn(move || socket.recv(&mut [0]).map_err(|error| error.kind()));

@@ -1,4 +1,4 @@
-//! Values as Python's `repr` shows them, and so the reference server's log.
+//! Values formatted like Python's `repr`, as in the reference server's log.
 
 use std::fmt::{self, Write as _};
 
@@ -22,7 +22,7 @@ impl fmt::Display for PythonRecord<'_> {
     }
 }
 
-/// Bytes as Python's `repr` has them, and so the recipe's log: `b'ab\x00'`.
+/// Bytes formatted like Python's `repr`: `b'ab\x00'`.
 #[derive(Debug, Clone, Copy)]
 pub struct PythonBytes<'a>(pub &'a [u8]);
 
@@ -33,7 +33,7 @@ impl fmt::Display for PythonBytes<'_> {
         write!(f, "b{quote}")?;
         for &byte in self.0 {
             match byte {
-                // Only the quote that it stands in is escaped.
+                // Python escapes only the enclosing quote.
                 b'\'' | b'"' if char::from(byte) != quote => f.write_char(byte.into())?,
                 _ => write!(f, "{}", byte.escape_ascii())?,
             }
@@ -42,7 +42,7 @@ impl fmt::Display for PythonBytes<'_> {
     }
 }
 
-/// A number as Python's `repr` has it: with the fewest digits that tell it from all others.
+/// A number formatted like Python's `repr`: with the fewest digits that identify it.
 struct PythonFloat(f64);
 
 impl fmt::Display for PythonFloat {
@@ -53,13 +53,13 @@ impl fmt::Display for PythonFloat {
         }
         let shortest = format!("{value:e}");
         let Some((digits, exponent)) = shortest.split_once('e') else {
-            // It is infinite.
+            // Infinity has no exponent.
             return f.write_str(&shortest);
         };
         let exponent: i32 = exponent.parse().map_err(|_| fmt::Error)?;
         let fraction = digits.split_once('.').map_or(0, |(_, digits)| digits.len());
-        // Where two of so many digits are as near to the number, Python takes the even one, as
-        // Rust does when it is told how many. At a power of two that may be another number.
+        // If two shortest numbers are equally near, Python takes the even one. Rust does so with a
+        // given number of digits, but near a power of two the result can be another number.
         let even = format!("{value:.fraction$e}");
         let digits = match even.split_once('e') {
             Some((digits, _)) if even.parse() == Ok(value) => digits,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_shown_as_the_tuple_of_its_fields() {
+    fn record_is_shown_as_the_tuple_of_its_fields() {
         let record = Record {
             id: 0x0102_0304,
             tag: *b"ab",
