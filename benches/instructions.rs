@@ -1,9 +1,9 @@
-//! What the core costs: instructions for a datagram, counted by callgrind. The same on a busy
-//! machine as on an idle one, so that a change is seen that no clock could tell from noise.
+//! Instructions of the core per datagram, counted by callgrind. The count does not depend on the
+//! load of the machine, so it shows changes that are below the noise of a clock.
 //!
-//! Compares with `benches/instructions.txt`, and fails where the difference is more than
-//! [`BOUND`], either way, unless those are the figures of another compiler or kind of processor.
-//! `cargo bench --bench instructions -- --save` writes new ones.
+//! Compares with `benches/instructions.txt`, and fails if a figure differs by more than [`BOUND`],
+//! unless the file is from another compiler or architecture.
+//! `cargo bench --bench instructions -- --save` writes a new file.
 #![allow(
     missing_docs,
     clippy::print_stdout,
@@ -11,7 +11,7 @@
     clippy::expect_used,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
-    reason = "this is a program for developers; what it cannot do ends it; numbers are small"
+    reason = "this is a program for developers: any failure ends it; numbers are small"
 )]
 
 use std::fmt::Write as _;
@@ -29,27 +29,27 @@ use udp_echo::reflect::{
     ReflectorSettings, Timeout,
 };
 
-/// What comes to the core, again and again.
+/// The datagrams that the core handles, repeated.
 struct Scenario {
     name: &'static str,
     mode: Mode,
-    /// How many peers owe a record from the start, and send nothing more.
+    /// The number of peers that owe a record all the time.
     owing: u32,
-    /// How many peers send, in turn, from this port.
+    /// The number of peers that send in turn, from this port.
     peers: u32,
     port: u16,
-    /// How many datagrams are requests before as many are, in the exchange mode, records.
+    /// The number of requests before as many records, in exchange mode.
     together: usize,
-    /// How many datagrams come before the replies to them are sent.
+    /// The number of datagrams before their replies are sent.
     batch: usize,
-    /// How many datagrams come as one burst; 1 is none.
-    burst: usize,
-    /// Whether sources and all are limited, to more than they send.
+    /// The number of datagrams per GRO batch; 1 is no batch.
+    segments: usize,
+    /// Whether rate limits apply, higher than the rates.
     limited: bool,
     datagram: &'static [u8],
 }
 
-/// What the scenarios are made from.
+/// The defaults of the scenarios.
 const ORDINARY: Scenario = Scenario {
     name: "",
     mode: Mode::Exchange,
@@ -58,12 +58,12 @@ const ORDINARY: Scenario = Scenario {
     port: PORT,
     together: 64,
     batch: 64,
-    burst: 1,
+    segments: 1,
     limited: false,
     datagram: HELLO,
 };
 
-/// A new scenario is an entry here, and `-- --save`.
+/// All scenarios. A new one is an entry here and a run with `--save`.
 const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "echo, 1 peer",
@@ -99,23 +99,23 @@ const SCENARIOS: [Scenario; 11] = [
         ..ORDINARY
     },
     Scenario {
-        name: "echo, 64 peers, bursts of 64",
+        name: "echo, 64 peers, GRO batches of 64",
         mode: Mode::Echo,
         peers: 64,
-        burst: 64,
+        segments: 64,
         ..ORDINARY
     },
     Scenario {
-        name: "exchange, 64 peers, bursts of 64",
+        name: "exchange, 64 peers, GRO batches of 64",
         peers: 64,
-        burst: 64,
+        segments: 64,
         ..ORDINARY
     },
     Scenario {
         name: "lockstep, 64 peers",
         mode: Mode::Lockstep,
         peers: 64,
-        // Whether the next is a record depends on whether the reply can be sent.
+        // The core needs the result of each reply before the next datagram.
         batch: 1,
         ..ORDINARY
     },
@@ -133,27 +133,27 @@ const SCENARIOS: [Scenario; 11] = [
 
 const HELLO: &[u8] = &[b'E'; 64];
 
-/// An ordinary peer's.
+/// The source port of ordinary peers.
 const PORT: u16 = 40_000;
 
-/// How far a figure may be from the saved one.
+/// The tolerated relative difference from the saved figure.
 const BOUND: f64 = 0.05;
 
-/// How many datagrams a figure is of: in every scenario a whole number of rounds.
+/// The number of datagrams per measurement. A multiple of the rounds of every scenario.
 const DATAGRAMS: u32 = 400_000;
 
 const SAVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 
-/// Counts the instructions that the core takes for a datagram.
+/// Counts the instructions of the core per datagram
 #[derive(Parser)]
 struct Args {
-    /// Write the figures to benches/instructions.txt instead of comparing with it.
+    /// Write the figures to benches/instructions.txt instead of comparing them
     #[arg(long)]
     save: bool,
-    /// Run one scenario: what this program starts itself with, under callgrind.
+    /// Run one scenario. This program starts itself with it, under callgrind
     #[arg(long, hide = true, num_args = 2, value_names = ["SCENARIO", "DATAGRAMS"])]
     run: Vec<usize>,
-    /// What cargo adds.
+    /// Added by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -175,9 +175,9 @@ fn main() -> ExitCode {
 }
 
 impl Scenario {
-    /// Brings so many datagrams to a new core.
+    /// Passes `count` datagrams to a new core.
     fn run(&self, count: usize) {
-        #[expect(clippy::disallowed_methods, reason = "one instant to count from")]
+        #[expect(clippy::disallowed_methods, reason = "a first instant")]
         let mut now = Instant::now();
         let settings = ReflectorSettings {
             mode: self.mode,
@@ -197,23 +197,23 @@ impl Scenario {
             core.handle(&mut datagram(now, peer, 1, &mut HELLO.to_vec()), now);
             core.batch_sent();
         }
-        // As little as can be is done between two calls of the core.
+        // The datagrams are prepared here, so that little is done between two calls of the core.
         let repeated = (0..self.peers).cycle();
         let all = self.together.max(self.peers as usize);
-        let mut memory = vec![self.datagram.repeat(self.burst); all];
+        let mut memory = vec![self.datagram.repeat(self.segments); all];
         let mut datagrams: Vec<_> = repeated
             .zip(&mut memory)
-            .map(|(number, memory)| datagram(now, peer(number, self.port), self.burst, memory))
+            .map(|(number, memory)| datagram(now, peer(number, self.port), self.segments, memory))
             .collect();
         let mut came = 0;
         while came < count {
             for together in datagrams.chunks_mut(self.together) {
                 for _ in 0..2 {
                     for batch in together.chunks_mut(self.batch) {
-                        came += batch.len() * self.burst;
-                        if self.burst > 1 {
+                        came += batch.len() * self.segments;
+                        if self.segments > 1 {
                             for datagram in batch {
-                                handle(&mut core, datagram, self.burst, now);
+                                handle(&mut core, datagram, self.segments, now);
                             }
                         } else {
                             for datagram in batch {
@@ -234,7 +234,8 @@ impl Scenario {
         );
     }
 }
-/// Has the core decide on `count` datagrams, which came in one GRO batch.
+
+/// Passes a GRO batch of `count` datagrams to the core.
 fn handle(core: &mut Reflector, datagram: &mut Datagram<'_>, count: usize, now: Instant) {
     let mut handled = black_box(core.handle(black_box(datagram), now)).datagrams;
     while handled < count {
@@ -252,7 +253,7 @@ fn handle(core: &mut Reflector, datagram: &mut Datagram<'_>, count: usize, now: 
     }
 }
 
-/// Datagrams as a socket of one address gives them, in one GRO batch.
+/// A GRO batch of `count` datagrams on a socket that is bound to one address.
 fn datagram(at: Instant, peer: SocketAddr, count: usize, memory: &mut [u8]) -> Datagram<'_> {
     Datagram {
         peer,
@@ -272,7 +273,7 @@ fn peer(number: u32, port: u16) -> SocketAddr {
     (Ipv4Addr::from_bits(first + number), port).into()
 }
 
-/// Counts all, shows the figures beside the saved ones, and says whether they are alike.
+/// Counts all scenarios and prints the figures. Returns whether they match the saved ones.
 fn count_all(save: bool) -> io::Result<bool> {
     let saved = std::fs::read_to_string(SAVED).unwrap_or_default();
     let compiled = format!(
@@ -281,14 +282,14 @@ fn count_all(save: bool) -> io::Result<bool> {
         std::env::consts::ARCH
     );
     let mut file = format!(
-        "# Instructions of the core for a datagram: `cargo bench --bench instructions -- --save`\n\
+        "# Instructions of the core per datagram: `cargo bench --bench instructions -- --save`\n\
          {compiled}\n"
     );
-    let mut astray = Vec::new();
-    println!("| scenario                            | instructions a datagram | before | change |");
-    println!("|-------------------------------------|-------------------------|--------|--------|");
+    let mut failed = Vec::new();
+    println!("| scenario                              | instructions/datagram | before | change |");
+    println!("|---------------------------------------|-----------------------|--------|--------|");
     for (index, Scenario { name, .. }) in SCENARIOS.iter().enumerate() {
-        // What comes before the first datagram is in both, and goes.
+        // The difference of two runs excludes the start of the program.
         let once = instructions(index, DATAGRAMS)?;
         let twice = instructions(index, 2 * DATAGRAMS)?;
         let figure = (twice as f64 - once as f64) / f64::from(DATAGRAMS);
@@ -298,12 +299,12 @@ fn count_all(save: bool) -> io::Result<bool> {
             Some((before, change)) => (format!("{before:.1}"), format!("{:+.1} %", change * 100.0)),
             None => Default::default(),
         };
-        println!("| {name:35} | {figure:23.1} | {before:>6} | {percent:>6} |");
+        println!("| {name:37} | {figure:21.1} | {before:>6} | {percent:>6} |");
         let _ = writeln!(file, "{name}: {figure:.1}");
         match change {
             Some(change) if change.abs() <= BOUND => {}
-            Some(_) => astray.push(format!("{name}: {percent}, bound {:.0} %", BOUND * 100.0)),
-            None => astray.push(format!("{name}: there is no figure from before")),
+            Some(_) => failed.push(format!("{name}: {percent}, bound {:.0} %", BOUND * 100.0)),
+            None => failed.push(format!("{name}: no saved figure")),
         }
     }
     if save {
@@ -312,16 +313,16 @@ fn count_all(save: bool) -> io::Result<bool> {
         return Ok(true);
     }
     if !saved.lines().any(|line| line == compiled) {
-        println!("\nNot compared: {SAVED} has the figures of another compiler or processor.");
+        println!("\nNot compared: {SAVED} is from another compiler or architecture.");
         return Ok(true);
     }
-    for line in &astray {
+    for line in &failed {
         eprintln!("{line}");
     }
-    if !astray.is_empty() {
-        eprintln!("If this is as it should be: cargo bench --bench instructions -- --save");
+    if !failed.is_empty() {
+        eprintln!("If this is intended, run: cargo bench --bench instructions -- --save");
     }
-    Ok(astray.is_empty())
+    Ok(failed.is_empty())
 }
 
 fn before(saved: &str, name: &str) -> Option<f64> {
@@ -335,7 +336,7 @@ fn before(saved: &str, name: &str) -> Option<f64> {
     saved.lines().find_map(figure)
 }
 
-/// How many instructions this program takes for one scenario, from its start to its end.
+/// The number of instructions of a whole run of this program for one scenario.
 fn instructions(scenario: usize, datagrams: u32) -> io::Result<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -343,8 +344,9 @@ fn instructions(scenario: usize, datagrams: u32) -> io::Result<u64> {
         .args(["--run", &scenario.to_string(), &datagrams.to_string()])
         .output()
         .map_err(|error| {
-            let hint = "is it installed? On Debian: apt install valgrind";
-            io::Error::other(format!("cannot run valgrind: {error}; {hint}"))
+            io::Error::other(format!(
+                "cannot run valgrind: {error}; apt install valgrind"
+            ))
         })?;
     let text = String::from_utf8_lossy(&output.stderr);
     let collected = text

@@ -1,5 +1,5 @@
-//! `recvmmsg` and `sendmmsg` as a C program calls them: memory that is set up once, little done
-//! for each call. The load generator and the plain loops both use it.
+//! `recvmmsg` and `sendmmsg` like in a C program: memory is set up once, and each call does little.
+//! The load generator and the plain loops use it.
 #![expect(
     unsafe_code,
     reason = "system calls that work on structures that point into each other"
@@ -13,15 +13,15 @@ use std::ptr;
 
 use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_in};
 
-/// The most messages of one call.
+/// The most messages per call.
 pub const SLOTS: usize = 64;
 
-/// Has the kernel hand over as one what came as one from a sender that uses GSO (udp(7)).
+/// Enables GRO (udp(7)).
 pub fn set_gro(socket: &UdpSocket) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
-/// Asks for a receive buffer, past the system's limit where this process may.
+/// Sets the receive buffer, above the system's limit if this process may.
 pub fn set_receive_buffer(socket: &UdpSocket, bytes: c_int) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
         .or_else(|_| set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
@@ -39,20 +39,20 @@ fn set_option(socket: &UdpSocket, level: c_int, name: c_int, value: c_int) -> io
     }
 }
 
-/// What a message has beside its bytes.
+/// The control message of a message to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extra {
-    /// Nothing.
+    /// No control message.
     Nothing,
-    /// It is to be cut into datagrams of this many bytes (`UDP_SEGMENT`).
+    /// Segment size in bytes (`UDP_SEGMENT`, udp(7)).
     Segments(u16),
-    /// It is to leave from this address of this host (`IP_PKTINFO`).
+    /// Source address (`IP_PKTINFO`, ip(7)).
     From(Ipv4Addr),
 }
 
-/// Memory for [`SLOTS`] messages. It is never given back: a program makes a few of them.
+/// Memory for [`SLOTS`] messages. It is never freed: a program allocates only a few.
 ///
-/// Everything the kernel writes to is in cells, so that this program and the kernel may both have
+/// All memory that the kernel writes is in cells, because this program and the kernel both have
 /// pointers to it.
 pub struct Messages {
     slot_bytes: usize,
@@ -66,7 +66,7 @@ pub struct Messages {
     queues: usize,
 }
 
-/// One control message with room for the longest in use, `in_pktinfo`.
+/// A control message, large enough for `in_pktinfo`, the longest in use.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Control {
@@ -74,7 +74,7 @@ struct Control {
     data: [u32; 4],
 }
 
-/// `CMSG_LEN(0)`.
+/// `CMSG_LEN(0)` (cmsg(3)).
 const CONTROL_HEADER: usize = size_of::<cmsghdr>();
 /// `sizeof(struct in_pktinfo)`.
 const PKTINFO: usize = size_of::<libc::in_pktinfo>();
@@ -84,9 +84,9 @@ fn memory<T: Copy>(value: T, length: usize) -> &'static [Cell<T>] {
 }
 
 impl Messages {
-    /// Room for messages of up to `slot_bytes` bytes each.
+    /// Allocates memory for messages of up to `slot_bytes` bytes each.
     pub fn new(slot_bytes: usize) -> Self {
-        // SAFETY: plain data, for which zeros and null pointers are values.
+        // SAFETY: plain data, for which zeros and null pointers are valid.
         let (header, name, control) = unsafe { std::mem::zeroed() };
         let nowhere = iovec {
             iov_base: ptr::null_mut(),
@@ -100,7 +100,7 @@ impl Messages {
             iovecs: memory(nowhere, SLOTS),
             received: memory(header, SLOTS),
             queued: memory(header, SLOTS),
-            // All slots are still to be made ready.
+            // The first receive sets up all slots.
             receives: SLOTS,
             queues: 0,
         };
@@ -122,10 +122,10 @@ impl Messages {
         messages
     }
 
-    /// Receives up to [`SLOTS`] messages, in place of those before. Returns how many.
+    /// Receives up to [`SLOTS`] messages, replacing the previous ones. Returns their number.
     pub fn receive(&mut self, socket: &UdpSocket, flags: c_int) -> io::Result<usize> {
         for slot in 0..self.receives {
-            // The kernel wrote what it used of each, and a reply is as long as what came.
+            // recvmmsg overwrote the lengths, and `queue` the length of the bytes.
             let mut message = self.received[slot].get();
             message.msg_hdr.msg_namelen = size_of::<sockaddr_in>() as _;
             message.msg_hdr.msg_controllen = size_of::<Control>();
@@ -134,7 +134,7 @@ impl Messages {
         }
         (self.receives, self.queues) = (0, 0);
         // SAFETY: the headers point to names, control memory and iovecs of the sizes they say,
-        // and these to bytes, all in cells that live for ever.
+        // and the iovecs to bytes, all in cells that are never freed.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -148,22 +148,22 @@ impl Messages {
         Ok(self.receives)
     }
 
-    /// How many bytes the message received in a slot has.
+    /// The length of the message received in a slot, in bytes.
     pub fn length(&self, slot: usize) -> usize {
         self.received[slot].get().msg_len as usize
     }
 
-    /// Of how many bytes each are the datagrams that came as the one message in a slot.
+    /// The segment size of the GRO batch in a slot, in bytes.
     pub fn segment(&self, slot: usize) -> Option<u16> {
         if self.received[slot].get().msg_hdr.msg_controllen == 0 {
             return None;
         }
         let Control { header, data } = self.controls[slot].get();
-        let tells = (header.cmsg_level, header.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO);
-        tells.then_some(data[0] as u16)
+        let is_gro = (header.cmsg_level, header.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO);
+        is_gro.then_some(data[0] as u16)
     }
 
-    /// Bytes of a slot.
+    /// Reads `COUNT` bytes of a slot.
     pub fn bytes<const COUNT: usize>(&self, slot: usize, at: usize) -> [u8; COUNT] {
         let bytes = &self.bytes[slot * self.slot_bytes + at..][..COUNT];
         std::array::from_fn(|index| bytes[index].get())
@@ -177,7 +177,7 @@ impl Messages {
         }
     }
 
-    /// Has the message in a slot go to an address.
+    /// Sets the destination of the message in a slot.
     pub fn address_to(&self, slot: usize, to: SocketAddrV4) {
         let mut name = self.names[slot].get();
         name.sin_family = libc::AF_INET as libc::sa_family_t;
@@ -186,8 +186,9 @@ impl Messages {
         self.names[slot].set(name);
     }
 
-    /// Queues the first `length` bytes of a slot: for the address that the slot has, which is that
-    /// of the sender if something was received into it, or where a connected socket leads.
+    /// Queues the first `length` bytes of a slot. The destination is the peer of a connected
+    /// socket, else the address in the slot: the source of the message that was received into it,
+    /// or that of [`Self::address_to`].
     pub fn queue(&mut self, slot: usize, length: usize, connected: bool, extra: Extra) {
         let mut message = self.received[slot].get();
         let named = if connected {
@@ -202,7 +203,7 @@ impl Messages {
         self.queues += 1;
     }
 
-    /// Sends what is queued. Returns how many the kernel took.
+    /// Sends the queued messages. Returns their number.
     pub fn send(&mut self, socket: &UdpSocket) -> io::Result<usize> {
         let mut sent = 0;
         while sent < self.queues {
@@ -222,7 +223,7 @@ impl Messages {
         self.iovecs[slot].set(bytes);
     }
 
-    /// Writes the control message. Returns how much room it takes.
+    /// Writes the control message. Returns its size with padding.
     fn set_extra(&self, slot: usize, extra: Extra) -> usize {
         let mut control = self.controls[slot].get();
         let (kind, length) = match extra {
@@ -233,7 +234,7 @@ impl Messages {
                 ((libc::SOL_UDP, libc::UDP_SEGMENT), size_of::<u16>())
             }
             Extra::From(address) => {
-                // Interface, address to send from, and one that only a receiver is told.
+                // Interface, source address, and an address that only a receiver gets.
                 let from = u32::from_ne_bytes(address.octets());
                 control.data = [0, from, 0, 0];
                 ((libc::IPPROTO_IP, libc::IP_PKTINFO), PKTINFO)

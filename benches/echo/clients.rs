@@ -1,4 +1,4 @@
-//! The client beside what a plain client does: what it adds to a round trip, how many it sends.
+//! The client beside plain clients: the time it adds to a round trip, and its send rate.
 
 use std::io::{self, IoSliceMut};
 use std::net::UdpSocket;
@@ -18,18 +18,18 @@ use crate::plan::Bound;
 use crate::servers::{DAEMON, Server, Start};
 use crate::traffic::{Client, Span, now};
 
-/// What is claimed of it.
+/// The claims about the client.
 const SLOWER: Bound = Bound::AtMost(1.10);
 const AS_MANY: Bound = Bound::AtLeast(0.90);
 
 const CLIENT: &str = "udp-echo probe";
-/// Its like: the clock before the send, the kernel's timestamp of the reply.
+/// Measures like the client: from the clock before the send to the kernel's timestamp of the reply.
 const STAMPED: &str = "sendto/recvmsg, kernel timestamp";
-/// Its own wake-up is in what it sees.
+/// Its RTT includes its own wake-up.
 const UNSTAMPED: &str = "sendto/recvfrom, clock after it";
-const LOAD: &str = "the load generator, 16 in flight a flow";
+const LOAD: &str = "the load generator, 16 in flight per flow";
 
-/// Measures rounds of all of them, in turn. Tells the figures, and what is claimed of them.
+/// Measures all clients in turn, round after round. Returns the figures and the claims.
 pub fn compare(
     client: &mut Client,
     rounds: usize,
@@ -69,7 +69,7 @@ pub fn compare(
     for (column, name) in [STAMPED, UNSTAMPED, CLIENT].into_iter().enumerate() {
         rtts.row(vec![name.into(), format!("{:.1}", median(column)?)]);
     }
-    let mut rates = Table::new(&["16 flows, as many as it can", "sent a second", "came back"]);
+    let mut rates = Table::new(&["16 flows, full speed", "sent per second", "came back"]);
     let load = format!("{:.0}", median(3)?);
     rates.row(vec![LOAD.into(), load.clone(), load]);
     let [sent, received] = [4, 5].map(median);
@@ -93,14 +93,14 @@ pub fn compare(
         [
             judged("RTT p50", STAMPED, 2, 0, SLOWER),
             judged("RTT p50", UNSTAMPED, 2, 1, SLOWER),
-            judged("sent a second", LOAD, 4, 3, AS_MANY),
+            judged("sent per second", LOAD, 4, 3, AS_MANY),
         ]
         .into_iter()
         .collect::<io::Result<_>>()?,
     ))
 }
 
-/// The median round trip, in microseconds, of a client in a few lines: send, wait, send the record.
+/// The median round-trip time, in microseconds, of a minimal client: send, wait, send the record.
 fn median_of_plain(server: &Server, span: Span, stamped: bool) -> io::Result<f64> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(server.address)?;
@@ -120,16 +120,16 @@ fn median_of_plain(server: &Server, span: Span, stamped: bool) -> io::Result<f64
     }
     rtts.sort_by(f64::total_cmp);
     let middle = rtts.get(rtts.len() / 2).copied();
-    middle.ok_or_else(|| io::Error::other("not one reply"))
+    middle.ok_or_else(|| io::Error::other("no reply"))
 }
 
-/// Receives a reply. When it came, by the clock after the call.
+/// Receives a reply. Returns the time after the call.
 fn receive(socket: &UdpSocket) -> io::Result<Duration> {
     socket.recv(&mut [0; 64])?;
     Ok(since_1970())
 }
 
-/// The same by the kernel.
+/// Receives a reply. Returns the kernel's receive timestamp.
 fn receive_stamped(socket: &UdpSocket) -> io::Result<Duration> {
     let mut bytes = [0; 64];
     let mut bytes = [IoSliceMut::new(&mut bytes)];
@@ -147,17 +147,16 @@ fn receive_stamped(socket: &UdpSocket) -> io::Result<Duration> {
 fn since_1970() -> Duration {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the kernel's timestamps are of this clock"
+        reason = "the kernel's timestamps are from this clock"
     )]
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
 
-/// What the client says.
+/// Figures from the client's JSON output: seconds, and datagrams per second.
 struct Probe {
     p50: f64,
-    /// A second.
     sent: f64,
     received: f64,
 }
@@ -181,10 +180,10 @@ fn probe(server: &Server, args: &[&str], span: Span) -> io::Result<Probe> {
         rest.split([',', '}']).next()?.parse::<f64>().ok()
     };
     let missing = || io::Error::other(format!("the client says {text:?}"));
-    let a_second = |name| number(name).map(|count| count / time.as_secs_f64());
+    let per_second = |name| number(name).map(|count| count / time.as_secs_f64());
     Ok(Probe {
         p50: number("p50").ok_or_else(missing)?,
-        sent: a_second("sent").ok_or_else(missing)?,
-        received: a_second("received").ok_or_else(missing)?,
+        sent: per_second("sent").ok_or_else(missing)?,
+        received: per_second("received").ok_or_else(missing)?,
     })
 }

@@ -1,4 +1,4 @@
-//! From samples to tables.
+//! Computes figures from samples, and formats tables.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::plan::{Bound, CLAIMS, Figure, Load};
 use crate::traffic::Sample;
 
-/// What was seen of the contenders of one load: for each contender, a sample a round.
+/// The samples of one load: for each contender, one per round.
 pub type Seen = Vec<Vec<Sample>>;
 
 impl Figure {
@@ -25,7 +25,7 @@ impl Figure {
 
     fn name(self, load: &Load) -> &'static str {
         match self {
-            Self::Rate => "echoes a second",
+            Self::Rate => "echoes per second",
             Self::Cpu if load.datagrams_per_echo > 1 => "CPU per datagram",
             Self::Cpu => "CPU per echo",
             Self::Median => "RTT p50",
@@ -34,7 +34,7 @@ impl Figure {
     }
 }
 
-/// The median of some numbers, and the least and the greatest.
+/// Median, minimum and maximum.
 pub struct Spread {
     pub median: f64,
     least: f64,
@@ -69,7 +69,7 @@ impl Spread {
     }
 }
 
-/// A contender's figure divided by another's, each round's by the same round's.
+/// The ratio of the figures of two contenders, computed for each round.
 fn ratio(load: &Load, seen: &Seen, figure: Figure, of: &str, to: &str) -> Option<Spread> {
     let samples = |name: &str| {
         let index = load
@@ -82,13 +82,13 @@ fn ratio(load: &Load, seen: &Seen, figure: Figure, of: &str, to: &str) -> Option
     Spread::of(pairs.map(|(of, to)| figure.of(of, load) / figure.of(to, load)))
 }
 
-/// All figures of a load, and the ratios.
+/// Formats all figures and ratios of a load.
 pub fn tables(load: &Load, seen: &Seen) -> String {
     let mut text = format!("\n## {}: {}\n\n", load.name, load.title);
     let cpu = Figure::Cpu.name(load);
     let mut table = Table::new(&[
         "server",
-        "echoes a second",
+        "echoes per second",
         &format!("{cpu}, µs"),
         "on CPU, %: server",
         "load",
@@ -137,9 +137,9 @@ pub fn tables(load: &Load, seen: &Seen) -> String {
     text + &table.show()
 }
 
-/// A claim, and what was seen of it.
+/// A claim and its measurement.
 pub struct Judged {
-    /// The load, for people.
+    /// The load, as the table shows it.
     pub title: &'static str,
     pub figure: &'static str,
     pub against: &'static str,
@@ -147,7 +147,7 @@ pub struct Judged {
     pub ratio: Spread,
 }
 
-/// The claims about the loads that were run.
+/// Evaluates the claims about the loads that were run.
 pub fn judged(loads: &[Load], seen: &[Seen]) -> Vec<Judged> {
     let judged = CLAIMS.iter().filter_map(|claim| {
         let index = loads.iter().position(|load| load.name == claim.load)?;
@@ -164,9 +164,9 @@ pub fn judged(loads: &[Load], seen: &[Seen]) -> Vec<Judged> {
     judged.collect()
 }
 
-/// All claims, and which of them were not seen to hold.
+/// Formats all claims, and lists those that failed.
 pub fn claims(judged: &[Judged]) -> String {
-    let mut table = Table::new(&["load", "figure", "against", "at most", "seen (spread)"]);
+    let mut table = Table::new(&["load", "figure", "against", "at most", "measured (spread)"]);
     let mut missed = String::new();
     for Judged {
         title,
@@ -181,15 +181,15 @@ pub fn claims(judged: &[Judged]) -> String {
             Bound::AtLeast(bound) => (format!("at least {bound} ×"), ratio.median >= *bound),
         };
         if !holds {
-            let _ = writeln!(missed, "Not so here: {title}, {figure}, against {against}.");
+            let _ = writeln!(missed, "Failed here: {title}, {figure}, against {against}.");
         }
         let cells = [*title, *figure, *against, &bound, &ratio.show()];
         table.row(cells.map(str::to_owned).into());
     }
-    format!("\n## All in all\n\n{}\n{missed}", table.show())
+    format!("\n## Claims\n\n{}\n{missed}", table.show())
 }
 
-/// What became of all requests of all rows of the daemon.
+/// Formats the lost and late replies in all rows of the daemon.
 pub fn loss(loads: &[Load], seen: &[Seen]) -> String {
     let (mut requests, mut lost, mut late) = (0, 0, 0);
     for (load, seen) in loads.iter().zip(seen) {
@@ -201,10 +201,10 @@ pub fn loss(loads: &[Load], seen: &[Seen]) -> String {
             }
         }
     }
-    format!("Lost in all rows of the daemon: {lost} of {requests}; {late} came too late to count.")
+    format!("Lost in all rows of the daemon: {lost} of {requests}; late and not counted: {late}.")
 }
 
-/// A table in Markdown, its columns as wide as they need to be.
+/// A table in Markdown.
 pub struct Table(Vec<Vec<String>>);
 
 impl Table {

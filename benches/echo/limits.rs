@@ -1,5 +1,5 @@
-//! What the rate limits take of the CPU: the core alone, on one thread and on two that share them.
-//! On a busy machine the two are not always at it at once, and get in each other's way less.
+//! The CPU time of the rate limits: the core alone, on one thread and on two that share the limits.
+//! On a busy machine, the two threads do not always run at the same time and contend less.
 
 use std::hint::black_box;
 use std::io;
@@ -18,13 +18,13 @@ use crate::figures::{Spread, Table};
 use crate::machine;
 use crate::traffic::now;
 
-/// What it is called on the command line.
+/// The name for `--load`.
 pub const NAME: &str = "limits";
 
 const BATCH: usize = 64;
 const SOURCES: usize = 1024;
 
-/// Measures rounds of both, in turn.
+/// Measures the core without and with limits in turn, round after round.
 pub fn compare(rounds: usize, quick: bool) -> io::Result<String> {
     let batches = if quick { 1000 } else { 40_000 };
     let mut table = Table::new(&[
@@ -33,7 +33,7 @@ pub fn compare(rounds: usize, quick: bool) -> io::Result<String> {
         "both limits, ns",
         "more, ns (spread)",
     ]);
-    for (threads, name) in [(1, "1"), (2, "2, which share them")] {
+    for (threads, name) in [(1, "1"), (2, "2, shared limits")] {
         let mut seen = Vec::new();
         for round in 0..rounds {
             let mut taken = [0.0; 2];
@@ -54,13 +54,13 @@ pub fn compare(rounds: usize, quick: bool) -> io::Result<String> {
         ]);
     }
     Ok(format!(
-        "\n## {}: CPU time of the core for a datagram in the echo mode\n\n{}",
+        "\n## {}: CPU time of the core per datagram in echo mode\n\n{}",
         NAME,
         table.show()
     ))
 }
 
-/// The CPU time that a datagram takes, where so many threads have as many each, all at once.
+/// The CPU time per datagram if `threads` threads run at once, in nanoseconds.
 fn nanoseconds(threads: usize, limited: bool, batches: u32) -> io::Result<f64> {
     let start = now();
     let limits = limited.then(|| {
@@ -101,9 +101,10 @@ fn core(limits: Option<Arc<Limits>>, now: Instant) -> Reflector {
     Reflector::new(settings, now).expect("there is memory")
 }
 
-/// Brings batches to a core, each source in turn, none of them above a limit.
+/// Passes batches to a core, from each source in turn, none above a limit. Returns the CPU time.
 fn run(mut core: Reflector, thread: usize, batches: u32, start: Instant) -> io::Result<Duration> {
-    /// Two threads bring 5 million a second by this clock, and are never a second apart.
+    /// By this clock, two threads pass 5 million datagrams per second and stay within a second of
+    /// each other.
     const STEP: Duration = Duration::from_micros(25);
     let first = Ipv4Addr::new(10, thread as u8, 0, 0).to_bits();
     let mut memory = vec![*b"hello"; SOURCES];
@@ -139,7 +140,7 @@ fn run(mut core: Reflector, thread: usize, batches: u32, start: Instant) -> io::
     Ok(taken)
 }
 
-/// The CPU time of this thread, up to date: without a call of the scheduler it is that of the last tick.
+/// The CPU time of this thread. Without a call of the scheduler, it is as old as the last tick.
 fn cpu() -> io::Result<Duration> {
     thread::yield_now();
     machine::own_cpu()

@@ -1,43 +1,43 @@
-//! The load: one thread that never sleeps, in closed loops, the same for every server. As it does
-//! not sleep, no server pays for waking it, and its own wake-ups are in no round-trip time.
+//! The load: one thread in closed loops, the same for every server. The thread never sleeps, so no
+//! server pays for waking it, and no round-trip time includes its wake-up.
 
 use std::io;
 use std::time::Duration;
 
-use crate::bursts::Bursts;
+use crate::gso::GsoBatches;
 use crate::servers::Server;
 use crate::traffic::{Client, Sample, Span, Traffic, Watch, now};
 use crate::windows::Windows;
 
-/// What a load is made of.
+/// The traffic of a load.
 #[derive(Debug, Clone, Copy)]
 pub enum Shape {
-    /// So many sockets, each with so many datagrams in flight. Each reply is replaced by a request
-    /// after a pause.
+    /// `flows` sockets with `window` datagrams in flight each. After a reply and a pause, the next
+    /// request is sent.
     Windows {
         flows: usize,
         window: usize,
         bytes: usize,
         pause: Duration,
     },
-    /// So many sockets, each of which sends so many datagrams as one (GSO), and the next when all
-    /// are back.
-    Bursts {
+    /// `flows` sockets that send GSO batches of `segments` datagrams, each batch after all replies
+    /// to the previous one.
+    GsoBatches {
         flows: usize,
-        burst: usize,
+        segments: usize,
         bytes: usize,
     },
-    /// So many source addresses with one datagram in flight each. Each reply is followed by a
-    /// record and the next request.
+    /// `peers` source addresses with one datagram in flight each. After a reply, a record and the
+    /// next request are sent.
     Exchanges { peers: usize, bytes: usize },
 }
 
-/// How long to wait for a reply before it is counted as lost and replaced. If it comes after all,
-/// it was late.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long to wait for a reply before it counts as lost and a new request is sent. A reply that
+/// arrives afterwards is late.
+const TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The same for the last ones, which nothing replaces.
-const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// The timeout at the end, when no new requests are sent.
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a load against a server.
 pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io::Result<Sample> {
@@ -54,11 +54,11 @@ pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io
             bytes,
             pause,
         )?),
-        Shape::Bursts {
+        Shape::GsoBatches {
             flows,
-            burst,
+            segments,
             bytes,
-        } => Box::new(Bursts::new(server.address, flows, burst, bytes)?),
+        } => Box::new(GsoBatches::new(server.address, flows, segments, bytes)?),
         Shape::Exchanges { peers, bytes } => {
             client.outgoing.address_to(server.address);
             Box::new(Windows::of_peers(peers, bytes)?)
@@ -67,20 +67,20 @@ pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io
     let begin = now();
     let mut watch = Watch::new(server, begin, span);
     traffic.begin(client, begin)?;
-    let mut look_for_lost = begin + PATIENCE;
+    let mut next_expiry = begin + TIMEOUT;
     loop {
         traffic.go_on(client, &mut watch)?;
         let now = now();
         watch.advance(now)?;
-        if now > look_for_lost {
-            look_for_lost = now + PATIENCE / 10;
-            let patience = if watch.is_over() {
-                LAST_PATIENCE
+        if now > next_expiry {
+            next_expiry = now + TIMEOUT / 10;
+            let timeout = if watch.is_over() {
+                LAST_TIMEOUT
             } else {
-                PATIENCE
+                TIMEOUT
             };
-            let sent_before = now.checked_sub(patience).unwrap_or(now);
-            traffic.give_up(client, sent_before, &mut watch)?;
+            let sent_before = now.checked_sub(timeout).unwrap_or(now);
+            traffic.expire(client, sent_before, &mut watch)?;
         }
         if watch.is_over() && traffic.in_flight() == 0 {
             return Ok(watch.sample());

@@ -1,7 +1,7 @@
-//! The daemon beside plain loops: all of them driven in turn by the same load, round after round.
+//! Compares the daemon with plain loops under the same loads, in turn, round after round.
 //!
-//! `cargo bench --bench echo -- --help` tells the options. Only ratios mean anything on another
-//! machine; each is the median of the rounds' own ratios, with the least and the greatest.
+//! `cargo bench --bench echo -- --help` shows the options. Only ratios are comparable between
+//! machines. Each is the median of the ratios of all rounds, with the minimum and the maximum.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -9,19 +9,19 @@
     clippy::print_stderr,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a program for developers and no library; what it cannot do ends it"
+    reason = "this is a program for developers: any failure ends it"
 )]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "numbers are small where they get narrower, and rounded where they become figures"
+    reason = "numbers that become narrower are small, and figures are rounded"
 )]
 
-mod bursts;
 mod calls;
 mod clients;
 mod figures;
+mod gso;
 mod limits;
 mod loads;
 mod machine;
@@ -46,26 +46,26 @@ use crate::references::Reference;
 use crate::servers::{Server, Start};
 use crate::traffic::{Client, Sample, Span};
 
-/// Measures the daemon beside plain loops under the same loads.
+/// Compares the daemon with plain loops under the same loads
 #[derive(Parser)]
 struct Args {
-    /// One short round of everything, to see that it works.
+    /// Run one short round of everything, as a smoke test
     #[arg(long)]
     quick: bool,
-    /// How many rounds. Each drives every server once.
+    /// Number of rounds; each measures every server once
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// Only this load: one, paced, echo, large, gso, exchange, growth, workers, client or limits.
-    /// Repeatable.
+    /// Run only this load (repeatable): one, paced, echo, large, gso, exchange, growth, workers,
+    /// client or limits
     #[arg(long)]
     load: Vec<String>,
-    /// As root, on a busy machine: go before the programs of other sessions, until the end.
+    /// Take precedence over the programs of other sessions (needs root)
     #[arg(long)]
     precedence: bool,
-    /// Run a plain loop until standard input ends: what this program starts itself with.
+    /// Run a plain loop until standard input ends. This program starts itself with it
     #[arg(long, hide = true)]
     reference: Option<Reference>,
-    /// What cargo adds.
+    /// Added by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -102,7 +102,7 @@ fn measure(args: &Args) -> io::Result<()> {
         ![CLIENT, limits::NAME].contains(&name.as_str())
             && loads.iter().all(|load| load.name != **name)
     }) {
-        return Err(io::Error::other(format!("there is no load {name}")));
+        return Err(io::Error::other(format!("unknown load {name}")));
     }
     loads.retain(|load| args.load.is_empty() || args.load.iter().any(|name| name == load.name));
     println!("{}", preface(cpus, rounds, span)?);
@@ -156,24 +156,24 @@ fn measure(args: &Args) -> io::Result<()> {
     Ok(())
 }
 
-/// What `--load` calls the comparison of clients.
+/// The name of the comparison of clients for `--load`.
 const CLIENT: &str = "client";
 
-/// What a reader has to know of the tables.
+/// The text before the tables.
 fn preface(cpus: usize, rounds: usize, span: Span) -> io::Result<String> {
     let daemon = Server::start(&Start::Daemon(vec![], 1))?;
     let buffer = daemon.receive_buffer().unwrap_or(0);
     Ok(format!(
-        "{cpus} CPUs: the load on the first, a server on the next (more workers on more, or on all). \
-         The load never sleeps, so its own wake-ups are in no figure.\n\
+        "{cpus} CPUs: the load runs on the first, a server on one of the others per worker, or on \
+         all if there are too few. The load never sleeps, so no figure includes its wake-ups.\n\
          {rounds} rounds of {} ms for each server; figures are medians of the rounds. CPU time is \
-         what the server's threads were on a CPU. RTT of GSO senders is that of a whole burst.\n\
-         Receive buffer of the servers: {buffer} bytes, as the kernel counts.",
+         that of all threads of the server. The RTT of GSO senders is that of a whole batch.\n\
+         Receive buffer of the servers: {buffer} bytes, as the kernel reports.",
         span.window.as_millis()
     ))
 }
 
-/// Drives one server once.
+/// Measures one server once.
 fn sample(
     client: &mut Client,
     load: &Load,
@@ -200,13 +200,13 @@ fn sample(
             return Ok(sample);
         }
     }
-    Err(explain(io::Error::other("not one reply")))
+    Err(explain(io::Error::other("no reply")))
 }
 
-/// How often a server may seem dead: on a busy machine one may get no CPU for a while.
+/// How often to try a server that does not reply: on a busy machine it can get no CPU for a while.
 const TRIES: usize = 3;
 
-/// The daemon when nothing comes.
+/// The CPU time and memory of the daemon without traffic.
 fn at_rest(time: Duration) -> io::Result<String> {
     let server = Server::start(&Start::Daemon(vec![], 1))?;
     thread::sleep(Duration::from_millis(300));

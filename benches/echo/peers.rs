@@ -1,4 +1,4 @@
-//! Many peers that owe a record, made from one socket.
+//! Many peers that owe a record, from one socket.
 
 use std::io;
 use std::net::UdpSocket;
@@ -10,10 +10,10 @@ use crate::traffic::{Client, now, receive};
 use crate::windows::peer;
 use crate::wire;
 
-/// More than any run of this program should take.
+/// Longer than any run should take.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Has so many peers get an echo, and send no record. They are source addresses of one socket.
+/// Sends an echo datagram and no record from each of `peers` source addresses of one socket.
 pub fn make_owe(client: &mut Client, server: &Server, peers: usize) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     client.outgoing.address_to(server.address);

@@ -1,4 +1,4 @@
-//! What is run against what, and what is claimed of it. A new row is an entry here.
+//! The loads, their contenders and the claims. A new row is an entry here.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use crate::servers::{Start, daemon_knows};
 /// A figure by which servers are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Figure {
-    /// Echoes a second.
+    /// Echoes per second.
     Rate,
-    /// The server's CPU time for a datagram that it received, in microseconds.
+    /// The server's CPU time per received datagram, in microseconds.
     Cpu,
     /// The median round-trip time in microseconds.
     Median,
-    /// The time in microseconds that 99 % of the round trips took at most.
+    /// The 99th percentile of the round-trip time in microseconds.
     Slow,
 }
 
-/// A load, and the servers that stand it in turn.
+/// A load and the servers that it is run against.
 pub struct Load {
-    /// What `--load` calls it.
+    /// The name for `--load`.
     pub name: &'static str,
     pub title: String,
     pub shape: Shape,
-    /// Datagrams that a server receives for each that it echoes.
+    /// Received datagrams per echoed datagram.
     pub datagrams_per_echo: u32,
     pub contenders: Vec<Contender>,
-    /// Whom the daemon's rows are compared with.
+    /// The contenders that the daemon is compared with.
     pub against: Vec<String>,
 }
 
@@ -38,22 +38,22 @@ pub struct Load {
 pub struct Contender {
     pub name: String,
     pub start: Start,
-    /// How many peers owe it a record before the load comes. It is then started only once, as
-    /// this takes a while.
+    /// The number of peers that owe a record before the load starts. The server is then started
+    /// only once, because this takes long.
     pub owing: Option<usize>,
 }
 
 impl Contender {
-    /// Whether it is this project's.
+    /// Whether it is the daemon and not a plain loop.
     pub fn is_daemon(&self) -> bool {
         matches!(self.start, Start::Daemon(..))
     }
 }
 
-/// Something to be seen from the figures.
+/// A claim that the figures must confirm.
 pub struct Claim {
     pub load: &'static str,
-    /// The load and the server, for people.
+    /// The load and the server, as the table shows them.
     pub title: &'static str,
     pub contender: &'static str,
     pub figure: Figure,
@@ -61,7 +61,7 @@ pub struct Claim {
     pub bound: Bound,
 }
 
-/// What a ratio is to be.
+/// The bound of a ratio.
 #[derive(Clone, Copy)]
 pub enum Bound {
     AtMost(f64),
@@ -127,7 +127,7 @@ pub const CLAIMS: [Claim; 8] = [
         against: RECVFROM,
         bound: Bound::AtMost(0.50),
     },
-    // What the machine gives to anybody who polls.
+    // A plain loop that polls shows the best that this machine can do.
     Claim {
         load: "one",
         title: "one in flight, `--busy-poll 1ms`",
@@ -136,7 +136,7 @@ pub const CLAIMS: [Claim; 8] = [
         against: SPIN,
         bound: Bound::AtMost(1.10),
     },
-    // A server that has time to go to sleep.
+    // The pause is long enough for a server to sleep.
     Claim {
         load: "paced",
         title: "one in flight, 500 µs apart, `--busy-poll 1ms`",
@@ -159,9 +159,9 @@ pub fn loads() -> Vec<Load> {
         peers: 64,
         bytes: 64,
     };
-    let bursts = Shape::Bursts {
+    let gso = Shape::GsoBatches {
         flows: 16,
-        burst: 64,
+        segments: 64,
         bytes: 64,
     };
     vec![
@@ -192,7 +192,7 @@ pub fn loads() -> Vec<Load> {
         Load::of_echoes(
             "gso",
             "senders with GSO: 16 flows × 64 in flight, 64 bytes",
-            bursts,
+            gso,
             offloads(),
         ),
         Load {
@@ -208,7 +208,7 @@ pub fn loads() -> Vec<Load> {
         },
         Load {
             name: "growth",
-            title: "exchanges as above, while so many other peers owe a record".into(),
+            title: "exchanges as above, while other peers owe a record".into(),
             shape: exchanges,
             datagrams_per_echo: 2,
             contenders: [1, 100, 1000, 10_000, 100_000].map(owing).into(),
@@ -226,7 +226,7 @@ pub fn loads() -> Vec<Load> {
 }
 
 impl Load {
-    /// All plain loops, and these.
+    /// A load of all plain loops and `others`.
     fn of_echoes(name: &'static str, title: &str, shape: Shape, others: Vec<Contender>) -> Self {
         let mut contenders = vec![
             plain(RECVFROM, Reference::Recvfrom),
@@ -268,7 +268,7 @@ fn echo(name: &str, args: &[&'static str]) -> Contender {
     daemon(name, [&["--mode=echo"], args].concat(), 1)
 }
 
-/// The daemon as it is, and polling; and a plain loop that polls.
+/// The daemon with and without busy polling, and a plain loop that polls.
 fn polls() -> Vec<Contender> {
     vec![
         plain(SPIN, Reference::Spin),
@@ -277,7 +277,7 @@ fn polls() -> Vec<Contender> {
     ]
 }
 
-/// The daemon as it is, and without offloads if it has any.
+/// The daemon with and without offload.
 fn offloads() -> Vec<Contender> {
     let mut contenders = vec![echo(DAEMON, &[])];
     if daemon_knows("--offload") {

@@ -1,5 +1,5 @@
-//! The plain loops that the daemon is measured against. Each runs as a process of its own: this
-//! program once more, with `--reference NAME`.
+//! The plain loops that the daemon is compared with. Each is a process of its own: this program
+//! with `--reference NAME`.
 
 use std::io::{self, Read, Write};
 use std::net::UdpSocket;
@@ -10,24 +10,24 @@ use clap::ValueEnum;
 use crate::calls::{self, Extra, Messages};
 use crate::wire;
 
-/// What every server says before its address.
+/// The text before the address in a server's output.
 pub const LISTENING: &str = "listening on ";
 
-/// A plain loop. None checks, counts or logs anything.
+/// A plain loop, without checks, counters or logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Reference {
     /// Blocking recvfrom and sendto.
     Recvfrom,
-    /// recvfrom again and again, without waiting, and sendto: what polling can come to.
+    /// Nonblocking recvfrom in a spin, and sendto.
     Spin,
-    /// recvmmsg and sendmmsg, up to 64 datagrams a call.
+    /// recvmmsg and sendmmsg, up to 64 datagrams per call.
     Mmsg,
-    /// The same, replying only to what the exchange mode has to reply to, by a look at the first
-    /// byte: it keeps nothing for a peer.
+    /// As `Mmsg`, but replies only to requests, which it knows by their first byte. It keeps no
+    /// state for a peer.
     MmsgExchange,
-    /// recvmmsg with `UDP_GRO` and sendmmsg with `UDP_SEGMENT`, up to 64 messages a call.
+    /// recvmmsg with `UDP_GRO` and sendmmsg with `UDP_SEGMENT`, up to 64 messages per call.
     Gro,
-    /// The echo of tokio's own examples, on one thread.
+    /// The echo server of Tokio's examples, on one thread.
     Tokio,
 }
 
@@ -59,7 +59,7 @@ pub fn run(reference: Reference) -> io::Result<()> {
     Ok(())
 }
 
-/// The standard library calls recvfrom and sendto, and does nothing else worth a mention.
+/// The standard library adds almost nothing to the calls of recvfrom and sendto.
 fn recvfrom(socket: &UdpSocket) -> io::Result<()> {
     let mut bytes = vec![0; LONGEST];
     loop {

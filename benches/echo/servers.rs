@@ -1,5 +1,4 @@
-//! The servers: each a process of its own, on CPUs of its own. Started, asked what they cost,
-//! killed.
+//! The servers: each is a process of its own, on CPUs of its own.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -18,25 +17,25 @@ use crate::wire;
 /// How to start a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// One of the plain loops.
+    /// A plain loop.
     Loop(Reference),
-    /// The daemon with these options, and so many workers.
+    /// The daemon with options and a number of workers.
     Daemon(Vec<&'static str>, usize),
 }
 
 /// A running server. Dropping it kills it.
 pub struct Server {
     child: Child,
-    /// Where it receives.
+    /// The address on which it receives.
     pub address: SocketAddrV4,
-    /// What it said when it started.
+    /// Its output up to the start of service.
     log: Vec<String>,
-    /// A plain loop ends when this does, so that none outlives a benchmark that was killed.
+    /// A plain loop ends when this closes, so that none outlives a killed benchmark.
     _stdin: Option<ChildStdin>,
 }
 
 impl Server {
-    /// Starts it, and waits until it receives.
+    /// Starts a server and waits until it receives.
     pub fn start(start: &Start) -> io::Result<Self> {
         let (mut command, workers, last) = match start {
             Start::Loop(reference) => (reference_command(*reference)?, 1, LISTENING),
@@ -44,7 +43,7 @@ impl Server {
                 (daemon_command(args, *workers), *workers, "serving in ")
             }
         };
-        // A child has the CPUs of the thread that starts it.
+        // A child inherits the CPUs of the thread that starts it.
         machine::pin(&machine::for_server(workers))?;
         let child = command.spawn();
         machine::pin_load()?;
@@ -66,7 +65,7 @@ impl Server {
             Some(SocketAddr::V4(address)) => server.address = address,
             _ => {
                 return Err(other(format!(
-                    "no server: {start:?} says {:#?}",
+                    "cannot start {start:?}: no address in its output: {:#?}",
                     server.log
                 )));
             }
@@ -74,7 +73,7 @@ impl Server {
         Ok(server)
     }
 
-    /// The CPU time that all its threads have used.
+    /// The CPU time of all its threads.
     pub fn cpu(&self) -> io::Result<Duration> {
         let mut total = Duration::ZERO;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -100,7 +99,7 @@ impl Server {
         }
     }
 
-    /// A daemon's receive buffer, in bytes as the kernel counts.
+    /// The receive buffer of a daemon in bytes, as the kernel reports it.
     pub fn receive_buffer(&self) -> Option<usize> {
         let size = self
             .log
@@ -109,7 +108,7 @@ impl Server {
         size.split(',').next()?.parse().ok()
     }
 
-    /// A metric of a daemon.
+    /// Reads a metric of a daemon.
     pub fn metric(&self, name: &str) -> io::Result<f64> {
         let http = self
             .log
@@ -128,13 +127,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The server may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The program.
+/// The path of the daemon.
 pub const DAEMON: &str = env!("CARGO_BIN_EXE_udp-echo");
 
 fn reference_command(reference: Reference) -> io::Result<Command> {
@@ -153,7 +152,7 @@ fn daemon_command(args: &[&str], workers: usize) -> Command {
         .arg(format!("--recv-buffer={}", wire::RECEIVE_BUFFER))
         .arg(format!("--workers={workers}"))
         .args(args)
-        // Nothing that this program was told is for the daemon.
+        // Environment variables of this program must not configure the daemon.
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -161,7 +160,7 @@ fn daemon_command(args: &[&str], workers: usize) -> Command {
     command
 }
 
-/// Whether the daemon has an option. A row may be there before its feature.
+/// Whether the daemon has an option.
 pub fn daemon_knows(option: &str) -> bool {
     static HELP: LazyLock<String> = LazyLock::new(|| {
         let output = Command::new(DAEMON).arg("--help").output();
@@ -174,8 +173,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Lines up to one that contains a text. What comes after them is read and thrown away, as the
-/// child would have to wait if nobody did.
+/// Reads lines up to one that contains `last`. A thread discards the others, because a full pipe
+/// would block the child.
 fn read_until(last: &str, from: impl Read + Send + 'static) -> Vec<String> {
     let mut lines = BufReader::new(from).lines().map_while(Result::ok);
     let mut log = Vec::new();

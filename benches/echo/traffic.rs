@@ -1,4 +1,4 @@
-//! What every load is made of: memory for its calls, the flows, and what is counted of them.
+//! The parts of every load: memory for its calls, its flows and its counters.
 
 use std::io;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -9,12 +9,12 @@ use crate::machine::own_cpu;
 use crate::servers::Server;
 use crate::wire;
 
-/// How long to run a load.
+/// The duration of a load.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
-    /// Before the measurement.
+    /// The time before the measurement.
     pub warm_up: Duration,
-    /// The measurement.
+    /// The time of the measurement.
     pub window: Duration,
 }
 
@@ -27,30 +27,30 @@ impl Span {
     }
 }
 
-/// What was seen of one server under one load.
+/// The measurement of one server under one load.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// Replies in the measurement.
+    /// Replies during the measurement.
     pub echoes: u64,
-    /// Requests without a reply, in the measurement, before it and after it.
+    /// Requests without a reply: before, during and after the measurement.
     pub lost: u64,
-    /// Those for whose reply the load did not wait.
+    /// Requests whose reply came after the timeout.
     pub late: u64,
-    /// How long the measurement was.
+    /// The duration of the measurement.
     pub time: Duration,
-    /// The server's CPU time in it.
+    /// The server's CPU time during the measurement.
     pub cpu: Duration,
-    /// The load's own. What is missing to all of the time, others took.
+    /// The load's CPU time. Other processes used the rest of its CPU.
     pub load_cpu: Duration,
-    /// Round-trip times in nanoseconds: the median, and what 99 % are within. Of a burst, the time
-    /// until all of it was back.
+    /// Round-trip times in nanoseconds: median and 99th percentile. A GSO batch ends with its last
+    /// reply.
     pub rtt: [u32; 2],
 }
 
-/// Memory for the calls, kept from load to load.
+/// Memory for the calls, reused by all loads.
 pub struct Client {
     pub incoming: Messages,
-    /// As `incoming`, for what GRO puts together.
+    /// For GRO batches.
     pub large: Messages,
     pub outgoing: Outgoing,
 }
@@ -68,20 +68,20 @@ impl Client {
     }
 }
 
-/// Datagrams on their way into `sendmmsg`.
+/// Datagrams to send by `sendmmsg`.
 pub struct Outgoing {
     messages: Messages,
     next: usize,
 }
 
 impl Outgoing {
-    /// Has all that goes over an unconnected socket go to an address.
+    /// Sets the destination for unconnected sockets.
     pub fn address_to(&mut self, to: SocketAddrV4) {
         (0..SLOTS).for_each(|slot| self.messages.address_to(slot, to));
     }
 
-    /// Queues `length` bytes, the first of which are `bytes` and the rest whatever. Over an
-    /// unconnected socket if they are to leave from an address of their own.
+    /// Queues a datagram of `length` bytes that begins with `bytes`. The socket must be unconnected
+    /// if `extra` is a source address.
     pub fn push(
         &mut self,
         socket: &UdpSocket,
@@ -99,28 +99,27 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Queues a burst as one message. Each of its datagrams begins with `header`.
-    pub fn push_burst(
+    /// Queues a GSO batch of `segments` datagrams of `bytes` bytes. Each begins with `header`.
+    pub fn push_batch(
         &mut self,
         socket: &UdpSocket,
         header: [u8; wire::HEADER],
-        burst: usize,
+        segments: usize,
         bytes: usize,
     ) -> io::Result<()> {
         if self.next == SLOTS {
             self.send(socket)?;
         }
-        for datagram in 0..burst {
+        for datagram in 0..segments {
             self.messages.write(self.next, datagram * bytes, &header);
         }
-        let segments = Extra::Segments(bytes as u16);
-        self.messages
-            .queue(self.next, burst * bytes, true, segments);
+        let size = Extra::Segments(bytes as u16);
+        self.messages.queue(self.next, segments * bytes, true, size);
         self.next += 1;
         Ok(())
     }
 
-    /// Sends what is queued.
+    /// Sends the queued messages.
     pub fn send(&mut self, socket: &UdpSocket) -> io::Result<()> {
         self.next = 0;
         self.messages.send(socket)?;
@@ -128,7 +127,7 @@ impl Outgoing {
     }
 }
 
-/// Receives what is there, without waiting.
+/// Receives without waiting.
 pub fn receive(messages: &mut Messages, socket: &UdpSocket) -> io::Result<usize> {
     match messages.receive(socket, libc::MSG_DONTWAIT) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -140,27 +139,27 @@ pub fn receive(messages: &mut Messages, socket: &UdpSocket) -> io::Result<usize>
 pub trait Traffic {
     /// Sends the first requests.
     fn begin(&mut self, client: &mut Client, now: Instant) -> io::Result<()>;
-    /// Takes what has come back on each flow, and sends anew, unless the load is to end.
+    /// Receives replies on each flow, and sends new requests unless the load ends.
     fn go_on(&mut self, client: &mut Client, watch: &mut Watch<'_>) -> io::Result<()>;
-    /// Counts as lost what was sent before a moment, and replaces it, unless the load is to end.
-    fn give_up(
+    /// Counts requests sent before `sent_before` as lost, and sends new ones unless the load ends.
+    fn expire(
         &mut self,
         client: &mut Client,
         sent_before: Instant,
         watch: &mut Watch<'_>,
     ) -> io::Result<()>;
-    /// How many requests wait for a reply.
+    /// The number of requests without a reply.
     fn in_flight(&self) -> usize;
 }
 
-/// Counts while it is time to.
+/// The counters of a load, which count during the measurement.
 pub struct Watch<'a> {
     server: &'a Server,
     phase: Phase,
-    /// When the measurement begins, or when it began.
+    /// The planned start of the measurement, then the actual one.
     begin: Instant,
     end: Instant,
-    /// The server's CPU time and the load's own: at the beginning, and then in the measurement.
+    /// The CPU times of the server and the load: at the start, then during the measurement.
     cpu: [Duration; 2],
     time: Duration,
     echoes: u64,
@@ -193,7 +192,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// The time is now `at`.
+    /// Starts or ends the measurement if it is due at `at`.
     pub fn advance(&mut self, at: Instant) -> io::Result<()> {
         if self.phase == Phase::WarmUp && at >= self.begin {
             self.phase = Phase::Measurement;
@@ -211,19 +210,19 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Whether no more requests are to be sent.
+    /// Whether the load ends: no new requests.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over
     }
 
-    /// Some replies came.
+    /// Counts replies.
     pub fn count(&mut self, echoes: usize) {
         if self.phase == Phase::Measurement {
             self.echoes += echoes as u64;
         }
     }
 
-    /// A request, or a burst of them, took this long.
+    /// Records the round-trip time of a request or a GSO batch.
     pub fn took(&mut self, rtt: Duration) {
         if self.phase == Phase::Measurement {
             self.rtts
@@ -231,18 +230,18 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Some requests had no reply.
+    /// Counts lost requests.
     pub fn lose(&mut self, requests: usize) {
         self.lost += requests as u64;
     }
 
-    /// Some that were counted as lost were not.
+    /// Counts lost requests as late instead.
     pub fn come_late(&mut self, requests: usize) {
         self.lost -= requests as u64;
         self.late += requests as u64;
     }
 
-    /// What was seen.
+    /// Returns the measurement.
     pub fn sample(mut self) -> Sample {
         self.rtts.sort_unstable();
         let quantile = |percent| {

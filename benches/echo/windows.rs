@@ -1,4 +1,4 @@
-//! Datagrams in flight, each replaced when its reply comes.
+//! Sockets with a fixed number of datagrams in flight.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -8,13 +8,13 @@ use crate::calls::Extra;
 use crate::traffic::{Client, Outgoing, Traffic, Watch, now, receive};
 use crate::wire;
 
-/// Sockets with so many places each for a datagram in flight.
+/// Sockets, each with a window of datagrams in flight.
 pub struct Windows {
     flows: Vec<Flow>,
     bytes: usize,
-    /// How long a place is left alone after a reply.
+    /// The time from a reply to the next request in its place.
     pause: Duration,
-    /// Whether each place is a peer of its own, which keeps the exchange.
+    /// Whether each place is a peer of its own that sends records.
     peers: bool,
     in_flight: usize,
 }
@@ -24,19 +24,20 @@ struct Flow {
     places: Vec<Place>,
 }
 
+/// The place of one datagram in flight.
 #[derive(Clone, Copy)]
 struct Place {
     sequence: u64,
-    /// When the request was sent, while there is no reply.
+    /// When the request was sent. `None` after the reply.
     sent: Option<Instant>,
-    /// The request before it, if it was given up.
-    given_up: Option<u64>,
-    /// When to send the next, if there was a pause to be made.
+    /// The previous request, if it was counted as lost.
+    expired: Option<u64>,
+    /// When to send the next request, during a pause.
     due: Option<Instant>,
 }
 
 impl Windows {
-    /// Each socket is a peer.
+    /// A load of `flows` sockets, each of which is a peer.
     pub fn of_sockets(
         server: SocketAddrV4,
         flows: usize,
@@ -58,7 +59,7 @@ impl Windows {
         })
     }
 
-    /// One socket sends from as many source addresses as there are peers.
+    /// A load of one socket with `peers` source addresses.
     pub fn of_peers(peers: usize, bytes: usize) -> io::Result<Self> {
         Ok(Self {
             flows: vec![Flow::new(UdpSocket::bind("0.0.0.0:0")?, peers)],
@@ -75,7 +76,7 @@ impl Flow {
         let place = Place {
             sequence: 0,
             sent: None,
-            given_up: None,
+            expired: None,
             due: None,
         };
         Self {
@@ -102,7 +103,7 @@ impl Flow {
     }
 }
 
-/// The source address of a peer: 127.1.0.0 and those after it, all of which are this host.
+/// The source address of a peer, from 127.1.0.0. All of 127.0.0.0/8 is this host.
 pub fn peer(number: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + number as u32)
 }
@@ -140,8 +141,8 @@ impl Traffic for Windows {
                     continue;
                 };
                 if place
-                    .given_up
-                    .take_if(|given_up| *given_up == sequence)
+                    .expired
+                    .take_if(|expired| *expired == sequence)
                     .is_some()
                 {
                     watch.come_late(1);
@@ -179,7 +180,7 @@ impl Traffic for Windows {
         Ok(())
     }
 
-    fn give_up(
+    fn expire(
         &mut self,
         client: &mut Client,
         sent_before: Instant,
@@ -191,12 +192,12 @@ impl Traffic for Windows {
                 if waits.sent.take_if(|sent| *sent < sent_before).is_none() {
                     continue;
                 }
-                waits.given_up = Some(waits.sequence);
+                waits.expired = Some(waits.sequence);
                 self.in_flight -= 1;
                 watch.lose(1);
                 if !watch.is_over() {
-                    // Without a record first: whether one is owed is not known, but if it is,
-                    // this is taken for it, and the next one after that is echoed.
+                    // It is unknown whether a record is owed. If it is, the server takes this
+                    // request for the record and echoes the next one.
                     let extra = extra(self.peers, place);
                     flow.request(&mut client.outgoing, place, self.bytes, extra, now())?;
                     self.in_flight += 1;

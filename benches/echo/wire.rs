@@ -1,19 +1,19 @@
-//! What goes over the wire, and what both ends must agree on.
+//! The wire format, and the receive buffer of all servers.
 
-/// The receive buffer that every server asks for, in bytes: the one of the packaged service.
+/// The receive buffer that every server requests, in bytes, like the packaged service.
 pub const RECEIVE_BUFFER: i32 = 4 << 20;
 
-/// The first byte of a datagram that is to come back.
+/// The first byte of a request, which the server echoes.
 pub const REQUEST: u8 = b'E';
 
-/// A record as the exchange mode decodes it. Its first byte tells plain loops that it is one.
+/// A record for the exchange mode. Plain loops know it by its first byte.
 pub const RECORD: &[u8; 22] = b"R\0\0\0ab\0\0\0\0\0\0\0\x02\xff\xfd\0\x04\x3f\xc0\0\0";
 
-/// How many bytes of a request say which it is; the rest is padding.
+/// The length of a request's header in bytes; the rest is padding.
 pub const HEADER: usize = 16;
 
-/// The first bytes of a request: which of a flow's places in flight it takes, and how many had
-/// taken it before.
+/// The header of a request: its place among a flow's datagrams in flight, and the sequence number
+/// in this place.
 pub fn request(place: u32, sequence: u64) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
     bytes[0] = REQUEST;
@@ -22,7 +22,7 @@ pub fn request(place: u32, sequence: u64) -> [u8; HEADER] {
     bytes
 }
 
-/// The place and the sequence of a reply, if it is one to [`request`].
+/// The place and the sequence number of a reply to a [`request`].
 pub fn reply(bytes: [u8; HEADER]) -> Option<(usize, u64)> {
     let [kind, _, _, _, p0, p1, p2, p3, sequence @ ..] = bytes;
     let place = u32::from_le_bytes([p0, p1, p2, p3]) as usize;

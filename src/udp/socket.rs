@@ -380,7 +380,7 @@ fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
 }
 
 /// Whether a socket bound to this address receives for one unicast address only. A directed
-/// broadcast address looks like a unicast one: packet info tells them apart.
+/// broadcast address looks like a unicast one: only packet info shows it.
 fn is_one_host(ip: IpAddr) -> bool {
     // An IPv6 socket bound to ::ffff:0.0.0.0 receives for every IPv4 address.
     match ip.to_canonical() {

@@ -12,7 +12,7 @@ use crate::throttle::Throttle;
 /// own counts and state.
 #[derive(Debug)]
 pub struct Shared {
-    /// Tells the workers to stop.
+    /// Makes the workers stop.
     pub stop: AtomicBool,
     /// The zero of every [`SharedMoment`].
     pub epoch: Instant,

@@ -1,4 +1,4 @@
-//! Senders that use GSO: a burst of datagrams is one send, and its replies may be one receive.
+//! Senders that use GSO: each sends a batch of datagrams at once, and receives replies by GRO.
 
 use std::io;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -8,10 +8,11 @@ use crate::calls::set_gro;
 use crate::traffic::{Client, Outgoing, Traffic, Watch, now, receive};
 use crate::wire;
 
-/// Sockets with a burst in flight each.
-pub struct Bursts {
+/// Sockets with one batch in flight each.
+pub struct GsoBatches {
     flows: Vec<Flow>,
-    burst: usize,
+    /// Datagrams per batch.
+    segments: usize,
     bytes: usize,
 }
 
@@ -19,14 +20,19 @@ struct Flow {
     socket: UdpSocket,
     sequence: u64,
     sent: Instant,
-    /// How many of the burst are still to come back.
+    /// The datagrams of the batch without a reply.
     missing: usize,
-    /// The same of the burst before it, if that was given up.
-    given_up: usize,
+    /// The datagrams of the previous batch that were counted as lost.
+    expired: usize,
 }
 
-impl Bursts {
-    pub fn new(server: SocketAddrV4, flows: usize, burst: usize, bytes: usize) -> io::Result<Self> {
+impl GsoBatches {
+    pub fn new(
+        server: SocketAddrV4,
+        flows: usize,
+        segments: usize,
+        bytes: usize,
+    ) -> io::Result<Self> {
         let flow = || {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
             socket.connect(server)?;
@@ -36,38 +42,38 @@ impl Bursts {
                 sequence: 0,
                 sent: now(),
                 missing: 0,
-                given_up: 0,
+                expired: 0,
             })
         };
         Ok(Self {
             flows: (0..flows).map(|_| flow()).collect::<io::Result<_>>()?,
-            burst,
+            segments,
             bytes,
         })
     }
 }
 
 impl Flow {
-    fn burst(
+    fn send(
         &mut self,
         outgoing: &mut Outgoing,
-        burst: usize,
+        segments: usize,
         bytes: usize,
         now: Instant,
     ) -> io::Result<()> {
         self.sequence += 1;
         self.sent = now;
-        self.missing = burst;
+        self.missing = segments;
         let header = wire::request(0, self.sequence);
-        outgoing.push_burst(&self.socket, header, burst, bytes)?;
+        outgoing.push_batch(&self.socket, header, segments, bytes)?;
         outgoing.send(&self.socket)
     }
 }
 
-impl Traffic for Bursts {
+impl Traffic for GsoBatches {
     fn begin(&mut self, client: &mut Client, now: Instant) -> io::Result<()> {
         for flow in &mut self.flows {
-            flow.burst(&mut client.outgoing, self.burst, self.bytes, now)?;
+            flow.send(&mut client.outgoing, self.segments, self.bytes, now)?;
         }
         Ok(())
     }
@@ -90,8 +96,8 @@ impl Traffic for Bursts {
                     continue;
                 }
                 if sequence + 1 == flow.sequence {
-                    let came = (length / self.bytes).min(flow.given_up);
-                    flow.given_up -= came;
+                    let came = (length / self.bytes).min(flow.expired);
+                    flow.expired -= came;
                     watch.come_late(came);
                 }
                 if sequence != flow.sequence {
@@ -105,13 +111,13 @@ impl Traffic for Bursts {
                 }
             }
             if flow.missing == 0 && !watch.is_over() {
-                flow.burst(&mut client.outgoing, self.burst, self.bytes, now)?;
+                flow.send(&mut client.outgoing, self.segments, self.bytes, now)?;
             }
         }
         Ok(())
     }
 
-    fn give_up(
+    fn expire(
         &mut self,
         client: &mut Client,
         sent_before: Instant,
@@ -122,10 +128,10 @@ impl Traffic for Bursts {
                 continue;
             }
             watch.lose(flow.missing);
-            flow.given_up = flow.missing;
+            flow.expired = flow.missing;
             flow.missing = 0;
             if !watch.is_over() {
-                flow.burst(&mut client.outgoing, self.burst, self.bytes, now())?;
+                flow.send(&mut client.outgoing, self.segments, self.bytes, now())?;
             }
         }
         Ok(())
