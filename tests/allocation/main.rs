@@ -1,4 +1,4 @@
-//! That the datagram path allocates nothing: every allocation of a worker's thread is counted.
+//! The datagram path does not allocate: all allocations of a worker's thread are counted.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,7 +7,7 @@
     clippy::print_stderr,
     dead_code,
     unsafe_code,
-    reason = "tests say what broke by panicking; an allocator is unsafe to implement"
+    reason = "a test fails by a panic; an allocator is unsafe to implement"
 )]
 
 #[path = "../harness/mod.rs"]
@@ -33,18 +33,18 @@ use harness::{client, send_burst, wait_until};
 
 const ROUNDS: u64 = 500;
 
-/// The system's allocator, which counts for each thread.
+/// The system allocator with a counter per thread.
 struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: the system's allocator does all the work.
+// SAFETY: forwards every call to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are those that it asks for.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -58,14 +58,14 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn the_allocator_counts() {
+fn allocator_counts_an_allocation() {
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(ALLOCATIONS.get(), before + 1);
 }
 
 #[test]
-fn no_datagram_makes_a_worker_allocate() {
+fn worker_does_not_allocate_for_any_datagram() {
     for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
         for offload in [true, false] {
             assert_allocates_nothing(mode, offload);
@@ -73,7 +73,7 @@ fn no_datagram_makes_a_worker_allocate() {
     }
 }
 
-/// Plays all kinds of datagrams to a worker.
+/// Sends all kinds of datagrams to a worker.
 fn assert_allocates_nothing(mode: Mode, offload: bool) {
     let options = SocketOptions {
         receive_buffer: None,
@@ -87,7 +87,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
     let socket = Arc::new(Socket::bind(listen, &options).unwrap());
     let address = SocketAddr::from(([127, 0, 0, 1], socket.address().port()));
     let refused = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-    // More than is sent.
+    // Above the rate that is sent.
     let rate = NonZeroU32::new(1_000_000).and_then(Rate::new);
     let own = [socket.address(), refused.local_addr().unwrap()];
     let counts = Arc::new(Counts::default());
@@ -129,9 +129,10 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
         for (peer, last) in peers.iter().zip([1, 22]) {
             send_burst(peer, &vec![3; 11 * 22 + last], 22);
         }
-        // So that none is dropped. It is the last of the round, and no other process sends from there.
+        // Wait for the last datagram of the round, so that none is dropped. No other process sends
+        // from this address.
         refused.send_to(b"?", address).unwrap();
-        wait_until("they are received", || {
+        wait_until("the round is received", || {
             counts.refused[Refusal::OwnAddress as usize].get() == round
         });
     }
@@ -142,6 +143,6 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
     }
     let allocations = worker.join().unwrap();
     assert_eq!(allocations, 0, "{mode:?}, offload {offload}");
-    // Each round sends 10 by themselves, and two bursts of 12.
+    // Each round sends 10 single datagrams and two GSO batches of 12.
     assert!(counts.received.get() >= ROUNDS * (10 + 24), "{mode:?}");
 }

@@ -1,7 +1,6 @@
-//! Every parser of what comes from outside is total: whatever the text, there is a value or an
-//! error, and never a panic. Records, control messages and the kernel's release are parsed by
-//! rooms whose own tests do the same. `PROPTEST_CASES` says how many cases; each test tells its
-//! number.
+//! Parsers of external input return a value or an error for any text, and never panic. The parsers
+//! of records, control messages and kernel releases have such tests in their modules.
+//! `PROPTEST_CASES` sets the number of cases; each test prints its number.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +9,7 @@
     clippy::print_stderr,
     unreachable_pub,
     unsafe_code,
-    reason = "tests say what broke by panicking; the environment is what is tested"
+    reason = "a test fails by a panic; these tests set environment variables"
 )]
 
 #[path = "../harness/mod.rs"]
@@ -38,10 +37,10 @@ use harness::tidy::end_with_test;
 use harness::{Daemon, client, program, receive};
 use text::{args, bytes, text, value};
 
-/// Held by those who read, write or hand on the environment of this process.
+/// Held while a test reads, writes or passes on the environment of this process.
 static ENVIRONMENT: Mutex<()> = Mutex::new(());
 
-/// Tries one in `share` of the cases that are asked for.
+/// Runs a test with 1/`share` of the requested cases.
 fn try_cases<S: Strategy>(
     what: &str,
     share: u32,
@@ -64,7 +63,7 @@ fn try_cases<S: Strategy>(
 }
 
 #[test]
-fn the_parser_of_addresses_is_total_and_what_it_shows_is_what_it_parsed() {
+fn address_parser_accepts_any_text_and_parses_its_own_output() {
     try_cases("addresses", 1, &text(), |text| {
         if let Ok(address) = text.parse::<HostPort>() {
             prop_assert_eq!(address.to_string().parse(), Ok(address));
@@ -74,7 +73,7 @@ fn the_parser_of_addresses_is_total_and_what_it_shows_is_what_it_parsed() {
 }
 
 #[test]
-fn the_parser_of_log_filters_is_total_and_what_it_shows_it_takes_too() {
+fn filter_parser_accepts_any_text_and_parses_its_own_output() {
     try_cases("log filters", 4, &text(), |text| {
         if let Ok(filter) = text.parse::<Filter>() {
             let shown = filter.to_string();
@@ -86,7 +85,7 @@ fn the_parser_of_log_filters_is_total_and_what_it_shows_it_takes_too() {
 }
 
 #[test]
-fn the_parser_of_command_lines_is_total_and_its_values_are_within_bounds() {
+fn command_line_parser_accepts_any_text_with_values_in_bounds() {
     let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     try_cases("command lines", 5, &args(&options()), |args| {
         let asks = args.iter().any(|arg| {
@@ -97,14 +96,13 @@ fn the_parser_of_command_lines_is_total_and_its_values_are_within_bounds() {
     });
 }
 
-/// A flag and a variable say the same, and no value of an option that is taken alone leads astray.
 #[test]
-fn the_parser_of_variables_is_total_and_says_what_that_of_flags_says() {
+fn variable_parser_accepts_any_text_and_agrees_with_options() {
     let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     let given = (select(options()), value());
     try_cases("variables", 5, &given, |(option, value)| {
         let name = format!("UDP_ECHO_{}", option.to_uppercase().replace('-', "_"));
-        // SAFETY: every thread of this process that uses the environment does so through `std`.
+        // SAFETY: all threads of this process use the environment through `std`.
         unsafe { std::env::set_var(&name, &value) };
         let from_variable = parsed(vec![]);
         // SAFETY: as above.
@@ -129,7 +127,7 @@ fn the_parser_of_variables_is_total_and_says_what_that_of_flags_says() {
 }
 
 #[test]
-fn the_parser_of_handed_over_sockets_is_total_and_each_has_its_name() {
+fn listen_fds_parser_accepts_any_text_and_names_each_socket() {
     const OWN: u32 = 4242;
     let as_many = |count: i32| Listen {
         pid: Some(OWN.to_string().into()),
@@ -157,41 +155,46 @@ fn the_parser_of_handed_over_sockets_is_total_and_each_has_its_name() {
         descriptors,
         names,
     });
-    try_cases("handed-over sockets", 1, &prop_oneof![likely, any], |it| {
-        let own = it.pid.as_deref() == Some(OsStr::new(&OWN.to_string()));
-        match it.sockets(OWN) {
-            Ok(sockets) if sockets.is_empty() => {}
-            Ok(sockets) => {
-                prop_assert!(own);
-                let (descriptors, roles): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
-                let count = it.descriptors.unwrap().into_string().unwrap();
-                prop_assert_eq!(count.parse(), Ok(descriptors.len()));
-                prop_assert!(descriptors.into_iter().eq((3..).take(roles.len())));
-                let names: Vec<_> = roles.iter().map(Role::to_string).collect();
-                // One without a name is for datagrams.
-                let all = vec!["unknown"; roles.len()].join(":").into();
-                let given = it.names.unwrap_or(all).into_string().unwrap();
-                let said = given.split(':').map(|name| match name {
-                    "unknown" => "without a name (FileDescriptorName=)".to_owned(),
-                    name => format!("as {name}"),
-                });
-                prop_assert_eq!(names, said.collect::<Vec<_>>());
+    try_cases(
+        "sets of LISTEN variables",
+        1,
+        &prop_oneof![likely, any],
+        |it| {
+            let own = it.pid.as_deref() == Some(OsStr::new(&OWN.to_string()));
+            match it.sockets(OWN) {
+                Ok(sockets) if sockets.is_empty() => {}
+                Ok(sockets) => {
+                    prop_assert!(own);
+                    let (descriptors, roles): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+                    let count = it.descriptors.unwrap().into_string().unwrap();
+                    prop_assert_eq!(count.parse(), Ok(descriptors.len()));
+                    prop_assert!(descriptors.into_iter().eq((3..).take(roles.len())));
+                    let names: Vec<_> = roles.iter().map(Role::to_string).collect();
+                    // systemd calls a socket without a name "unknown".
+                    let all = vec!["unknown"; roles.len()].join(":").into();
+                    let given = it.names.unwrap_or(all).into_string().unwrap();
+                    let said = given.split(':').map(|name| match name {
+                        "unknown" => "without a name (FileDescriptorName=)".to_owned(),
+                        name => format!("as {name}"),
+                    });
+                    prop_assert_eq!(names, said.collect::<Vec<_>>());
+                }
+                Err(HandedOverError::Name { descriptor, name }) => {
+                    prop_assert!(
+                        own && descriptor >= 3
+                            && !["echo", "metrics", "unknown"].contains(&name.as_str())
+                    );
+                }
+                Err(error) => prop_assert!(!error.to_string().contains(char::is_control)),
             }
-            Err(HandedOverError::Name { descriptor, name }) => {
-                prop_assert!(
-                    own && descriptor >= 3
-                        && !["echo", "metrics", "unknown"].contains(&name.as_str())
-                );
-            }
-            Err(error) => prop_assert!(!error.to_string().contains(char::is_control)),
-        }
-        Ok(())
-    });
+            Ok(())
+        },
+    );
 }
 
-/// The program itself, up to where it would serve: on a port that is taken.
+/// Starts the program on a port that is in use, so that it never serves.
 #[test]
-fn the_start_of_the_program_is_total_and_says_what_is_wrong() {
+fn program_exits_with_a_message_for_any_options_and_variables() {
     const NAMES: [&str; 9] = [
         "LISTEN_FDS",
         "LISTEN_FDNAMES",
@@ -218,11 +221,11 @@ fn the_start_of_the_program_is_total_and_says_what_is_wrong() {
             let line = format!("LISTEN_PID={pid} exec \"$0\" \"$@\"");
             command.args(["-c", &line]).arg(program().get_program());
             command.args([listen.as_str(), "--metrics-listen=none"]);
-            // Other addresses may be free, or names.
+            // A random --listen could be a free address or a name that resolves slowly.
             let elsewhere = |arg: &OsString| arg.as_bytes().windows(4).any(|part| part == b"list");
             command.args(args.into_iter().filter(|arg| !elsewhere(arg)));
             command.envs(variables).env("RUST_BACKTRACE", "0");
-            // A shell may say that it has not the locale.
+            // A shell may warn of an unknown locale.
             command
                 .env("LC_ALL", "C")
                 .stdin(std::process::Stdio::null());
@@ -243,9 +246,8 @@ fn the_start_of_the_program_is_total_and_says_what_is_wrong() {
     );
 }
 
-/// What parses is of use too, at both ends of its range. In echo mode no peer owes anything.
 #[test]
-fn the_ends_of_all_ranges_serve() {
+fn daemon_serves_with_the_limits_of_each_option_range() {
     let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     for arg in [
         "--timeout=1ns",
@@ -288,7 +290,7 @@ fn parsed(args: Vec<OsString>) -> Result<Args, clap::Error> {
     Args::parse_from_environment([OsString::from("udp-echo")].into_iter().chain(args))
 }
 
-/// Values are within their bounds; an error is wrong usage, and what is shown of it is text.
+/// Checks that values are in bounds, and that an error has exit status 2 and readable text.
 fn check(outcome: &Result<Args, clap::Error>, asks: bool) -> TestCaseResult {
     let args = match outcome {
         Ok(args) => args,

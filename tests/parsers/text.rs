@@ -1,4 +1,4 @@
-//! Text that comes near to what is meant, and any other.
+//! Text close to valid input, and arbitrary text.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// What values are made of, and what lies at the ends of their ranges.
+/// Parts of values, and values at the limits of their ranges.
 const WORDS: &str = "
     0 1 2 9 -1 + - . 1e e-9 0.25 1024 32767 65507 65508 65535 65536 16777216 2147483647
     4294967295 4294967296 1073741823 1073741824 9223372036854775807 18446744073709551615
@@ -32,7 +32,7 @@ fn word() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Bytes as the system hands them over: no zero, and maybe no text.
+/// Bytes of an argument or a variable: without NUL, possibly not UTF-8.
 pub fn bytes() -> impl Strategy<Value = OsString> {
     vec(word(), 0..6).prop_map(|words| {
         let bytes = words.concat().into_iter();
@@ -40,12 +40,12 @@ pub fn bytes() -> impl Strategy<Value = OsString> {
     })
 }
 
-/// Text.
+/// Bytes as valid UTF-8.
 pub fn text() -> impl Strategy<Value = String> {
     bytes().prop_map(|bytes| bytes.to_string_lossy().into_owned())
 }
 
-/// The value of an option.
+/// Values of options.
 pub fn value() -> impl Strategy<Value = OsString> {
     let short = any_word().prop_map(OsString::from);
     let two = (any_word(), any_word());
@@ -53,7 +53,7 @@ pub fn value() -> impl Strategy<Value = OsString> {
     prop_oneof![2 => short, 3 => two, 3 => bytes()]
 }
 
-/// Arguments, of which most name an option.
+/// Arguments, most of them options.
 pub fn args(options: &[String]) -> impl Strategy<Value = Vec<OsString>> + use<> {
     let option = || select(options.to_vec());
     let name = option().prop_map(|name| format!("--{name}").into());

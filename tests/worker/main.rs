@@ -1,9 +1,9 @@
-//! A worker on a simulated port: every reply and every count against a model, without a socket.
+//! A worker on a simulated port, without a socket: replies and counts match a model.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::cast_possible_truncation,
-    reason = "tests say what broke by panicking; numbers of peers and bytes are small"
+    reason = "a test fails by a panic; peer and byte counts are small"
 )]
 
 use std::collections::{HashMap, VecDeque};
@@ -25,24 +25,25 @@ const SLOTS: usize = 4;
 const SLOT_BYTES: usize = 200;
 const MAX_DATAGRAM: usize = 50;
 
-/// Datagrams of one peer that come as one.
+/// A datagram or a GRO batch.
 #[derive(Debug, Clone)]
-struct Coming {
+struct Incoming {
     peer: usize,
     segment: usize,
     bytes: Vec<u8>,
-    /// Whether the replies cannot be sent.
+    /// Whether sending the replies fails.
     fails: bool,
 }
 
-/// A datagram that was sent, and to which peer.
+/// The peer and the bytes of a reply.
 type Reply = (usize, Vec<u8>);
 
-/// What comes, call by call, and what was sent. Asks the worker to stop after the last call.
+/// A simulated port. Stops the worker after the last receive call.
 struct Simulated {
     shared: Arc<Shared>,
-    coming: VecDeque<Vec<Coming>>,
-    slots: Vec<(Coming, Vec<u8>)>,
+    /// The content of each receive call.
+    incoming: VecDeque<Vec<Incoming>>,
+    slots: Vec<(Incoming, Vec<u8>)>,
     queued: VecDeque<Transmit>,
     sent: Vec<Reply>,
     sends_batches: bool,
@@ -85,32 +86,32 @@ impl Port for &mut Simulated {
         Ok(())
     }
 
-    fn receive(&mut self, _: Wait, most: usize) -> io::Result<usize> {
-        assert!(self.queued.is_empty(), "every reply was sent");
+    fn receive(&mut self, _: Wait, limit: usize) -> io::Result<usize> {
+        assert!(self.queued.is_empty(), "replies were not sent");
         self.slots.clear();
-        let Some(call) = self.coming.pop_front() else {
+        let Some(call) = self.incoming.pop_front() else {
             self.shared.stop.store(true, Relaxed);
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        assert!(call.len() <= most);
-        self.slots.extend(call.into_iter().map(|coming| {
-            let mut memory = coming.bytes.clone();
+        assert!(call.len() <= limit);
+        self.slots.extend(call.into_iter().map(|incoming| {
+            let mut memory = incoming.bytes.clone();
             memory.resize(SLOT_BYTES, 0);
-            (coming, memory)
+            (incoming, memory)
         }));
         Ok(self.slots.len())
     }
 
     fn meta(&self, slot: usize) -> RecvMeta {
-        let coming = &self.slots[slot].0;
+        let incoming = &self.slots[slot].0;
         RecvMeta {
-            peer: peer(coming.peer),
+            peer: peer(incoming.peer),
             info: None,
             received_at: None,
             ttl: None,
             traffic_class: None,
-            length: coming.bytes.len(),
-            segment: coming.segment.min(coming.bytes.len()),
+            length: incoming.bytes.len(),
+            segment: incoming.segment.min(incoming.bytes.len()),
         }
     }
 
@@ -141,11 +142,11 @@ impl Port for &mut Simulated {
 
     fn send_next(&mut self, _: impl FnMut() -> Duration) -> Option<Sent> {
         let transmit = self.queued.pop_front()?;
-        let (coming, memory) = &self.slots[transmit.slot];
-        if coming.fails {
+        let (incoming, memory) = &self.slots[transmit.slot];
+        if incoming.fails {
             let mut transmit = transmit;
             if transmit.count() > 1 {
-                // Each datagram fails by itself.
+                // Each segment fails by itself.
                 let segment = transmit.segment;
                 self.queued.push_front(Transmit {
                     start: transmit.start + segment,
@@ -158,37 +159,37 @@ impl Port for &mut Simulated {
             return Some(Sent { transmit, result });
         }
         let bytes = &memory[transmit.start..][..transmit.length];
-        // One empty datagram is a reply too.
+        // An empty datagram is a reply, too.
         let mut datagrams = bytes.chunks(transmit.segment);
         let first = datagrams.next().unwrap_or_default();
         for datagram in std::iter::once(first).chain(datagrams) {
-            self.sent.push((coming.peer, datagram.to_vec()));
+            self.sent.push((incoming.peer, datagram.to_vec()));
         }
         let result = Ok(());
         Some(Sent { transmit, result })
     }
 }
 
-/// The protocol of each datagram, one at a time.
-fn model(mode: Mode, calls: &[Vec<Coming>]) -> (Vec<Reply>, HashMap<&'static str, u64>) {
+/// The replies and counts that the protocol requires.
+fn model(mode: Mode, calls: &[Vec<Incoming>]) -> (Vec<Reply>, HashMap<&'static str, u64>) {
     let (mut sent, mut counts) = (Vec::new(), HashMap::new());
     let mut owes = [false; 5];
-    for coming in calls.iter().flatten() {
-        let bytes = &coming.bytes[..];
-        let mut datagrams: Vec<_> = bytes.chunks(coming.segment.max(1)).collect();
+    for incoming in calls.iter().flatten() {
+        let bytes = &incoming.bytes[..];
+        let mut datagrams: Vec<_> = bytes.chunks(incoming.segment.max(1)).collect();
         if datagrams.is_empty() {
             datagrams.push(&[]);
         }
         for bytes in datagrams {
             let mut count = |name| *counts.entry(name).or_default() += 1;
             count("received");
-            let is_record = std::mem::take(&mut owes[coming.peer]);
-            match (coming.peer, bytes.len()) {
+            let is_record = std::mem::take(&mut owes[incoming.peer]);
+            match (incoming.peer, bytes.len()) {
                 (0, _) => count("refused"),
                 (_, 0) if mode != Mode::Echo => count("empty"),
                 (_, 22..) if is_record => count("decoded"),
                 _ if is_record => count("decode errors"),
-                _ if coming.fails => count("send errors"),
+                _ if incoming.fails => count("send errors"),
                 (peer, length) => {
                     count("echoed");
                     owes[peer] = mode == Mode::Exchange;
@@ -200,7 +201,7 @@ fn model(mode: Mode, calls: &[Vec<Coming>]) -> (Vec<Reply>, HashMap<&'static str
     (sent, counts)
 }
 
-fn coming() -> impl Strategy<Value = Coming> {
+fn incoming() -> impl Strategy<Value = Incoming> {
     let lengths = (0..70_usize, 1..4_usize, 0..70_usize);
     let fails = prop::bool::weighted(0.2);
     (0..5_usize, lengths, fails, any::<u8>()).prop_map(|(peer, lengths, fails, first)| {
@@ -208,7 +209,7 @@ fn coming() -> impl Strategy<Value = Coming> {
         let most = (segment * count).min(SLOT_BYTES);
         let length = most - shorter % segment.max(1);
         let bytes = (0..length).map(|at| first.wrapping_add(at as u8)).collect();
-        Coming {
+        Incoming {
             peer,
             segment,
             bytes,
@@ -224,7 +225,7 @@ proptest! {
     fn replies_and_counts_match_the_model(
         mode in prop::sample::select(vec![Mode::Exchange, Mode::Echo]),
         sends_batches: bool,
-        calls in vec(vec(coming(), 1..SLOTS + 1), 0..20),
+        calls in vec(vec(incoming(), 1..SLOTS + 1), 0..20),
     ) {
         let now = Instant::now();
         let settings = ReflectorSettings {
@@ -239,7 +240,7 @@ proptest! {
         let shared = Arc::new(Shared::new(now, Box::new([Arc::default()])));
         let mut port = Simulated {
             shared: Arc::clone(&shared),
-            coming: calls.iter().cloned().collect(),
+            incoming: calls.iter().cloned().collect(),
             slots: Vec::new(),
             queued: VecDeque::new(),
             sent: Vec::new(),
