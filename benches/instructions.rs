@@ -259,7 +259,7 @@ fn datagram(at: Instant, peer: SocketAddr, count: usize, memory: &mut [u8]) -> D
         peer,
         destination: Destination::Here {
             address: None,
-            looped: false,
+            over_loopback: false,
         },
         at,
         length: memory.len(),

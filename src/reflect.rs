@@ -1,14 +1,13 @@
-//! The protocol core: what to do with a datagram, and what the passing of time ends.
+//! The protocol core: decides what happens to each datagram, and when records expire.
 //!
-//! It knows no socket and no clock. The loop that owns both passes in what came and when, does
-//! what the [`Verdict`] says, and reports which replies could not be sent:
+//! It uses no socket and no clock. The loop that owns both passes in each datagram with the time,
+//! acts on the [`Verdict`] and reports failed replies:
 //!
-//! 1. [`Reflector::handle`] for each datagram or GRO batch, in order, until all of it is decided.
-//!    On [`Action::SendFirst`], send the replies decided so far, then ask again.
-//! 2. [`Reflector::reply_failed`] for each reply that could not be sent, and
-//!    [`Reflector::batch_sent`] when all that were decided have been tried.
-//! 3. [`Reflector::expire`] when the socket had nothing to give, or for long nothing but what is
-//!    refused.
+//! 1. [`Reflector::handle`] for each datagram or GRO batch, in order, until all of it is handled.
+//!    On [`Action::SendFirst`], send the pending replies, then call it again.
+//! 2. [`Reflector::reply_failed`] for each reply that could not be sent, then
+//!    [`Reflector::batch_sent`].
+//! 3. [`Reflector::expire`] when the socket is empty, or has long had only refused datagrams.
 
 mod admission;
 mod echo;
@@ -34,43 +33,43 @@ pub use settings::{End, ExitOn, Mode, ReflectorSettings, Timeout};
 
 use crate::record::{Record, TooShort};
 
-/// Where a datagram was sent to.
+/// The destination of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// To an address of this host.
+    /// An address of this host, or the broadcast or multicast address that the socket is bound to.
     Here {
-        /// The address, where the socket is bound to more than one.
+        /// The address, if the socket receives for more than one.
         address: Option<IpAddr>,
-        /// Whether it came over the loopback interface, that is, from this host.
-        looped: bool,
+        /// Whether the datagram came over the loopback interface, and so from this host.
+        over_loopback: bool,
     },
-    /// To a broadcast or multicast address that the socket is not itself bound to.
-    Group,
-    /// To the address that is also its source, although it came from the network.
+    /// A broadcast or multicast address other than the bound address.
+    BroadcastOrMulticast,
+    /// The source address, although the datagram came from the network.
     Source,
 }
 
-/// A datagram that came in, or several equal ones of one peer that the kernel joined (UDP GRO).
+/// A received datagram, or a GRO batch (udp(7)): datagrams of one peer and one size.
 #[derive(Debug)]
 pub struct Datagram<'a> {
-    /// Its source, an IPv4 address as one also on an IPv6 socket.
+    /// The source. An IPv4 source on an IPv6 socket is an IPv4 address.
     pub peer: SocketAddr,
-    /// Where it was sent to.
+    /// The destination.
     pub destination: Destination,
-    /// When it was received, by a clock that is the same for all that share limits.
+    /// When it was received, by a clock that all sharers of the limits use.
     pub at: Instant,
-    /// Its own length in bytes, or that of the whole GRO batch, which may be more than was kept.
+    /// The length in bytes of the datagram or of the whole batch. Can exceed `memory`.
     pub length: usize,
-    /// The length of each datagram of a GRO batch but the last, which may be shorter; else
-    /// `length`.
+    /// The length of each datagram of a batch except the last, which may be shorter. For a single
+    /// datagram `length`.
     pub segment: usize,
-    /// The memory that it was received into: what was kept of it, which is all of it or at least
-    /// what is echoed and decoded at most; then room that a longer reply may use.
+    /// The memory of the receive slot: the received bytes, at least those that are echoed or
+    /// decoded, then unused bytes for a longer reply.
     pub memory: &'a mut [u8],
 }
 
 impl Datagram<'_> {
-    /// How many datagrams there are.
+    /// The number of datagrams.
     #[inline]
     pub fn count(&self) -> usize {
         if self.length > self.segment {
@@ -86,75 +85,72 @@ impl Datagram<'_> {
         self.length.min(self.segment)
     }
 
-    /// What was kept of the first datagram.
+    /// The received bytes of the first datagram.
     #[inline]
     pub fn first(&self) -> &[u8] {
         &self.memory[..self.first_length().min(self.memory.len())]
     }
 }
 
-/// What to do with a datagram.
+/// The action for a datagram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Action {
-    /// Send the first `length` bytes of the memory back. For several datagrams of a GRO batch, they
-    /// are all of their bytes, to be cut where the batch was.
+    /// Send the first `length` bytes of the memory to the peer, in datagrams of the segment size.
     Reply {
-        /// How many bytes go back.
+        /// The number of bytes.
         length: usize,
-        /// Whether the datagram had more.
+        /// Whether the datagram was longer.
         truncated: bool,
     },
-    /// It was a record, now decoded (or too short to be).
+    /// It was a record, or too short for one.
     Decode(Result<Record, TooShort>),
     /// It was empty and is not echoed.
     Empty,
-    /// It gets no reply and changes nothing.
+    /// It gets no reply and has no effect.
     Refuse(Refusal),
-    /// Nothing was decided, because what comes of this datagram depends on whether the
-    /// replies decided so far can be sent.
+    /// Send the pending replies, then handle this datagram: its action depends on their results.
     SendFirst,
 }
 
-/// What to do with the first datagrams of those that were handled, and whether that is the end.
+/// The action for the first of the handled datagrams, and whether the daemon stops.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verdict {
-    /// What to do with each.
+    /// The action for each of these datagrams.
     pub action: Action,
-    /// How many datagrams it is about: more than one only of a GRO batch, none only for
-    /// [`Action::SendFirst`].
+    /// The number of datagrams: 0 for [`Action::SendFirst`], more than 1 only in a GRO batch.
     pub datagrams: usize,
-    /// The daemon stops after this datagram.
+    /// Why the daemon stops after this datagram.
     pub end: Option<End>,
 }
 
-/// What was counted so far, and what is at this moment.
+/// Counters and the present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReflectorTotals {
-    /// Peers that owe a record now.
+    /// The peers that owe a record now.
     pub peers: u64,
-    /// Peers forgotten because the table was full.
+    /// The peers evicted from a full table.
     pub evicted: u64,
-    /// Records given up because they did not come within the timeout.
-    pub records_given_up: u64,
-    /// Whole timeouts in which nothing came and nothing but an echo datagram was due.
-    pub quiet: u64,
-    /// Since when the socket has been quiet, refused datagrams aside.
-    pub quiet_since: Instant,
+    /// The records that did not arrive within the timeout.
+    pub records_expired: u64,
+    /// The timeouts that passed without a datagram while no record was owed.
+    pub idle_timeouts: u64,
+    /// When the socket became idle. Refused datagrams do not count.
+    pub idle_since: Instant,
 }
 
-/// One socket's side of the protocol with all its peers.
+/// The protocol state of one socket with all its peers.
 #[derive(Debug)]
 pub struct Reflector {
     gate: Gate,
     protocol: Protocol,
     timeout: Option<Timeout>,
     exit_on_timeout: bool,
-    /// The last datagram, or the end of the last timeout without one.
-    quiet_since: Instant,
-    quiet: u64,
+    /// The time of the last datagram or idle timeout.
+    idle_since: Instant,
+    idle_timeouts: u64,
 }
 
-/// What the datagrams that are let in mean. One who adds a protocol adds it here.
+/// The protocol of admitted datagrams.
 #[derive(Debug)]
 enum Protocol {
     Exchange(Exchange),
@@ -162,35 +158,35 @@ enum Protocol {
     Echo(Echo),
 }
 
-/// What a protocol decides on next, and knows of it.
+/// Datagrams that a protocol can decide now.
 #[derive(Debug, Clone, Copy)]
 struct Ready {
-    /// Of a GRO batch, how many datagrams at once.
+    /// The number of datagrams that it decides at once.
     datagrams: usize,
-    /// Where their peer is in a table, if there is one.
+    /// The place of their peer in the table, if there is a table.
     place: Place,
 }
 
-/// What comes of time.
+/// The result of an expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expired {
-    /// Nothing was waited for.
+    /// The record after the last datagram did not expire.
     Nothing,
-    /// The record that was to follow the last datagram.
+    /// The record after the last datagram expired.
     LastRecord,
 }
 
 impl Reflector {
-    /// A new one, in which no peer owes anything and the socket is quiet from `now` on.
+    /// A reflector without peers, idle since `now`.
     ///
     /// # Errors
-    /// When there is no memory for so many peers.
+    /// If there is not enough memory for the table of peers.
     pub fn new(settings: ReflectorSettings, now: Instant) -> Result<Self, NoMemory> {
         Ok(Self {
             timeout: settings.timeout,
             exit_on_timeout: settings.exit_on.timeout,
-            quiet_since: now,
-            quiet: 0,
+            idle_since: now,
+            idle_timeouts: 0,
             protocol: match settings.mode {
                 Mode::Exchange => Protocol::Exchange(Exchange::new(&settings)?),
                 Mode::Lockstep => Protocol::Lockstep(Lockstep::new(&settings)),
@@ -200,19 +196,19 @@ impl Reflector {
         })
     }
 
-    /// Decides on the next datagram, or on the first of a GRO batch, as far as the verdict says.
-    /// Here and elsewhere `now` must not go back from one call to the next.
+    /// Handles the next datagram, or the first ones of a GRO batch, as the verdict says. In all
+    /// methods, `now` must not be before that of an earlier call.
     pub fn handle(&mut self, datagram: &mut Datagram<'_>, now: Instant) -> Verdict {
         if let Some(refusal) = self.gate.refuses(datagram) {
-            return go_on(Action::Refuse(refusal), datagram.count());
+            return verdict(Action::Refuse(refusal), datagram.count());
         }
         let Some(ready) = self.protocol.ready(datagram, now) else {
-            return go_on(Action::SendFirst, 0);
+            return verdict(Action::SendFirst, 0);
         };
         let Some(datagrams) = self.gate.within_limits(datagram, ready.datagrams) else {
-            return go_on(Action::Refuse(Refusal::RateLimit), 1);
+            return verdict(Action::Refuse(Refusal::RateLimit), 1);
         };
-        self.quiet_since = now;
+        self.idle_since = now;
         let ready = Ready { datagrams, ..ready };
         let (action, end) = self.protocol.decide(datagram, ready, now);
         Verdict {
@@ -222,7 +218,7 @@ impl Reflector {
         }
     }
 
-    /// A reply to `peer` could not be sent: it owes no record for it.
+    /// Reports that a reply to `peer` could not be sent, so it owes no record.
     pub fn reply_failed(&mut self, peer: SocketAddr) {
         match &mut self.protocol {
             Protocol::Exchange(exchange) => exchange.reply_failed(peer),
@@ -231,7 +227,7 @@ impl Reflector {
         }
     }
 
-    /// Every reply decided so far was sent, or reported by [`Self::reply_failed`].
+    /// Reports that all replies so far were sent, or failed and were reported.
     pub fn batch_sent(&mut self) {
         match &mut self.protocol {
             Protocol::Exchange(exchange) => exchange.batch_sent(),
@@ -240,46 +236,45 @@ impl Reflector {
         }
     }
 
-    /// The socket has nothing to give at `now`: gives up what did not come in time. `elsewhere` is
-    /// when another socket of the same daemon last got a datagram: this one's quiet does not
-    /// count from before then.
+    /// Expires overdue records; to be called when the socket is empty at `now`. `elsewhere` is when
+    /// another socket of the daemon last received a datagram: the idle time starts no earlier.
     pub fn expire(&mut self, now: Instant, elsewhere: Option<Instant>) -> Option<End> {
-        self.quiet_since = elsewhere.map_or(self.quiet_since, |at| self.quiet_since.max(at));
+        self.idle_since = elsewhere.map_or(self.idle_since, |at| self.idle_since.max(at));
         let timeout = self.timeout?;
-        let is_quiet = timeout.has_passed(self.quiet_since, now);
+        let is_idle = timeout.has_passed(self.idle_since, now);
         let expired = match &mut self.protocol {
-            Protocol::Exchange(exchange) => exchange.expire(now, self.quiet_since),
-            Protocol::Lockstep(lockstep) if is_quiet => lockstep.expire(),
+            Protocol::Exchange(exchange) => exchange.expire(now, self.idle_since),
+            Protocol::Lockstep(lockstep) if is_idle => lockstep.expire(),
             Protocol::Lockstep(_) | Protocol::Echo(_) => Expired::Nothing,
         };
-        if !is_quiet {
+        if !is_idle {
             return None;
         }
-        self.quiet += u64::from(expired == Expired::Nothing);
-        self.quiet_since = now;
+        self.idle_timeouts += u64::from(expired == Expired::Nothing);
+        self.idle_since = now;
         self.exit_on_timeout.then_some(End::Timeout)
     }
 
-    /// Whether [`Self::expire`] must be called at [`Self::next_expiry`] and not some time after,
-    /// because what is answered, or the daemon's end, depends on it.
+    /// Whether [`Self::expire`] must be called at [`Self::next_expiry`] and not later, because a
+    /// reply or the end of the daemon depends on it.
     pub fn expires_exactly(&self) -> bool {
         self.exit_on_timeout || matches!(self.protocol, Protocol::Lockstep(_))
     }
 
-    /// When [`Self::expire`] has something to do next, if no datagram comes before.
+    /// When [`Self::expire`] is due next if no datagram arrives.
     pub fn next_expiry(&self) -> Option<Instant> {
-        // No peer has owed since after the last datagram.
+        // A record is owed since the last datagram at the latest, so it expires first.
         let oldest = match &self.protocol {
             Protocol::Exchange(exchange) => exchange.oldest(),
             Protocol::Lockstep(_) | Protocol::Echo(_) => None,
         };
-        let since = oldest.unwrap_or(self.quiet_since);
+        let since = oldest.unwrap_or(self.idle_since);
         since.checked_add(self.timeout?.get())
     }
 
-    /// What was counted so far.
+    /// The counters and the present state.
     pub fn totals(&self) -> ReflectorTotals {
-        let (peers, evicted, records_given_up) = match &self.protocol {
+        let (peers, evicted, records_expired) = match &self.protocol {
             Protocol::Exchange(exchange) => exchange.totals(),
             Protocol::Lockstep(lockstep) => lockstep.totals(),
             Protocol::Echo(_) => (0, 0, 0),
@@ -287,15 +282,15 @@ impl Reflector {
         ReflectorTotals {
             peers,
             evicted,
-            records_given_up,
-            quiet: self.quiet,
-            quiet_since: self.quiet_since,
+            records_expired,
+            idle_timeouts: self.idle_timeouts,
+            idle_since: self.idle_since,
         }
     }
 }
 
 impl Protocol {
-    /// What can be decided on now; nothing while that depends on replies that may still fail.
+    /// The datagrams that can be decided now. `None` if that depends on the results of replies.
     #[inline]
     fn ready(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<Ready> {
         match self {
@@ -321,7 +316,7 @@ impl Protocol {
 }
 
 #[inline]
-fn go_on(action: Action, datagrams: usize) -> Verdict {
+fn verdict(action: Action, datagrams: usize) -> Verdict {
     Verdict {
         action,
         datagrams,

@@ -126,7 +126,7 @@ impl<P: Port> Worker<P> {
         Self {
             port,
             // The clock starts when the reflector was created, so that it misses no time.
-            clock: LoopClock::new(reflector.totals().quiet_since),
+            clock: LoopClock::new(reflector.totals().idle_since),
             reflector,
             options,
             waiting: Waiting::new(options.waiting_since),
@@ -341,9 +341,9 @@ impl<P: Port> Worker<P> {
         let counts = &self.counts;
         counts.peers.set(totals.peers);
         counts.evicted.set(totals.evicted);
-        counts.record_timeouts.set(totals.records_given_up);
-        counts.quiet_timeouts.set(totals.quiet);
-        let idle_since = self.clock.to_real(totals.quiet_since);
+        counts.record_timeouts.set(totals.records_expired);
+        counts.quiet_timeouts.set(totals.idle_timeouts);
+        let idle_since = self.clock.to_real(totals.idle_since);
         let state = &self.shared.states[self.index];
         state.idle_since.set(self.shared.epoch, idle_since);
     }

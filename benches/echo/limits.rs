@@ -115,7 +115,7 @@ fn run(mut core: Reflector, thread: usize, batches: u32, start: Instant) -> io::
             peer: (Ipv4Addr::from_bits(first + number as u32), 40_000).into(),
             destination: Destination::Here {
                 address: None,
-                looped: false,
+                over_loopback: false,
             },
             at: start,
             length: 5,

@@ -1,30 +1,30 @@
-//! Who is answered at all: the rules that keep a reflector out of echo storms.
+//! The rules of admission, which prevent loops between reflectors.
 //!
-//! Two UDP services that answer whatever they get can be set to answer each other for ever
-//! by one datagram with a forged source (CVE-1999-0103, CVE-2024-2169). These rules refuse
-//! the sources and destinations that make such loops.
+//! One datagram with a forged source can make two UDP services that answer every datagram answer
+//! each other without end (CVE-1999-0103, CVE-2024-2169). These rules refuse sources and
+//! destinations that make such loops.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Datagram, Destination, Mode};
 
-/// Why a datagram was refused. Refused datagrams are counted and otherwise as if they had
-/// never come: they get no reply, take no part in an exchange and do not end a quiet time.
+/// Why a datagram was refused. Refused datagrams are counted and otherwise ignored: no reply, no
+/// effect on an exchange, no reset of the idle time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The source port is 0, below the least port allowed, or (in echo mode) one that this
-    /// daemon listens on: another reflector's.
+    /// The source port is 0, below the minimum, or in echo mode a port that this daemon listens on
+    /// and so another reflector may, too.
     SourcePort,
-    /// The source is an address and port that this daemon itself listens on, an unspecified
-    /// address, or the destination of a datagram from the network.
+    /// The source is an address and port that this daemon listens on, an unspecified address, or
+    /// the destination of a datagram from the network.
     OwnAddress,
-    /// It was sent to a broadcast or multicast address.
+    /// The destination is a broadcast or multicast address.
     Destination,
-    /// It was above a limit: its source's or that of all.
+    /// The rate is above the limit of the source or of all sources.
     RateLimit,
 }
 
-/// The rules, fixed when the daemon has bound its sockets.
+/// The rules. They need the addresses of all sockets.
 #[derive(Debug, Clone)]
 pub struct Admission {
     min_source_port: u16,
@@ -32,7 +32,7 @@ pub struct Admission {
 }
 
 impl Refusal {
-    /// All of them, in the order of their declaration.
+    /// All reasons, in the order of declaration.
     pub const ALL: [Self; 4] = [
         Self::SourcePort,
         Self::OwnAddress,
@@ -40,7 +40,7 @@ impl Refusal {
         Self::RateLimit,
     ];
 
-    /// Its name in the metrics: the label `reason`.
+    /// The value of the metric label `reason`.
     pub fn name(self) -> &'static str {
         match self {
             Self::SourcePort => "source_port",
@@ -52,9 +52,9 @@ impl Refusal {
 }
 
 impl Admission {
-    /// `own` are the addresses that all sockets of this daemon are bound to. A socket that was
-    /// handed over may be bound to an IPv4-mapped one, and its peers have IPv4 addresses.
+    /// Rules for a daemon whose sockets are bound to the addresses in `own`.
     pub fn new(min_source_port: u16, own: impl IntoIterator<Item = SocketAddr>) -> Self {
+        // A socket that was passed in can be bound to an IPv4-mapped address.
         let unmapped = |own: SocketAddr| SocketAddr::new(own.ip().to_canonical(), own.port());
         Self {
             min_source_port,
@@ -62,7 +62,7 @@ impl Admission {
         }
     }
 
-    /// Why this datagram is to be refused, if it is.
+    /// The reason to refuse a datagram, if there is one.
     #[inline]
     pub fn refuses(&self, mode: Mode, datagram: &Datagram<'_>) -> Option<Refusal> {
         let port = datagram.peer.port();
@@ -71,14 +71,15 @@ impl Admission {
             Some(Refusal::OwnAddress)
         } else if port == 0 || port < self.min_source_port || (reflector && mode == Mode::Echo) {
             Some(Refusal::SourcePort)
-        } else if matches!(datagram.destination, Destination::Group) {
+        } else if matches!(datagram.destination, Destination::BroadcastOrMulticast) {
             Some(Refusal::Destination)
         } else {
             None
         }
     }
 
-    /// A socket bound to every address owns its port on each address of this host.
+    /// Whether the source is a socket of this daemon. A socket bound to every address has its port
+    /// on each address of this host.
     fn is_own(&self, datagram: &Datagram<'_>) -> bool {
         let peer = datagram.peer;
         self.own.iter().any(|own| {
@@ -93,22 +94,25 @@ impl Admission {
     }
 }
 
-/// Whether a reply would reach a service of this host, on behalf of a sender on the network. Linux
-/// delivers datagrams for an unspecified address to this host (`ip6_route_output`,
+/// Whether a sender on the network could reach a service of this host by the reply. Linux delivers
+/// datagrams for an unspecified address to this host (`ip6_route_output`,
 /// `ip_route_output_key_hash_rcu`), and no client has such an address.
 fn is_this_host(datagram: &Datagram<'_>) -> bool {
     matches!(datagram.destination, Destination::Source) || datagram.peer.ip().is_unspecified()
 }
 
-/// Whether the source is an address of this host, as far as a datagram shows it. What is sent from
-/// one address of a host to another goes over the loopback interface, but Linux says so only where
-/// the destination is an address of that interface. What is not seen here makes no loop: in echo
-/// mode its port tells it, and else the exchange ends after two replies.
+/// Whether the source is known to be an address of this host. Datagrams between addresses of a host
+/// go over the loopback interface, but packet info shows it only if the destination is an address
+/// of that interface. An unknown source makes no loop: in echo mode its port is refused, and an
+/// exchange ends after two replies.
 fn is_local(source: IpAddr, datagram: &Datagram<'_>) -> bool {
     source.is_loopback()
         || match datagram.destination {
-            Destination::Here { address, looped } => looped || address == Some(source),
-            Destination::Group | Destination::Source => false,
+            Destination::Here {
+                address,
+                over_loopback,
+            } => over_loopback || address == Some(source),
+            Destination::BroadcastOrMulticast | Destination::Source => false,
         }
 }
 
@@ -120,13 +124,13 @@ mod tests {
 
     const BOUND: Destination = Destination::Here {
         address: None,
-        looped: false,
+        over_loopback: false,
     };
 
-    fn to(address: &str, looped: bool) -> Destination {
+    fn to(address: &str, over_loopback: bool) -> Destination {
         Destination::Here {
             address: Some(address.parse().unwrap()),
-            looped,
+            over_loopback,
         }
     }
 
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn source_port_0_is_refused_even_when_no_least_port_is_set() {
+    fn source_port_0_is_refused_without_a_minimum() {
         let own = ["127.0.0.1:9999".parse().unwrap()];
         for (port, expected) in [(0, Some(Refusal::SourcePort)), (1, None)] {
             let datagram = Datagram {
@@ -175,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn ports_below_the_least_are_refused_and_the_least_itself_is_not() {
+    fn source_ports_below_the_minimum_are_refused() {
         let refused = |peer| refusal(Mode::Exchange, &["0.0.0.0:9999"], peer, BOUND);
         assert_eq!(refused("192.0.2.1:1023"), Some(Refusal::SourcePort));
         assert_eq!(refused("192.0.2.1:1024"), None);
     }
 
     #[test]
-    fn the_listening_port_as_source_is_refused_in_echo_mode_alone() {
+    fn listening_port_as_source_is_refused_only_in_echo_mode() {
         let refused = |mode| refusal(mode, &["0.0.0.0:9999"], "192.0.2.1:9999", BOUND);
         assert_eq!(refused(Mode::Echo), Some(Refusal::SourcePort));
         assert_eq!(refused(Mode::Exchange), None);
@@ -190,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_listeners_own_address_is_refused_in_every_mode() {
+    fn own_address_is_refused_in_every_mode() {
         for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
             let refused = |listen, peer, destination| refusal(mode, &[listen], peer, destination);
             for (listen, peer, destination) in [
@@ -221,8 +225,16 @@ mod tests {
                 ("[::]:9999", "[::]:8125", to("2001:db8::1", false)),
                 ("[::]:9999", "[::]:0", to("::1", true)),
                 ("255.255.255.255:9999", "0.0.0.0:8125", BOUND),
-                ("0.0.0.0:9999", "0.0.0.0:68", Destination::Group),
-                ("[::]:9999", "0.0.0.0:8125", Destination::Group),
+                (
+                    "0.0.0.0:9999",
+                    "0.0.0.0:68",
+                    Destination::BroadcastOrMulticast,
+                ),
+                (
+                    "[::]:9999",
+                    "0.0.0.0:8125",
+                    Destination::BroadcastOrMulticast,
+                ),
             ] {
                 let got = refusal(mode, &[listen], peer, destination);
                 assert_eq!(got, Some(Refusal::OwnAddress), "{mode:?} {listen} {peer}");
@@ -245,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn another_listener_of_the_same_daemon_is_its_own_address_too() {
+    fn own_address_includes_other_listeners_of_the_daemon() {
         let listen = ["127.0.0.1:9999", "127.0.0.1:9998"];
         let refused = refusal(Mode::Exchange, &listen, "127.0.0.1:9998", BOUND);
         assert_eq!(refused, Some(Refusal::OwnAddress));
     }
 
     #[test]
-    fn loopback_addresses_are_good_sources() {
+    fn loopback_sources_are_admitted() {
         let refused = |peer, destination| refusal(Mode::Echo, &["0.0.0.0:9999"], peer, destination);
         assert_eq!(refused("127.0.0.1:5000", to("127.0.0.1", true)), None);
         assert_eq!(refused("127.9.9.9:5000", to("127.0.0.1", true)), None);
@@ -262,7 +274,12 @@ mod tests {
     #[test]
     fn broadcast_and_multicast_destinations_are_refused() {
         let listen = ["0.0.0.0:9999"];
-        let refused = refusal(Mode::Echo, &listen, "192.0.2.1:5000", Destination::Group);
+        let refused = refusal(
+            Mode::Echo,
+            &listen,
+            "192.0.2.1:5000",
+            Destination::BroadcastOrMulticast,
+        );
         assert_eq!(refused, Some(Refusal::Destination));
     }
 }

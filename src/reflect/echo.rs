@@ -1,4 +1,4 @@
-//! RFC 862: every datagram goes back, and nothing is decoded.
+//! The echo protocol of RFC 862: every datagram is echoed, none is decoded.
 
 use super::peers::Place;
 use super::{Action, Datagram, Ready, ReflectorSettings};
@@ -16,7 +16,7 @@ impl Echo {
         }
     }
 
-    /// A GRO batch goes back as one, unless its datagrams have to be cut.
+    /// A GRO batch is echoed as one, unless its datagrams must be truncated.
     #[inline]
     pub(super) fn ready(&self, datagram: &Datagram<'_>) -> Ready {
         let datagrams = if datagram.segment > self.max_datagram {
@@ -42,11 +42,11 @@ impl Echo {
     }
 }
 
-/// A datagram goes back, cut to `most` bytes.
+/// Echoes a datagram, truncated to `max` bytes.
 #[inline]
-pub(super) fn reply(length: usize, most: usize) -> Action {
+pub(super) fn reply(length: usize, max: usize) -> Action {
     Action::Reply {
-        length: length.min(most),
-        truncated: length > most,
+        length: length.min(max),
+        truncated: length > max,
     }
 }

@@ -1,5 +1,5 @@
-//! The original recipe's exchange, kept per peer: an echo datagram goes back, and the next
-//! datagram of its peer is a record.
+//! The exchange of the reference server, kept per peer: an echo datagram is echoed, and the next
+//! datagram of the peer is a record.
 
 use std::hash::RandomState;
 use std::net::SocketAddr;
@@ -17,10 +17,10 @@ pub(super) struct Exchange {
     timeout: Option<Timeout>,
     max_datagram: usize,
     exit_on: ExitOn,
-    /// When the first of the replies was decided that may still fail.
+    /// The time of the first reply whose result is unknown.
     unsent_since: Option<Instant>,
     evicted: u64,
-    records_given_up: u64,
+    records_expired: u64,
 }
 
 impl Exchange {
@@ -32,20 +32,20 @@ impl Exchange {
             exit_on: settings.exit_on,
             unsent_since: None,
             evicted: 0,
-            records_given_up: 0,
+            records_expired: 0,
         })
     }
 
-    // Apart from the other protocols, which then need fewer registers.
+    // Inlined, it would make every protocol save registers that only it needs.
     #[inline(never)]
     pub(super) fn ready(&mut self, datagram: &Datagram<'_>, now: Instant) -> Option<Ready> {
-        self.give_up(now);
+        self.expire_records(now);
         let place = self.peers.place(&datagram.peer);
         let must_wait = match self.peers.since(place) {
             Some(since) => {
                 self.peers.is_over_full() || self.unsent_since.is_some_and(|unsent| since >= unsent)
             }
-            None => datagram.length > 0 && !self.peers.has_room(),
+            None => datagram.length > 0 && !self.peers.can_insert(),
         };
         let ready = Ready {
             datagrams: 1,
@@ -86,29 +86,27 @@ impl Exchange {
         }
     }
 
-    /// Gives up the records that did not come in time, and says whether the last datagram's was
-    /// one of them.
+    /// Expires overdue records, and returns whether that of the last datagram was among them.
     pub(super) fn expire(&mut self, now: Instant, last_datagram: Instant) -> Expired {
-        match self.give_up(now) {
+        match self.expire_records(now) {
             Some(newest) if newest == last_datagram => Expired::LastRecord,
             _ => Expired::Nothing,
         }
     }
 
-    /// Since when the longest-owing peer has owed its record.
+    /// When the longest-owing peer began to owe its record.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.peers.oldest()
     }
 
     pub(super) fn totals(&self) -> (u64, u64, u64) {
         let peers = self.peers.len() as u64;
-        (peers, self.evicted, self.records_given_up)
+        (peers, self.evicted, self.records_expired)
     }
 
-    /// Gives up the records that peers have owed for too long. Returns since when the last of
-    /// them had.
+    /// Expires overdue records. Returns when the last of them began to be owed.
     #[inline]
-    fn give_up(&mut self, now: Instant) -> Option<Instant> {
+    fn expire_records(&mut self, now: Instant) -> Option<Instant> {
         let timeout = self.timeout?;
         let mut newest = None;
         while let Some(since) = self
@@ -117,7 +115,7 @@ impl Exchange {
             .filter(|at| timeout.has_passed(*at, now))
         {
             self.peers.remove_oldest();
-            self.records_given_up += 1;
+            self.records_expired += 1;
             newest = Some(since);
         }
         newest

@@ -1,11 +1,11 @@
-//! What comes before every protocol: the rules of admission, then the rate limits.
+//! The checks before every protocol: the rules of admission, then the rate limits.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use super::{Admission, Datagram, Limits, Mode, ReflectorSettings, Refusal};
 
-/// The rules and the limits of one socket.
+/// The rules and limits of one socket.
 #[derive(Debug)]
 pub(super) struct Gate {
     mode: Mode,
@@ -25,14 +25,14 @@ impl Gate {
         }
     }
 
-    /// Why a datagram, or each of a GRO batch, is not let in, whatever the limits.
+    /// The reason to refuse a datagram, or each of a GRO batch, apart from the limits.
     #[inline]
     pub(super) fn refuses(&self, datagram: &Datagram<'_>) -> Option<Refusal> {
         self.admission.refuses(self.mode, datagram)
     }
 
-    /// How many of the first `datagrams` the limits let in: all, or else the first alone if that
-    /// is within them.
+    /// The number of datagrams within the limits: all of `datagrams`, else 1 if the first one is.
+    /// `None` if the first one is above a limit.
     #[inline]
     pub(super) fn within_limits(
         &mut self,
@@ -51,7 +51,7 @@ impl Gate {
     }
 }
 
-/// Xorshift, George Marsaglia, 2003.
+/// A 64-bit xorshift generator (Marsaglia, "Xorshift RNGs", 2003).
 fn next_random(random: &mut u64) -> u64 {
     *random ^= *random << 13;
     *random ^= *random >> 7;

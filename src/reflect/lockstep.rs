@@ -1,4 +1,4 @@
-//! The original recipe's loop: one exchange for the whole socket, whichever peer sends.
+//! The loop of the reference server: one exchange for the whole socket, shared by all peers.
 
 use super::echo::reply;
 use super::peers::Place;
@@ -12,9 +12,9 @@ pub(super) struct Lockstep {
     exit_on: ExitOn,
     /// Whether the next datagram is a record.
     owes: bool,
-    /// Whether the reply before it may still fail.
+    /// Whether the result of the last reply is unknown.
     unsent: bool,
-    records_given_up: u64,
+    records_expired: u64,
 }
 
 impl Lockstep {
@@ -24,7 +24,7 @@ impl Lockstep {
             exit_on: settings.exit_on,
             owes: false,
             unsent: false,
-            records_given_up: 0,
+            records_expired: 0,
         }
     }
 
@@ -57,23 +57,23 @@ impl Lockstep {
         self.unsent = false;
     }
 
-    /// The wait is the socket's, and ends only here, as the recipe's does: a datagram that is
-    /// there is in time.
+    /// Ends the wait for a record. As in the reference server, the timeout is that of the receive
+    /// call: a queued datagram is in time.
     pub(super) fn expire(&mut self) -> Expired {
         if !self.owes {
             return Expired::Nothing;
         }
         self.owes = false;
-        self.records_given_up += 1;
+        self.records_expired += 1;
         Expired::LastRecord
     }
 
     pub(super) fn totals(&self) -> (u64, u64, u64) {
-        (self.owes.into(), 0, self.records_given_up)
+        (self.owes.into(), 0, self.records_expired)
     }
 }
 
-/// A datagram that comes where a record is owed.
+/// Decides a datagram of a peer that owes a record.
 pub(super) fn decide_record(datagram: &Datagram<'_>, exit_on: ExitOn) -> (Action, Option<End>) {
     if datagram.first_length() == 0 {
         return (Action::Empty, None);

@@ -1,48 +1,49 @@
-//! The peers that owe a record: a bounded table in order of time.
+//! The peers that owe a record: a bounded table, ordered by time.
 //!
-//! Every peer waits equally long, so the order of expiry is the order of insertion: a linked
-//! list through a slab, beside a hash table whose chains run through the same slab. Every
-//! operation takes constant time and none allocates: the room for all peers is reserved once
-//! (the kernel backs it with memory only as it is touched), and, unlike an open-addressed
-//! table, chains need no clean-up after many removals.
+//! The timeout is the same for every peer, so the order of expiry is the order of insertion: a
+//! linked list through a slab. The chains of a hash table run through the same slab. Every
+//! operation takes constant time, and none allocates: memory for all peers is reserved once, and
+//! the kernel provides pages when they are first touched. Unlike an open-addressed table, chains
+//! need no cleanup after many removals.
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
-/// An index into the slab, or none. Zeroed memory means none.
+/// An index into the slab, plus 1. Zeroed memory is `None`.
 type Link = Option<NonZeroU32>;
 
 #[derive(Debug)]
 struct Entry {
     peer: SocketAddr,
     since: Instant,
-    /// The next entry of the same hash bucket; in a free entry, the next free one.
+    /// The next entry of the same hash bucket, or of the free list.
     chain: Link,
     older: Link,
     newer: Link,
 }
 
-/// Where in the table a peer is, if it is there, or would be.
+/// The place of a peer in the table: its bucket, and its entry if there is one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
     bucket: usize,
     link: Link,
 }
 
-/// How much memory a peer that owes a record takes at most, in bytes.
+/// The most memory per peer, in bytes.
 pub const BYTES_PER_PEER: usize = size_of::<Entry>() + 2 * size_of::<Link>();
 
-/// How many more peers there may be while it is unknown whose replies can be sent: a batch.
+/// The peers above the capacity that a table holds until the results of replies are known. At least
+/// the peers of a batch.
 pub const SLACK: usize = 64;
 
-/// A table that cannot be had.
+/// The table of peers could not be allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there is no memory for a table of {0} peers")]
+#[error("not enough memory for a table of {0} peers")]
 pub struct NoMemory(NonZeroU32);
 
-/// The bounded table. `S` keys the hash, so that nobody outside can aim at one bucket.
+/// The bounded table. `S` keys the hash, so that senders cannot choose peers of one bucket.
 #[derive(Debug)]
 pub(super) struct Peers<S> {
     entries: Vec<Entry>,
@@ -59,13 +60,13 @@ impl<S: BuildHasher> Peers<S> {
     /// An empty table for at most `capacity` peers.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// If there is not enough memory.
     pub(super) fn new(capacity: NonZeroU32, hasher: S) -> Result<Self, NoMemory> {
         let no_memory = NoMemory(capacity);
         let capacity = capacity.get() as usize;
         let (slots, buckets) = (capacity + SLACK, capacity.next_power_of_two());
-        // Memory that is zero untouched cannot be asked for without an abort where there is none:
-        // what the buckets take is asked for with the entries, and given back for them.
+        // Zeroed memory cannot be allocated without an abort on failure. Reserve the memory of the
+        // buckets with the entries, where failure is an error, then release it for the buckets.
         let buckets_in_slots = (buckets * size_of::<Link>()).div_ceil(size_of::<Entry>());
         let mut entries = Vec::new();
         entries
@@ -84,22 +85,21 @@ impl<S: BuildHasher> Peers<S> {
         })
     }
 
-    /// How many peers are in the table.
     pub(super) fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether peers are to be forgotten if every reply decided on can be sent.
+    /// Whether peers must be evicted if no reply fails.
     pub(super) fn is_over_full(&self) -> bool {
         self.length > self.capacity
     }
 
-    /// Whether a peer can be added, if only until the replies decided on are sent.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether another peer can be inserted, at least until the results of replies are known.
+    pub(super) fn can_insert(&self) -> bool {
         self.length < self.capacity + SLACK
     }
 
-    /// Where the peer is, or where it would be. Holds until the table changes.
+    /// The place of a peer. Valid until the table changes.
     pub(super) fn place(&self, peer: &SocketAddr) -> Place {
         let bucket = self.bucket(peer);
         let mut link = self.buckets[bucket];
@@ -113,18 +113,18 @@ impl<S: BuildHasher> Peers<S> {
         Place { bucket, link }
     }
 
-    /// Since when the peer there has owed a record.
+    /// When the peer at a place began to owe its record.
     pub(super) fn since(&self, place: Place) -> Option<Instant> {
         Some(self.entry(place.link?).since)
     }
 
-    /// Since when the longest-owing peer has owed its record.
+    /// When the longest-owing peer began to owe its record.
     pub(super) fn oldest(&self) -> Option<Instant> {
         Some(self.entry(self.oldest?).since)
     }
 
-    /// Adds a peer that is not in the table, at its place. There must be room. Times must not go
-    /// back from one call to the next.
+    /// Inserts a peer that is not in the table. [`Self::can_insert`] must hold, and `since` must
+    /// not be before that of an earlier call.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "at most `capacity` entries, which was a u32"
@@ -145,7 +145,7 @@ impl<S: BuildHasher> Peers<S> {
         } else {
             debug_assert!(
                 self.entries.len() < self.entries.capacity(),
-                "it never grows"
+                "the slab never grows"
             );
             let link = NonZeroU32::MIN.saturating_add(self.entries.len() as u32);
             self.entries.push(entry);
@@ -160,14 +160,14 @@ impl<S: BuildHasher> Peers<S> {
         self.length += 1;
     }
 
-    /// Removes the peer there, if one is.
+    /// Removes the peer at a place, if there is one.
     pub(super) fn remove(&mut self, Place { bucket, link }: Place) {
         if let Some(link) = link {
             self.unlink(bucket, link);
         }
     }
 
-    /// Removes the longest-owing peer; whether there was one.
+    /// Removes the longest-owing peer. Returns whether there was one.
     pub(super) fn remove_oldest(&mut self) -> bool {
         match self.oldest {
             Some(link) => {
@@ -217,7 +217,7 @@ impl<S: BuildHasher> Peers<S> {
     )]
     fn bucket(&self, peer: &SocketAddr) -> usize {
         let mut hasher = self.hasher.build_hasher();
-        // In one piece: an address hashes itself in many.
+        // One write is faster than the several of `SocketAddr::hash`.
         let port = peer.port().to_ne_bytes();
         match peer {
             SocketAddr::V4(v4) => {

@@ -1,11 +1,11 @@
-//! How many datagrams a second are answered: of one source, and of all.
+//! Rate limits: datagrams per second from one source, and in total.
 //!
-//! Each limit is a bucket that holds what comes in a second, filled at the limit's rate (the
-//! generic cell rate algorithm, ITU-T I.371). Sources share a fixed number of buckets, told apart
-//! by a keyed hash, so that no number of sources takes more memory.
+//! Each limit is a token bucket that holds the datagrams of one second (the generic cell rate
+//! algorithm, ITU-T I.371). A keyed hash assigns sources to a fixed number of buckets, so memory
+//! use does not depend on the number of sources.
 //!
-//! Whoever forges a source can use up its bucket. So that he cannot silence it altogether, one
-//! datagram in [`LEAK`] passes a source's limit all the same, at random.
+//! A flood with a forged source can empty the bucket of that source. So that the real source still
+//! gets some replies, one datagram in [`LEAK`] above the limit of a source passes at random.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -14,30 +14,30 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Of the datagrams above a source's limit, one in so many passes.
+/// One datagram in this number above the limit of a source passes.
 pub const LEAK: u64 = 64;
 
-/// How many sources have a bucket of their own at best.
+/// The number of buckets for sources.
 pub const BUCKETS: usize = 1 << 16;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// A limit: datagrams a second.
+/// A limit in datagrams per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// The time for one datagram in nanoseconds, rounded up: never more than the limit.
+    /// The time per datagram in nanoseconds, rounded up so that the rate is never above the limit.
     interval: u64,
-    /// The time that a bucket takes to fill, which holds a second's datagrams.
+    /// The time in nanoseconds to fill an empty bucket.
     full: u64,
 }
 
 impl Rate {
-    /// The greatest limit, above which whole nanoseconds tell too little.
+    /// The greatest limit. Above it, an interval in whole nanoseconds is too imprecise.
     pub const MOST: u32 = 10_000_000;
 
-    /// `None` above [`Self::MOST`].
-    pub fn new(datagrams_a_second: NonZeroU32) -> Option<Self> {
-        let number = datagrams_a_second.get();
+    /// A limit of `datagrams` per second; `None` above [`Self::MOST`].
+    pub fn new(datagrams: NonZeroU32) -> Option<Self> {
+        let number = datagrams.get();
         let interval = SECOND.div_ceil(number.into());
         (number <= Self::MOST).then(|| Self {
             interval,
@@ -46,10 +46,10 @@ impl Rate {
     }
 }
 
-/// The limits of a daemon. All its workers share them.
+/// The limits of a daemon, shared by its workers.
 #[derive(Debug)]
 pub struct Limits {
-    /// Times are counted from here.
+    /// The zero of all times.
     epoch: Instant,
     leak: u64,
     sources: Option<(Rate, Sources)>,
@@ -57,8 +57,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Limits for each source and for all of them, from `epoch` on. Of the datagrams above a
-    /// source's limit one in `leak` passes, or none if that is 0: see [`LEAK`].
+    /// Limits for each source and in total. No time may be before `epoch`. One datagram in `leak`
+    /// above the limit of its source passes, none if `leak` is 0: see [`LEAK`].
     pub fn new(epoch: Instant, leak: u64, each: Option<Rate>, total: Option<Rate>) -> Self {
         Self {
             epoch,
@@ -68,15 +68,16 @@ impl Limits {
         }
     }
 
-    /// Whether a datagram is within the limits at `now`. If it is above that of its source,
-    /// `random` decides.
+    /// Charges a datagram to the limits at `now`, and returns whether it passes. If it is above the
+    /// limit of its source, `random` decides.
     #[inline(never)]
     pub(super) fn allow(&self, source: IpAddr, now: Instant, random: impl FnOnce() -> u64) -> bool {
-        let is_lucky = || random().checked_rem(self.leak) == Some(0);
-        self.take(source, 1, now, is_lucky)
+        let leaks = || random().checked_rem(self.leak) == Some(0);
+        self.take(source, 1, now, leaks)
     }
 
-    /// Whether so many datagrams are within the limits at `now`: all are, and count, or none.
+    /// Charges several datagrams to the limits at `now` if all are within them, and returns whether
+    /// they are.
     pub(super) fn allow_all(&self, source: IpAddr, datagrams: u64, now: Instant) -> bool {
         self.take(source, datagrams, now, || false)
     }
@@ -86,25 +87,25 @@ impl Limits {
         source: IpAddr,
         datagrams: u64,
         now: Instant,
-        is_lucky: impl FnOnce() -> bool,
+        leaks: impl FnOnce() -> bool,
     ) -> bool {
         let now = self.since_epoch(now);
         let own = self.sources.as_ref();
         let own = own.map(|(rate, sources)| (*rate, sources.bucket(source)));
         let took = own.is_some_and(|(rate, bucket)| bucket.take(rate, datagrams, now));
-        if own.is_some() && !took && !is_lucky() {
+        if own.is_some() && !took && !leaks() {
             return false;
         }
         let all = self.total.as_ref();
         let within = all.is_none_or(|(rate, bucket)| bucket.take(*rate, datagrams, now));
         if let Some((rate, bucket)) = own.filter(|_| took && !within) {
-            bucket.give_back(rate, datagrams);
+            bucket.refund(rate, datagrams);
         }
         within
     }
 
     /// Whether no two of these sources share a bucket.
-    pub fn tells_apart(&self, sources: &[IpAddr]) -> bool {
+    pub fn have_own_buckets(&self, sources: &[IpAddr]) -> bool {
         let Some((_, buckets)) = &self.sources else {
             return true;
         };
@@ -122,7 +123,7 @@ impl Limits {
     }
 }
 
-/// One bucket: the time at which it is full, in nanoseconds.
+/// A bucket: the time at which it is full, in nanoseconds since the epoch.
 #[derive(Debug, Default)]
 struct Bucket(AtomicU64);
 
@@ -135,8 +136,7 @@ impl Bucket {
         took.is_ok()
     }
 
-    fn give_back(&self, rate: Rate, datagrams: u64) {
-        // What has filled again meanwhile stays full.
+    fn refund(&self, rate: Rate, datagrams: u64) {
         let _ = self.0.fetch_update(Relaxed, Relaxed, |full_at| {
             Some(full_at.saturating_sub(datagrams * rate.interval))
         });
@@ -163,14 +163,15 @@ impl Sources {
         }
     }
 
-    /// A source is an IPv4 address or an IPv6 network of 64 bits: whoever has one has all of it.
+    /// The bucket of a source: an IPv4 address or an IPv6 /64 network, because a host usually has
+    /// all addresses of its network.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "masked to the number of buckets"
     )]
     fn index(&self, source: IpAddr) -> usize {
         let network = match source {
-            // Should a network be the same number, the two share a bucket.
+            // An IPv6 network with the same number shares the bucket.
             IpAddr::V4(v4) => u64::from(v4.to_bits()),
             IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
         };
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_has_a_second_s_worth_at_once_and_then_its_rate() {
+    fn source_may_send_one_second_at_once_then_its_rate() {
         let (limits, start) = limits(Some(10), None);
         let allowed = |millisecond| {
             let now = start + Duration::from_millis(millisecond);
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_do_not_share_a_limit_but_an_ipv6_network_of_64_bits_does() {
+    fn limit_is_per_ipv4_address_and_ipv6_64_network() {
         let (limits, now) = limits(Some(1), None);
         let allow = |source: &str| limits.allow_all(source.parse().unwrap(), 1, now);
         assert!(allow("192.0.2.1") && !allow("192.0.2.1"));
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_counts_all_sources_and_is_not_used_up_by_those_above_their_own() {
+    fn total_limit_excludes_datagrams_above_their_sources_limit() {
         let (limits, now) = limits(Some(2), Some(3));
         let allowed = |source| {
             (0..100)
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_so_many_passes_the_limit_of_its_source_and_not_the_total() {
+    fn leak_passes_the_limit_of_a_source_but_not_the_total() {
         let mut numbers = 0..;
         let mut next = || numbers.next().unwrap();
         let (limits, now) = limits(Some(10), None);
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_that_nanoseconds_cannot_tell_apart_are_none() {
+    fn rate_is_none_above_the_maximum() {
         let rate = |n| Rate::new(NonZeroU32::new(n).unwrap());
         assert_eq!(rate(Rate::MOST).map(|rate| rate.interval), Some(100));
         assert_eq!(rate(Rate::MOST + 1), None);
@@ -251,9 +252,8 @@ mod tests {
     }
 
     proptest! {
-        /// The model fills a bucket drop by drop.
         #[test]
-        fn a_bucket_is_what_a_token_bucket_is(
+        fn bucket_matches_a_token_bucket(
             rate in 1..2000_u32,
             steps in prop::collection::vec((0..2_000_000_000_u64, 1..70_u64), 1..80),
         ) {

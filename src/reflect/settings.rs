@@ -1,4 +1,4 @@
-//! How an exchange is to go.
+//! The settings of a reflector.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 use super::{Admission, Limits};
 
-/// What happens to a datagram.
+/// The protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The original recipe's exchange, kept per peer.
+    /// The exchange of the reference server, kept per peer.
     Exchange,
-    /// The original recipe's loop: one exchange for the whole socket, whoever sends.
+    /// The loop of the reference server: one exchange for the whole socket, shared by all peers.
     Lockstep,
     /// RFC 862: every datagram is echoed, nothing is decoded.
     Echo,
 }
 
 impl Mode {
-    /// All of them.
+    /// All modes.
     pub const ALL: [Self; 3] = [Self::Exchange, Self::Lockstep, Self::Echo];
 
-    /// Its name on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Exchange => "exchange",
@@ -31,18 +31,18 @@ impl Mode {
     }
 }
 
-/// Which of the original recipe's deaths end the daemon too.
+/// The events that end the daemon, as they end the reference server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExitOn {
-    /// The socket was quiet for the whole timeout.
+    /// The socket was idle for the whole timeout.
     pub timeout: bool,
-    /// An empty datagram came where an echo datagram was due.
+    /// An empty datagram arrived when no record was owed.
     pub empty: bool,
     /// A record was shorter than 22 bytes.
     pub decode_error: bool,
 }
 
-/// The end that [`ExitOn`] asked for.
+/// The event that ended the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// See [`ExitOn::timeout`].
@@ -53,7 +53,7 @@ pub enum End {
     DecodeError,
 }
 
-/// How long to wait for a datagram or a record: more than nothing.
+/// How long to wait for a datagram or a record. Never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeout(Duration);
 
@@ -63,7 +63,7 @@ impl Timeout {
         (!duration.is_zero()).then_some(Self(duration))
     }
 
-    /// The time itself.
+    /// The duration.
     pub fn get(self) -> Duration {
         self.0
     }
@@ -73,21 +73,21 @@ impl Timeout {
     }
 }
 
-/// How the exchange is to go.
+/// The settings of a reflector.
 #[derive(Debug, Clone)]
 pub struct ReflectorSettings {
-    /// What happens to a datagram.
+    /// The protocol.
     pub mode: Mode,
-    /// How long to wait; `None` is for ever.
+    /// How long to wait for a datagram or a record; `None` is without a limit.
     pub timeout: Option<Timeout>,
-    /// Echo datagrams are cut to this many bytes.
+    /// The length in bytes to which echo datagrams are truncated.
     pub max_datagram: usize,
-    /// How many peers may owe a record at once.
+    /// The most peers that may owe a record at once.
     pub max_peers: NonZeroU32,
-    /// What ends the daemon.
+    /// The events that end the daemon.
     pub exit_on: ExitOn,
-    /// Who is answered at all.
+    /// The rules of admission.
     pub admission: Admission,
-    /// How many are answered a second, if that is limited. Workers share it.
+    /// The rate limits, shared by all workers.
     pub limits: Option<Arc<Limits>>,
 }

@@ -186,10 +186,10 @@ fn destination(port: &impl Port, meta: &RecvMeta) -> Destination {
         return Destination::Source;
     }
     match meta.info {
-        Some(info) if port.is_broadcast_or_multicast(&info) => Destination::Group,
+        Some(info) if port.is_broadcast_or_multicast(&info) => Destination::BroadcastOrMulticast,
         info => Destination::Here {
             address: info.map(|info| info.destination),
-            looped: info.is_some_and(|info| info.over_loopback()),
+            over_loopback: info.is_some_and(|info| info.over_loopback()),
         },
     }
 }

@@ -1,18 +1,18 @@
-//! The loop around the core.
+//! A loop around the core.
 
 use super::*;
 
-/// What a datagram must come to.
+/// The expected verdict of a datagram.
 pub(super) type Expected = (Action, Option<End>);
 
-/// The loop around the core, which sends as late as it may.
+/// A loop around the core that sends replies as late as allowed.
 pub(super) struct Daemon {
     pub(super) core: Reflector,
     pub(super) now: Instant,
-    /// The peer of each reply, and whether it fails.
+    /// The peer of each pending reply, and whether the reply fails.
     unsent: Vec<(SocketAddr, bool)>,
     pub(super) received: u64,
-    /// Each a reply, sent or failed, or decided on without one.
+    /// Datagrams without a reply, or with one that was sent or failed.
     pub(super) accounted_for: u64,
 }
 
@@ -34,9 +34,8 @@ impl Daemon {
         verdict.action
     }
 
-    /// Hears one datagram or a batch. `expected` is asked what must come of each datagram, when
-    /// that is sure.
-    pub(super) fn hears_any(
+    /// Handles a datagram or a GRO batch. Calls `expected` for each datagram once it can be decided.
+    pub(super) fn handles(
         &mut self,
         sent: &Sent,
         expected: &mut impl FnMut(&Sent, Instant) -> Expected,
@@ -51,11 +50,11 @@ impl Daemon {
             };
             let mut verdict = rest.handled(&mut self.core, sent.segment, self.now);
             if verdict.action == Action::SendFirst {
-                assert!(!self.all_is_sent(), "there is nothing to send first");
+                assert!(!self.all_is_sent(), "SendFirst without pending replies");
                 self.sends();
                 verdict = rest.handled(&mut self.core, sent.segment, self.now);
             }
-            assert!(verdict.datagrams > 0, "everything was sent");
+            assert!(verdict.datagrams > 0, "undecided without pending replies");
             for sent in &each[at..at + verdict.datagrams] {
                 let mut own = verdict;
                 if let (Action::Reply { length, .. }, 2..) = (&mut own.action, own.datagrams) {
@@ -69,7 +68,7 @@ impl Daemon {
                     end,
                 };
                 assert_eq!(bits(own), bits(expected));
-                self.goes_on(own, sent.datagram.peer, sent.reply_fails);
+                self.apply(own, sent.datagram.peer, sent.reply_fails);
             }
             at += verdict.datagrams;
         }
@@ -82,15 +81,15 @@ impl Daemon {
             self.sends();
             verdict = datagram.handled(&mut self.core, segment, self.now);
         }
-        self.goes_on(verdict, datagram.peer, reply_fails);
+        self.apply(verdict, datagram.peer, reply_fails);
         verdict
     }
 
-    fn goes_on(&mut self, verdict: Verdict, peer: SocketAddr, fails: bool) {
+    fn apply(&mut self, verdict: Verdict, peer: SocketAddr, fails: bool) {
         self.received += 1;
         match verdict.action {
             Action::Reply { .. } => self.unsent.push((peer, fails)),
-            Action::SendFirst => panic!("everything was sent"),
+            Action::SendFirst => panic!("SendFirst without pending replies"),
             _ => self.accounted_for += 1,
         }
     }

@@ -1,9 +1,9 @@
-//! The contract as scenarios, and the core against a second, naive model of the contract.
+//! The core in scenarios of the contract, and against a naive model of the contract.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::disallowed_methods,
-    reason = "a test stops at what it does not expect, and needs one instant to count from"
+    reason = "a test fails by a panic, and needs a first instant"
 )]
 
 use std::collections::HashMap;
@@ -38,19 +38,19 @@ const BOB: &str = "192.0.2.1:5001";
 const CAROL: &str = "[2001:db8::2]:5000";
 const DAVE: &str = "192.0.2.2:5000";
 const ERIN: &str = "[2001:db8::2]:1024";
-/// Its source port is the listener's.
+/// The source port is that of the listener.
 const ECHO: &str = "192.0.2.1:9999";
 const OWN: [&str; 2] = ["10.0.0.1:9999", "[2001:db8::1]:9999"];
 const ADMITTED: [&str; 6] = [ALICE, BOB, CAROL, DAVE, ERIN, ECHO];
 const HERE: Destination = Destination::Here {
     address: None,
-    looped: false,
+    over_loopback: false,
 };
 
-/// When the first datagram comes, at the earliest.
+/// Before the first datagram.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// 64 bytes that are not a number, then some of all kinds.
+/// 64 bytes that are NaN as a float, then varied bytes.
 static BYTES: [u8; 2048] = {
     let mut bytes = [0xff_u8; 2048];
     let mut at = 64;
@@ -64,7 +64,7 @@ const HELLO: &[u8] = b"hello";
 const RECORD: &[u8] = b"\0\0\0\x07ab\0\0\0\0\0\0\0\x08\xff\xfe\x7f\xff\x3f\xc0\0\0";
 
 #[test]
-fn an_echo_datagram_goes_back_and_the_record_after_it_does_not() {
+fn echo_datagram_is_echoed_and_the_next_one_is_a_record() {
     for mode in [Mode::Exchange, Mode::Lockstep] {
         let mut daemon = Daemon::new(&defaults(mode));
         assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
@@ -79,7 +79,7 @@ fn an_echo_datagram_goes_back_and_the_record_after_it_does_not() {
 }
 
 #[test]
-fn in_echo_mode_everything_goes_back() {
+fn echo_mode_echoes_every_datagram() {
     let mut daemon = Daemon::new(&defaults(Mode::Echo));
     assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
     assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
@@ -87,7 +87,7 @@ fn in_echo_mode_everything_goes_back() {
 }
 
 #[test]
-fn two_peers_have_an_exchange_each_but_in_lockstep_they_share_one() {
+fn peers_share_one_exchange_only_in_lockstep() {
     let mut daemon = Daemon::new(&defaults(Mode::Exchange));
     assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
     assert_eq!(daemon.hears(BOB, RECORD), echo(22));
@@ -97,7 +97,7 @@ fn two_peers_have_an_exchange_each_but_in_lockstep_they_share_one() {
 }
 
 #[test]
-fn a_record_is_given_up_at_the_timeout_and_not_a_moment_before() {
+fn record_expires_at_the_timeout_and_not_before() {
     for (wait, action) in [(ALMOST, record(RECORD)), (TIMEOUT, echo(22))] {
         let mut daemon = Daemon::new(&defaults(Mode::Exchange));
         daemon.hears(ALICE, HELLO);
@@ -107,7 +107,7 @@ fn a_record_is_given_up_at_the_timeout_and_not_a_moment_before() {
 }
 
 #[test]
-fn in_lockstep_a_record_is_in_time_until_the_socket_has_nothing_to_give() {
+fn lockstep_record_is_in_time_until_the_socket_is_empty() {
     let mut daemon = Daemon::new(&defaults(Mode::Lockstep));
     daemon.hears(ALICE, HELLO);
     daemon.now += 2 * TIMEOUT;
@@ -119,7 +119,7 @@ fn in_lockstep_a_record_is_in_time_until_the_socket_has_nothing_to_give() {
 }
 
 #[test]
-fn a_reply_that_failed_leaves_no_record_owed() {
+fn failed_reply_leaves_no_record_owed() {
     for mode in [Mode::Exchange, Mode::Lockstep] {
         let mut daemon = Daemon::new(&defaults(mode));
         daemon.decides(&given(ALICE, HELLO), true);
@@ -129,7 +129,7 @@ fn a_reply_that_failed_leaves_no_record_owed() {
 }
 
 #[test]
-fn with_room_for_one_the_older_of_two_peers_is_forgotten() {
+fn longest_owing_peer_is_evicted_from_a_full_table() {
     let mut settings = defaults(Mode::Exchange);
     settings.max_peers = NonZeroU32::MIN;
     let mut daemon = Daemon::new(&settings);
@@ -141,7 +141,7 @@ fn with_room_for_one_the_older_of_two_peers_is_forgotten() {
 }
 
 #[test]
-fn lockstep_with_every_exit_ends_where_the_recipe_dies() {
+fn lockstep_with_every_exit_ends_like_the_reference_server() {
     let mut settings = defaults(Mode::Lockstep);
     settings.exit_on = ExitOn {
         timeout: true,
@@ -169,22 +169,25 @@ fn lockstep_with_every_exit_ends_where_the_recipe_dies() {
 }
 
 #[test]
-fn a_timeout_counts_for_the_last_datagrams_record_or_else_as_quiet() {
+fn timeout_counts_as_idle_without_the_last_datagrams_record() {
     let mut daemon = Daemon::new(&defaults(Mode::Exchange));
     for peer in [ALICE, BOB] {
         daemon.now += A_MOMENT;
         daemon.hears(peer, HELLO);
     }
-    for (given_up, quiet) in [(2, 0), (2, 1)] {
+    for (expired, idle) in [(2, 0), (2, 1)] {
         daemon.now += TIMEOUT;
         daemon.core.expire(daemon.now, None);
         let totals = daemon.core.totals();
-        assert_eq!((totals.records_given_up, totals.quiet), (given_up, quiet));
+        assert_eq!(
+            (totals.records_expired, totals.idle_timeouts),
+            (expired, idle)
+        );
     }
 }
 
 #[test]
-fn a_batch_from_many_peers_needs_no_sending_in_between() {
+fn datagrams_of_different_peers_need_no_send_in_between() {
     for mode in [Mode::Exchange, Mode::Echo] {
         let Daemon { mut core, now, .. } = Daemon::new(&defaults(mode));
         for peer in [ALICE, BOB, CAROL, DAVE, ERIN] {
@@ -197,7 +200,7 @@ fn a_batch_from_many_peers_needs_no_sending_in_between() {
 }
 
 #[test]
-fn a_peer_is_not_decided_on_again_while_its_reply_may_fail() {
+fn peer_must_wait_while_its_reply_is_pending() {
     let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Exchange));
     given(ALICE, HELLO).handled(&mut core, 5, now);
     given(BOB, HELLO).handled(&mut core, 5, now + A_MOMENT);
@@ -206,7 +209,7 @@ fn a_peer_is_not_decided_on_again_while_its_reply_may_fail() {
 }
 
 #[test]
-fn a_batch_is_handled_datagram_by_datagram_in_exchange() {
+fn exchange_handles_a_gro_batch_datagram_by_datagram() {
     let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Exchange));
     let mut batch = given(ALICE, &BYTES[..66]);
     let first = batch.handled(&mut core, 22, now);
@@ -221,7 +224,7 @@ fn a_batch_is_handled_datagram_by_datagram_in_exchange() {
 }
 
 #[test]
-fn a_batch_goes_back_as_one_in_echo_unless_it_is_cut() {
+fn echo_mode_echoes_a_gro_batch_as_one_unless_truncated() {
     for (segment, datagrams, length) in [(22, 3, 66), (1025, 1, 1024)] {
         let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Echo));
         let bytes = &BYTES[..BYTES.len().min(3 * segment)];
@@ -233,7 +236,7 @@ fn a_batch_goes_back_as_one_in_echo_unless_it_is_cut() {
 }
 
 #[test]
-fn a_batch_is_refused_as_one() {
+fn gro_batch_is_refused_as_one() {
     for mode in Mode::ALL {
         let Daemon { mut core, now, .. } = Daemon::new(&defaults(mode));
         let verdict = given(OWN[0], &BYTES[..66]).handled(&mut core, 22, now);
@@ -246,7 +249,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn batches_come_out_as_one_datagram_at_a_time_would(
+    fn verdicts_and_totals_match_the_model(
         mut settings in settings(),
         rates in rates(),
         steps in vec(step(), 1..60),
@@ -254,7 +257,7 @@ proptest! {
         let [each, total] = rates.map(|rate| rate.and_then(Rate::new));
         let sources = [ALICE, CAROL, DAVE].map(|peer| address(peer).ip());
         let mut any = iter::repeat_with(|| Limits::new(*START, 0, each, total));
-        let limits = any.find(|limits| limits.tells_apart(&sources)).unwrap();
+        let limits = any.find(|limits| limits.have_own_buckets(&sources)).unwrap();
         settings.limits = (rates != [None, None]).then(|| Arc::new(limits));
         let mut daemon = Daemon::new(&settings);
         let mut model = Model::new(&settings, rates, daemon.now);
@@ -264,7 +267,7 @@ proptest! {
                 daemon.sends();
             }
             match step {
-                Step::Hear(sent) => daemon.hears_any(&sent, &mut expected),
+                Step::Hear(sent) => daemon.handles(&sent, &mut expected),
                 Step::Send => {}
                 Step::Wait(wait) => daemon.now += wait,
                 Step::WaitUntilDueBut(but) => {
@@ -277,7 +280,7 @@ proptest! {
                 }
                 Step::TimeAndElsewhere(ago) => {
                     let at = daemon.now.checked_sub(ago).unwrap();
-                    model.quiet_since = model.quiet_since.max(at);
+                    model.idle_since = model.idle_since.max(at);
                     let end = daemon.core.expire(daemon.now, Some(at));
                     prop_assert_eq!(end, model.time(daemon.now));
                 }
@@ -285,10 +288,10 @@ proptest! {
             if daemon.all_is_sent() {
                 let totals = daemon.core.totals();
                 prop_assert_eq!(totals.evicted, model.evicted);
-                prop_assert_eq!(totals.records_given_up, model.records_given_up);
-                prop_assert_eq!(totals.quiet, model.quiet);
+                prop_assert_eq!(totals.records_expired, model.records_expired);
+                prop_assert_eq!(totals.idle_timeouts, model.idle_timeouts);
                 prop_assert_eq!(daemon.core.next_expiry(), model.next_time());
-                prop_assert_eq!(totals.quiet_since, model.quiet_since);
+                prop_assert_eq!(totals.idle_since, model.idle_since);
                 prop_assert_eq!(totals.peers, model.owing.len() as u64);
                 prop_assert_eq!(daemon.received, daemon.accounted_for);
             }
@@ -296,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn each_peer_sees_what_it_would_see_with_the_recipe_to_itself(
+    fn exchange_treats_each_peer_like_lockstep_with_one_peer(
         settings in settings(),
         steps in vec((wait(), sent()), 1..60),
     ) {
@@ -315,14 +318,14 @@ proptest! {
                 daemon.now += wait;
                 daemon.core.expire(daemon.now, None);
             }
-            shared.hears_any(&sent, &mut |sent, _| decides_alone(&mut alone, sent));
+            shared.handles(&sent, &mut |sent, _| decides_alone(&mut alone, sent));
         }
         shared.sends();
         shared.core.expire(shared.now, None);
         let sum = |of: fn(&Daemon) -> u64| alone.values().map(of).sum::<u64>();
         prop_assert_eq!(shared.core.totals().peers, sum(|own| own.core.totals().peers));
-        let given_up = |daemon: &Daemon| daemon.core.totals().records_given_up;
-        prop_assert_eq!(given_up(&shared), sum(given_up));
+        let expired = |daemon: &Daemon| daemon.core.totals().records_expired;
+        prop_assert_eq!(expired(&shared), sum(expired));
     }
 }
 
@@ -336,21 +339,20 @@ enum Step {
     TimeAndElsewhere(Duration),
 }
 
-/// One datagram or a burst.
+/// One datagram or a GRO batch.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
-    /// All bytes of a burst.
+    /// All bytes of a batch.
     datagram: Given<'static>,
-    /// Of how many bytes each datagram of a burst is but the last.
     segment: usize,
-    /// Why it is refused in every mode.
+    /// The reason to refuse it in every mode.
     refused: Option<Refusal>,
-    /// If there is a reply.
+    /// Whether its reply fails; in a batch, every other one.
     reply_fails: bool,
 }
 
 impl Sent {
-    /// The datagrams of a burst, each alone. With replies that fail every other one's does.
+    /// The single datagrams of a batch.
     fn each(&self) -> Vec<Self> {
         let Given { length, bytes, .. } = self.datagram;
         if self.segment >= length {
@@ -390,7 +392,11 @@ fn wait() -> impl Strategy<Value = Duration> {
 fn sent() -> impl Strategy<Value = Sent> {
     let admitted = |peers: &'static [_]| (select(peers), Just(HERE), Just(None));
     let refused = select(vec![
-        (ALICE, Destination::Group, Some(Refusal::Destination)),
+        (
+            ALICE,
+            Destination::BroadcastOrMulticast,
+            Some(Refusal::Destination),
+        ),
         ("192.0.2.1:0", HERE, Some(Refusal::SourcePort)),
         ("[2001:db8::2]:1023", HERE, Some(Refusal::SourcePort)),
         (OWN[0], HERE, Some(Refusal::OwnAddress)),
@@ -398,7 +404,7 @@ fn sent() -> impl Strategy<Value = Sent> {
         ("[::]:5000", HERE, Some(Refusal::OwnAddress)),
         (
             "0.0.0.0:5000",
-            Destination::Group,
+            Destination::BroadcastOrMulticast,
             Some(Refusal::OwnAddress),
         ),
         (CAROL, Destination::Source, Some(Refusal::OwnAddress)),
@@ -410,11 +416,11 @@ fn sent() -> impl Strategy<Value = Sent> {
     let one =
         (length, bytes).prop_map(|(length, bytes)| (&bytes[..length.min(1024)], length, length));
     let segments = select(vec![1, 21, 22, 23, 99, 100, 101, 400]);
-    let burst = (segments, 2..9_usize, 0..400_usize).prop_map(|(segment, count, short)| {
+    let batch = (segments, 2..9_usize, 0..400_usize).prop_map(|(segment, count, short)| {
         let length = (segment * count).min(BYTES.len()) - short % segment;
         (&BYTES[..length], length, segment)
     });
-    let what = prop_oneof![2 => one, 1 => burst];
+    let what = prop_oneof![2 => one, 1 => batch];
     let fails = prop::bool::weighted(0.25);
     (from, what, fails).prop_map(|(from, what, reply_fails)| {
         let (peer, destination, refused) = from;
@@ -431,7 +437,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     })
 }
 
-/// What the sender's own daemon does; one that it refuses, as everybody's does.
+/// The verdict of the peer's own daemon; for a peer without one, the refusal.
 fn decides_alone(alone: &mut HashMap<SocketAddr, Daemon>, sent: &Sent) -> Expected {
     match alone.get_mut(&sent.datagram.peer) {
         Some(own) => {
@@ -453,7 +459,6 @@ fn settings() -> impl Strategy<Value = ReflectorSettings> {
         Duration::MAX,
     ]);
     let max_datagram = select(vec![1, 22, 100, 1024]);
-    // With less room than a batch needs, no burst is decided on as a whole.
     let max_peers = prop_oneof![1..5_u32, 64..70_u32];
     let limits = (timeout, max_datagram, max_peers);
     (select(modes), limits, any::<[bool; 3]>()).prop_map(|(mode, limits, exits)| {
@@ -469,7 +474,7 @@ fn settings() -> impl Strategy<Value = ReflectorSettings> {
     })
 }
 
-/// Datagrams a second, of each source and of all.
+/// Datagrams per second, from each source and in total.
 fn rates() -> impl Strategy<Value = [Option<NonZeroU32>; 2]> {
     let some = (1..20_u32).prop_map(NonZeroU32::new);
     let rate = || prop_oneof![2 => Just(None), 1 => some.clone()];
@@ -492,18 +497,18 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// A datagram, or the datagrams of a GRO batch.
+/// A received datagram or GRO batch.
 #[derive(Debug, Clone, Copy)]
 struct Given<'a> {
     peer: SocketAddr,
     destination: Destination,
-    /// Its own length; of `bytes`, what was kept.
+    /// The length on the wire, if more than `bytes` were sent.
     length: usize,
     bytes: &'a [u8],
 }
 
 impl Given<'_> {
-    /// What the core decides on its first datagrams.
+    /// The core's verdict on its first datagrams.
     fn handled(&self, core: &mut Reflector, segment: usize, now: Instant) -> Verdict {
         let length = self.length.max(self.bytes.len());
         let mut memory = self.bytes.to_vec();
@@ -516,7 +521,7 @@ impl Given<'_> {
             memory: &mut memory,
         };
         let verdict = core.handle(&mut datagram, now);
-        assert_eq!(memory, self.bytes, "a reply is the request's own bytes");
+        assert_eq!(memory, self.bytes, "the core changed the bytes");
         verdict
     }
 }
@@ -549,7 +554,7 @@ fn record(bytes: &[u8]) -> Action {
     }))
 }
 
-/// A value may be not a number, which equals nothing: it is compared by its bits.
+/// Separates the float of a record, to compare it by its bits: a NaN does not equal itself.
 fn bits(mut verdict: Verdict) -> (Verdict, u32) {
     let value = match &mut verdict.action {
         Action::Decode(Ok(record)) => mem::take(&mut record.value),

@@ -1,21 +1,21 @@
-//! The contract, written again: naive, and independent of the core.
+//! A naive model of the contract, independent of the core.
 
 use std::net::IpAddr;
 
 use super::*;
 
-/// One datagram at a time, whose reply fails or does not at once.
+/// Handles one datagram at a time, with the result of its reply.
 pub(super) struct Model {
     pub(super) settings: ReflectorSettings,
-    /// Longest-owing first. In lockstep everybody is one peer.
+    /// Longest-owing first. In lockstep, all peers are one.
     pub(super) owing: Vec<(SocketAddr, Instant)>,
-    pub(super) quiet_since: Instant,
+    pub(super) idle_since: Instant,
     pub(super) evicted: u64,
-    pub(super) records_given_up: u64,
-    pub(super) quiet: u64,
-    /// Datagrams a second, of each source and of all.
+    pub(super) records_expired: u64,
+    pub(super) idle_timeouts: u64,
+    /// Datagrams per second, from each source and in total.
     rates: [Option<NonZeroU32>; 2],
-    /// What is left of a second's worth, of each source and (of no source) of all, and since when.
+    /// The tokens left of each source and (`None`) in total, and when that was.
     left: HashMap<Option<IpAddr>, (Duration, Instant)>,
 }
 
@@ -28,21 +28,20 @@ impl Model {
         Self {
             settings: settings.clone(),
             owing: Vec::new(),
-            quiet_since: now,
+            idle_since: now,
             evicted: 0,
-            records_given_up: 0,
-            quiet: 0,
+            records_expired: 0,
+            idle_timeouts: 0,
             rates,
             left: HashMap::new(),
         }
     }
 
-    /// What a limit, of a source or of all, has left after one more datagram, if it has.
+    /// The tokens that a limit has left after one more datagram. `None` if they do not suffice.
     fn rest(&self, limit: usize, source: Option<IpAddr>, now: Instant) -> Option<Duration> {
         let Some(rate) = self.rates[limit] else {
             return Some(Duration::ZERO);
         };
-        // What one costs, no less, and a second's worth.
         let one = Duration::from_nanos(1_000_000_000_u64.div_ceil(rate.get().into()));
         let all = one * rate.get();
         let (left, since) = self.left.get(&source).unwrap_or(&(all, now)).to_owned();
@@ -72,11 +71,11 @@ impl Model {
         if mode == Mode::Lockstep {
             peer = address(ALICE);
         }
-        self.gives_up(now);
+        self.expires(now);
         if !self.limits_allow(sent.datagram.peer.ip(), now) {
             return (Action::Refuse(Refusal::RateLimit), None);
         }
-        self.quiet_since = now;
+        self.idle_since = now;
         if let Some(at) = self.owing.iter().position(|(owing, _)| *owing == peer) {
             self.owing.remove(at);
             if length == 0 {
@@ -102,33 +101,33 @@ impl Model {
     }
 
     pub(super) fn time(&mut self, now: Instant) -> Option<End> {
-        let given_up = self.gives_up(now);
-        if now.duration_since(self.quiet_since) < self.settings.timeout?.get() {
+        let expired = self.expires(now);
+        if now.duration_since(self.idle_since) < self.settings.timeout?.get() {
             return None;
         }
         if self.settings.mode == Mode::Lockstep && self.owing.pop().is_some() {
-            self.records_given_up += 1;
-        } else if !given_up.contains(&self.quiet_since) {
-            self.quiet += 1;
+            self.records_expired += 1;
+        } else if !expired.contains(&self.idle_since) {
+            self.idle_timeouts += 1;
         }
-        self.quiet_since = now;
+        self.idle_since = now;
         self.settings.exit_on.timeout.then_some(End::Timeout)
     }
 
-    /// Since when those had owed whose records are given up.
-    pub(super) fn gives_up(&mut self, now: Instant) -> Vec<Instant> {
-        let mut given_up = Vec::new();
+    /// Expires overdue records. Returns when each began to be owed.
+    pub(super) fn expires(&mut self, now: Instant) -> Vec<Instant> {
+        let mut expired = Vec::new();
         if let (Mode::Exchange, Some(timeout)) = (self.settings.mode, self.settings.timeout) {
             let late = |since| now.duration_since(since) >= timeout.get();
             let late = self.owing.extract_if(.., |(_, since)| late(*since));
-            given_up.extend(late.map(|(_, since)| since));
+            expired.extend(late.map(|(_, since)| since));
         }
-        self.records_given_up += given_up.len() as u64;
-        given_up
+        self.records_expired += expired.len() as u64;
+        expired
     }
 
     pub(super) fn next_time(&self) -> Option<Instant> {
-        let mut first = self.quiet_since;
+        let mut first = self.idle_since;
         if let (Mode::Exchange, Some((_, since))) = (self.settings.mode, self.owing.first()) {
             first = first.min(*since);
         }

@@ -45,7 +45,7 @@ fn without_memory_for_the_peers_it_says_so_before_it_says_that_it_serves() {
         assert_cannot_start(
             &mut command,
             what,
-            "no memory for a table of 16777216 peers",
+            "not enough memory for a table of 16777216 peers",
         );
     }
 }

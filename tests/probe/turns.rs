@@ -121,7 +121,7 @@ impl World {
                 peer: "192.0.2.1:5000".parse().unwrap(),
                 destination: Destination::Here {
                     address: None,
-                    looped: false,
+                    over_loopback: false,
                 },
                 at: self.start + self.now,
                 length: bytes.len(),
