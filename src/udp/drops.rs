@@ -4,16 +4,16 @@ use std::sync::{Mutex, PoisonError};
 
 /// Extends the kernel's wrapping 32-bit drop counter to 64 bits.
 #[derive(Debug)]
-pub struct Drops(Mutex<(u32, u64)>);
+pub(super) struct Drops(Mutex<(u32, u64)>);
 
 impl Drops {
     /// Counts from `baseline`, the present value of the kernel's counter.
-    pub fn from_baseline(baseline: u32) -> Self {
+    pub(super) fn from_baseline(baseline: u32) -> Self {
         Self(Mutex::new((baseline, 0)))
     }
 
     /// The drops since the baseline, given the present value of the kernel's counter.
-    pub fn total(&self, counter: u32) -> u64 {
+    pub(super) fn total(&self, counter: u32) -> u64 {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, total) = *seen;
         *seen = (counter, total + u64::from(counter.wrapping_sub(last)));

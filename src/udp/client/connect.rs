@@ -19,7 +19,7 @@ impl Socket {
     ///
     /// # Errors
     /// Those of socket(2), connect(2) and setsockopt(2).
-    pub fn connect(peer: SocketAddr, receive_buffer: usize) -> Result<Self, SocketError> {
+    pub(crate) fn connect(peer: SocketAddr, receive_buffer: usize) -> Result<Self, SocketError> {
         let failed = |words| SocketError::of(SocketAction::Other(words), peer);
         let domain = Domain::for_address(peer);
         let inner = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
@@ -58,7 +58,7 @@ impl Socket {
     ///
     /// # Errors
     /// Those of send(2). An ICMP error about an earlier datagram is reported once.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         self.inner.send(bytes).map(drop)
     }
 
@@ -68,7 +68,7 @@ impl Socket {
     /// # Errors
     /// Those of sendmmsg(2), if the first datagram fails. An ICMP error about an earlier datagram
     /// is reported once.
-    pub fn send_each(&self, bytes: &[u8], size: usize) -> io::Result<usize> {
+    pub(crate) fn send_each(&self, bytes: &[u8], size: usize) -> io::Result<usize> {
         send::each(self, bytes, size)
     }
 

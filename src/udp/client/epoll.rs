@@ -16,7 +16,7 @@ use crate::udp::Socket;
 
 /// Finds the readable sockets of a set (epoll(7)). A pending error makes a socket readable.
 #[derive(Debug)]
-pub struct Poller {
+pub(crate) struct Poller {
     epoll: OwnedFd,
     events: Vec<epoll_event>,
 }
@@ -29,7 +29,7 @@ impl Poller {
     ///
     /// # Errors
     /// Those of `epoll_create1(2)` and `epoll_ctl(2)`.
-    pub fn new<'a>(sockets: impl IntoIterator<Item = &'a Socket>) -> io::Result<Self> {
+    pub(crate) fn new<'a>(sockets: impl IntoIterator<Item = &'a Socket>) -> io::Result<Self> {
         // SAFETY: takes no pointer.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if epoll < 0 {
@@ -61,7 +61,7 @@ impl Poller {
     ///
     /// # Errors
     /// Those of ppoll(2) and `epoll_wait(2)`, except `EINTR`.
-    pub fn wait(&mut self, timeout: Duration, found: &mut Vec<usize>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Duration, found: &mut Vec<usize>) -> io::Result<()> {
         found.clear();
         // The timeout of epoll_wait is in whole milliseconds.
         if !timeout.is_zero() && !readable(self.epoll.as_fd(), timeout)? {
@@ -87,7 +87,7 @@ impl Socket {
     ///
     /// # Errors
     /// Those of ppoll(2), except `EINTR`.
-    pub fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
+    pub(crate) fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
         readable(self.as_fd(), timeout)
     }
 }

@@ -20,31 +20,31 @@ const CONTROL_BYTES: usize = 256;
 
 /// An entry of the error queue: a sent datagram was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
+pub(crate) struct Rejection {
     /// The errno that the kernel derives from it.
-    pub errno: i32,
+    pub(crate) errno: i32,
     /// The ICMP message; `None` if this host rejected the datagram.
-    pub icmp: Option<Icmp>,
+    pub(crate) icmp: Option<Icmp>,
     /// The sender of the ICMP message.
-    pub from: Option<IpAddr>,
+    pub(crate) from: Option<IpAddr>,
     /// The first bytes of the rejected datagram, as quoted in the ICMP message.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// The type and code of an ICMP message (RFC 792, RFC 4443).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Icmp {
+pub(crate) struct Icmp {
     /// Whether it is `ICMPv6`.
-    pub v6: bool,
+    pub(crate) v6: bool,
     /// The type.
-    pub kind: u8,
+    pub(crate) kind: u8,
     /// The code.
-    pub code: u8,
+    pub(crate) code: u8,
 }
 
 impl Socket {
     /// Takes the next entry from the error queue.
-    pub fn take_rejection(&self) -> Option<Rejection> {
+    pub(crate) fn take_rejection(&self) -> Option<Rejection> {
         let mut bytes = [0_u8; KEPT_BYTES];
         let mut control = Control([0; CONTROL_BYTES]);
         let mut iovec = iovec {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// Reads `CLOCK_BOOTTIME`: the time since boot, suspended time included (`clock_gettime(2)`).
-pub fn since_boot() -> Duration {
+pub(crate) fn since_boot() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

@@ -10,14 +10,14 @@ use socket2::{Domain, Socket, Type};
 /// apply to sockets of every family, so this requests the largest buffers for a UNIX socket and
 /// reads back the granted sizes. The socket stays open, so that later reads need no descriptor.
 #[derive(Debug)]
-pub struct BufferLimits(Socket);
+pub(crate) struct BufferLimits(Socket);
 
 impl BufferLimits {
     /// Opens the UNIX socket.
     ///
     /// # Errors
     /// Those of socket(2).
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Socket::new(Domain::UNIX, Type::DGRAM, None).map(Self)
     }
 
@@ -25,7 +25,7 @@ impl BufferLimits {
     ///
     /// # Errors
     /// Those of setsockopt(2) and getsockopt(2).
-    pub fn receive(&self) -> io::Result<usize> {
+    pub(crate) fn receive(&self) -> io::Result<usize> {
         self.0.set_recv_buffer_size(MAX_REQUEST)?;
         Ok(self.0.recv_buffer_size()? / 2)
     }
@@ -34,7 +34,7 @@ impl BufferLimits {
     ///
     /// # Errors
     /// Those of setsockopt(2) and getsockopt(2).
-    pub fn send(&self) -> io::Result<usize> {
+    pub(crate) fn send(&self) -> io::Result<usize> {
         self.0.set_send_buffer_size(MAX_REQUEST)?;
         Ok(self.0.send_buffer_size()? / 2)
     }

@@ -15,7 +15,7 @@ const NOT_INHERITED: &str = "was not passed in: it belongs to this process";
 ///
 /// # Errors
 /// If it is closed, is standard input, output or error, or belongs to this process already.
-pub fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
     // Without the lock, two threads could both pass the check before one sets FD_CLOEXEC.
     static TAKING: Mutex<()> = Mutex::new(());
     let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,7 +21,7 @@ pub fn named(address: SocketAddr, socket: impl AsFd) -> String {
 }
 
 /// Formats an address with the interface name from the network namespace of this process.
-pub fn named_here(address: SocketAddr) -> String {
+pub(crate) fn named_here(address: SocketAddr) -> String {
     match address {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => UnixDatagram::unbound().map_or_else(
             |_| address.to_string(),

@@ -10,7 +10,7 @@ use libc::{RLIMIT_NOFILE, rlimit};
 ///
 /// # Errors
 /// Those of getrlimit(2) and setrlimit(2).
-pub fn raise_open_file_limit() -> io::Result<()> {
+pub(crate) fn raise_open_file_limit() -> io::Result<()> {
     let mut limit = rlimit {
         rlim_cur: 0,
         rlim_max: 0,

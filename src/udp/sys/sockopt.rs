@@ -61,11 +61,11 @@ pub(in crate::udp) fn get(socket: impl AsFd, level: c_int, name: c_int) -> io::R
 /// The kernel's memory use and drop counter of a socket (`SO_MEMINFO`,
 /// `include/uapi/linux/sock_diag.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemInfo {
+pub(in crate::udp) struct MemInfo {
     /// The memory of the datagrams in the receive queue, in bytes.
-    pub receive_queue: u32,
+    pub(in crate::udp) receive_queue: u32,
     /// The datagrams dropped since the socket was opened. The counter wraps.
-    pub drops: u32,
+    pub(in crate::udp) drops: u32,
 }
 
 /// Reads `SO_MEMINFO`.
