@@ -60,8 +60,8 @@ pub struct Datagram<'a> {
     pub at: Instant,
     /// The length in bytes of the datagram or of the whole batch. Can exceed `memory`.
     pub length: usize,
-    /// The length of each datagram of a batch except the last, which may be shorter. For a single
-    /// datagram `length`.
+    /// The length of each datagram of a batch except the last, which may be shorter. Equals
+    /// `length` for a single datagram.
     pub segment: usize,
     /// The memory of the receive slot: the received bytes, at least those that are echoed or
     /// decoded, then unused bytes for a longer reply.

@@ -58,7 +58,7 @@ struct Writer {
     sink: Sink,
     /// Lines that were lost: nobody wrote them, or they could not be written.
     dropped: Arc<AtomicU64>,
-    /// Those of them that the log tells of.
+    /// The errors of them that the log tells of.
     told: u64,
     /// When it told of them last.
     told_at: Option<Instant>,

@@ -37,8 +37,8 @@ pub enum Wait {
 }
 
 /// The kernel's data about the content of a slot: one datagram, or a GRO batch (udp(7)) of
-/// datagrams from one peer to one destination. Options are `None` if the socket does not ask the
-/// kernel for that control message.
+/// datagrams from one peer to one destination. Optional fields are `None` unless the socket asks the
+/// kernel for the control message.
 #[derive(Debug, Clone, Copy)]
 pub struct RecvMeta {
     /// The source address. An IPv4 source on an IPv6 socket is an IPv4 address.
@@ -53,8 +53,8 @@ pub struct RecvMeta {
     pub traffic_class: Option<u8>,
     /// The length in bytes of the datagram or of the whole batch.
     pub length: usize,
-    /// The length in bytes of each datagram of a batch except the last, which may be shorter. For
-    /// a single datagram `length`.
+    /// The length in bytes of each datagram of a batch except the last, which may be shorter. Equals
+    /// `length` for a single datagram.
     pub segment: usize,
 }
 
@@ -140,7 +140,7 @@ impl Batch {
     /// filled. A limit of one is faster if only one datagram waits.
     ///
     /// # Errors
-    /// Those of recvmmsg(2): `WouldBlock` if no datagram came in time, `Interrupted` on a signal.
+    /// The errors of recvmmsg(2): `WouldBlock` if no datagram came in time, `Interrupted` on a signal.
     pub fn receive(&mut self, socket: &Socket, wait: Wait, limit: usize) -> io::Result<usize> {
         for slot in 0..self.received {
             // recvmmsg overwrote the lengths.
@@ -261,8 +261,8 @@ impl Batch {
     /// last. A failed reply does not stop the others. If a GSO batch fails, its datagrams are sent
     /// one by one, each with its own result.
     ///
-    /// If the send buffer is full, the call waits for up to `time()`. After that, replies fail at
-    /// once until a whole batch went out without a full buffer.
+    /// If the send buffer is full, the call waits for up to `time()`. Then replies fail without a
+    /// wait, until all replies of a batch are sent without one.
     pub fn send_next(&mut self, socket: &Socket, time: impl FnMut() -> Duration) -> Option<Sent> {
         // SAFETY: replies point into names and payload, which live as long as `self` and are not
         // received into before the replies are cleared.

@@ -53,7 +53,7 @@ impl Socket {
     /// also receives IPv4 datagrams.
     ///
     /// # Errors
-    /// Those of socket(2), setsockopt(2) and bind(2).
+    /// The errors of socket(2), setsockopt(2) and bind(2).
     pub fn bind(address: SocketAddr, options: &SocketOptions) -> Result<Self, SocketError> {
         Self::bind_as(address, options, false)
     }
@@ -203,7 +203,7 @@ impl Socket {
     /// with GRO enabled. (A batch that arrives during this call is taken for one datagram.)
     ///
     /// # Errors
-    /// Those of setsockopt(2).
+    /// The errors of setsockopt(2).
     pub fn queue_emptied(&self) -> io::Result<()> {
         self.guard.queue_emptied();
         if self.batches.unwanted.load(Relaxed) {
@@ -217,7 +217,7 @@ impl Socket {
     /// waits without a limit.
     ///
     /// # Errors
-    /// Those of setsockopt(2).
+    /// The errors of setsockopt(2).
     pub fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         // For the kernel, zero means no timeout.
         let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
@@ -250,7 +250,7 @@ impl Socket {
     /// doubles the requested size, for its own overhead (socket(7)).
     ///
     /// # Errors
-    /// Those of getsockopt(2).
+    /// The errors of getsockopt(2).
     pub fn buffer_sizes(&self) -> io::Result<[usize; 2]> {
         Ok([
             self.inner.recv_buffer_size()?,
@@ -262,7 +262,7 @@ impl Socket {
     /// adopted (`SO_MEMINFO`).
     ///
     /// # Errors
-    /// Those of getsockopt(2).
+    /// The errors of getsockopt(2).
     pub fn queue_and_drops(&self) -> io::Result<(u32, u64)> {
         let MemInfo {
             receive_queue,

@@ -18,7 +18,7 @@ impl Socket {
     /// ICMP errors about its datagrams.
     ///
     /// # Errors
-    /// Those of socket(2), connect(2) and setsockopt(2).
+    /// The errors of socket(2), connect(2) and setsockopt(2).
     pub(crate) fn connect(peer: SocketAddr, receive_buffer: usize) -> Result<Self, SocketError> {
         let failed = |words| SocketError::of(SocketAction::Other(words), peer);
         let domain = Domain::for_address(peer);
@@ -57,7 +57,7 @@ impl Socket {
     /// Sends a datagram to the peer.
     ///
     /// # Errors
-    /// Those of send(2). An ICMP error about an earlier datagram is reported once.
+    /// The errors of send(2). An ICMP error about an earlier datagram is reported once.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         self.inner.send(bytes).map(drop)
     }
@@ -66,7 +66,7 @@ impl Socket {
     /// Returns the number sent before the first failure.
     ///
     /// # Errors
-    /// Those of sendmmsg(2), if the first datagram fails. An ICMP error about an earlier datagram
+    /// The errors of sendmmsg(2), if the first datagram fails. An ICMP error about an earlier datagram
     /// is reported once.
     pub(crate) fn send_each(&self, bytes: &[u8], size: usize) -> io::Result<usize> {
         send::each(self, bytes, size)

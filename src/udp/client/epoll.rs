@@ -28,7 +28,7 @@ impl Poller {
     /// Opens an epoll instance for these sockets.
     ///
     /// # Errors
-    /// Those of `epoll_create1(2)` and `epoll_ctl(2)`.
+    /// The errors of `epoll_create1(2)` and `epoll_ctl(2)`.
     pub(crate) fn new<'a>(sockets: impl IntoIterator<Item = &'a Socket>) -> io::Result<Self> {
         // SAFETY: takes no pointer.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -60,7 +60,7 @@ impl Poller {
     /// The timeout has the precision of the kernel's timers. A signal ends the wait.
     ///
     /// # Errors
-    /// Those of ppoll(2) and `epoll_wait(2)`, except `EINTR`.
+    /// The errors of ppoll(2) and `epoll_wait(2)`, except `EINTR`.
     pub(crate) fn wait(&mut self, timeout: Duration, found: &mut Vec<usize>) -> io::Result<()> {
         found.clear();
         // The timeout of epoll_wait is in whole milliseconds.
@@ -86,7 +86,7 @@ impl Socket {
     /// error makes it readable. A signal ends the wait.
     ///
     /// # Errors
-    /// Those of ppoll(2), except `EINTR`.
+    /// The errors of ppoll(2), except `EINTR`.
     pub(crate) fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
         readable(self.as_fd(), timeout)
     }

@@ -16,7 +16,7 @@ impl BufferLimits {
     /// Opens the UNIX socket.
     ///
     /// # Errors
-    /// Those of socket(2).
+    /// The errors of socket(2).
     pub(crate) fn new() -> io::Result<Self> {
         Socket::new(Domain::UNIX, Type::DGRAM, None).map(Self)
     }
@@ -24,7 +24,7 @@ impl BufferLimits {
     /// The largest size that `SO_RCVBUF` can request, in bytes: `net.core.rmem_max`.
     ///
     /// # Errors
-    /// Those of setsockopt(2) and getsockopt(2).
+    /// The errors of setsockopt(2) and getsockopt(2).
     pub(crate) fn receive(&self) -> io::Result<usize> {
         self.0.set_recv_buffer_size(MAX_REQUEST)?;
         Ok(self.0.recv_buffer_size()? / 2)
@@ -33,7 +33,7 @@ impl BufferLimits {
     /// The largest size that `SO_SNDBUF` can request, in bytes: `net.core.wmem_max`.
     ///
     /// # Errors
-    /// Those of setsockopt(2) and getsockopt(2).
+    /// The errors of setsockopt(2) and getsockopt(2).
     pub(crate) fn send(&self) -> io::Result<usize> {
         self.0.set_send_buffer_size(MAX_REQUEST)?;
         Ok(self.0.send_buffer_size()? / 2)

@@ -9,7 +9,7 @@ use libc::{RLIMIT_NOFILE, rlimit};
 /// default for programs that use select(2); this one does not.
 ///
 /// # Errors
-/// Those of getrlimit(2) and setrlimit(2).
+/// The errors of getrlimit(2) and setrlimit(2).
 pub(crate) fn raise_open_file_limit() -> io::Result<()> {
     let mut limit = rlimit {
         rlim_cur: 0,

@@ -16,7 +16,7 @@ extern "C" fn ignore(_: libc::c_int) {}
 /// Prepares this thread, and threads that it starts later, for [`wake`].
 ///
 /// # Errors
-/// Those of sigaction(2) and `pthread_sigmask(3)`.
+/// The errors of sigaction(2) and `pthread_sigmask(3)`.
 pub fn prepare_wake() -> io::Result<()> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a sigaction of zeros is valid.
