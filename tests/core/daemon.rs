@@ -28,7 +28,7 @@ impl Daemon {
         }
     }
 
-    pub(super) fn hears(&mut self, peer: &str, bytes: &[u8]) -> Action {
+    pub(super) fn receives(&mut self, peer: &str, bytes: &[u8]) -> Action {
         let verdict = self.decides(&given(peer, bytes), false);
         self.sends();
         verdict.action

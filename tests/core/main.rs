@@ -67,55 +67,55 @@ const RECORD: &[u8] = b"\0\0\0\x07ab\0\0\0\0\0\0\0\x08\xff\xfe\x7f\xff\x3f\xc0\0
 fn echo_datagram_is_echoed_and_the_next_one_is_a_record() {
     for mode in [Mode::Exchange, Mode::Lockstep] {
         let mut daemon = Daemon::new(&defaults(mode));
-        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
-        assert_eq!(daemon.hears(ALICE, RECORD), record(RECORD));
-        assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
-        assert_eq!(daemon.hears(ALICE, HELLO), record(HELLO));
-        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
-        assert_eq!(daemon.hears(ALICE, b""), Action::Empty);
-        assert_eq!(daemon.hears(ALICE, b""), Action::Empty);
-        assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
+        assert_eq!(daemon.receives(ALICE, HELLO), echo(5));
+        assert_eq!(daemon.receives(ALICE, RECORD), record(RECORD));
+        assert_eq!(daemon.receives(ALICE, RECORD), echo(22));
+        assert_eq!(daemon.receives(ALICE, HELLO), record(HELLO));
+        assert_eq!(daemon.receives(ALICE, HELLO), echo(5));
+        assert_eq!(daemon.receives(ALICE, b""), Action::Empty);
+        assert_eq!(daemon.receives(ALICE, b""), Action::Empty);
+        assert_eq!(daemon.receives(ALICE, HELLO), echo(5));
     }
 }
 
 #[test]
 fn echo_mode_echoes_every_datagram() {
     let mut daemon = Daemon::new(&defaults(Mode::Echo));
-    assert_eq!(daemon.hears(ALICE, HELLO), echo(5));
-    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
-    assert_eq!(daemon.hears(ALICE, b""), echo(0));
+    assert_eq!(daemon.receives(ALICE, HELLO), echo(5));
+    assert_eq!(daemon.receives(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.receives(ALICE, b""), echo(0));
 }
 
 #[test]
 fn peers_share_one_exchange_only_in_lockstep() {
     let mut daemon = Daemon::new(&defaults(Mode::Exchange));
-    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
-    assert_eq!(daemon.hears(BOB, RECORD), echo(22));
+    assert_eq!(daemon.receives(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.receives(BOB, RECORD), echo(22));
     let mut daemon = Daemon::new(&defaults(Mode::Lockstep));
-    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
-    assert_eq!(daemon.hears(BOB, RECORD), record(RECORD));
+    assert_eq!(daemon.receives(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.receives(BOB, RECORD), record(RECORD));
 }
 
 #[test]
 fn record_expires_at_the_timeout_and_not_before() {
     for (wait, action) in [(ALMOST, record(RECORD)), (TIMEOUT, echo(22))] {
         let mut daemon = Daemon::new(&defaults(Mode::Exchange));
-        daemon.hears(ALICE, HELLO);
+        daemon.receives(ALICE, HELLO);
         daemon.now += wait;
-        assert_eq!(daemon.hears(ALICE, RECORD), action);
+        assert_eq!(daemon.receives(ALICE, RECORD), action);
     }
 }
 
 #[test]
 fn lockstep_record_is_in_time_until_the_socket_is_empty() {
     let mut daemon = Daemon::new(&defaults(Mode::Lockstep));
-    daemon.hears(ALICE, HELLO);
+    daemon.receives(ALICE, HELLO);
     daemon.now += 2 * TIMEOUT;
-    assert_eq!(daemon.hears(ALICE, RECORD), record(RECORD));
-    daemon.hears(ALICE, HELLO);
+    assert_eq!(daemon.receives(ALICE, RECORD), record(RECORD));
+    daemon.receives(ALICE, HELLO);
     daemon.now += TIMEOUT;
     daemon.core.expire(daemon.now, None);
-    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    assert_eq!(daemon.receives(ALICE, RECORD), echo(22));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn failed_reply_leaves_no_record_owed() {
         let mut daemon = Daemon::new(&defaults(mode));
         daemon.decides(&given(ALICE, HELLO), true);
         daemon.sends();
-        assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+        assert_eq!(daemon.receives(ALICE, RECORD), echo(22));
     }
 }
 
@@ -133,10 +133,10 @@ fn longest_owing_peer_is_evicted_from_a_full_table() {
     let mut settings = defaults(Mode::Exchange);
     settings.max_peers = NonZeroU32::MIN;
     let mut daemon = Daemon::new(&settings);
-    daemon.hears(ALICE, HELLO);
-    daemon.hears(BOB, HELLO);
-    assert_eq!(daemon.hears(BOB, RECORD), record(RECORD));
-    assert_eq!(daemon.hears(ALICE, RECORD), echo(22));
+    daemon.receives(ALICE, HELLO);
+    daemon.receives(BOB, HELLO);
+    assert_eq!(daemon.receives(BOB, RECORD), record(RECORD));
+    assert_eq!(daemon.receives(ALICE, RECORD), echo(22));
     assert_eq!(daemon.core.totals().evicted, 1);
 }
 
@@ -149,7 +149,7 @@ fn lockstep_with_every_exit_ends_like_the_reference_server() {
         decode_error: true,
     };
     let mut daemon = Daemon::new(&settings);
-    for (heard, end) in [
+    for (received, end) in [
         (b"" as &[u8], Some(End::Empty)),
         (HELLO, None),
         (HELLO, Some(End::DecodeError)),
@@ -158,7 +158,7 @@ fn lockstep_with_every_exit_ends_like_the_reference_server() {
         (HELLO, None),
         (RECORD, None),
     ] {
-        assert_eq!(daemon.decides(&given(ALICE, heard), false).end, end);
+        assert_eq!(daemon.decides(&given(ALICE, received), false).end, end);
         daemon.sends();
     }
     assert_eq!(daemon.core.expire(daemon.now + ALMOST, None), None);
@@ -173,7 +173,7 @@ fn timeout_counts_as_idle_without_the_last_datagrams_record() {
     let mut daemon = Daemon::new(&defaults(Mode::Exchange));
     for peer in [ALICE, BOB] {
         daemon.now += A_MOMENT;
-        daemon.hears(peer, HELLO);
+        daemon.receives(peer, HELLO);
     }
     for (expired, idle) in [(2, 0), (2, 1)] {
         daemon.now += TIMEOUT;
@@ -263,22 +263,22 @@ proptest! {
         let mut model = Model::new(&settings, rates, daemon.now);
         for step in steps {
             let mut expected = |sent: &Sent, now| model.decides(sent, now);
-            if !matches!(step, Step::Hear(_)) {
+            if !matches!(step, Step::Receive(_)) {
                 daemon.sends();
             }
             match step {
-                Step::Hear(sent) => daemon.handles(&sent, &mut expected),
+                Step::Receive(sent) => daemon.handles(&sent, &mut expected),
                 Step::Send => {}
                 Step::Wait(wait) => daemon.now += wait,
                 Step::WaitUntilDueBut(but) => {
                     let due = model.next_time().and_then(|due| due.checked_sub(but));
                     daemon.now = daemon.now.max(due.unwrap_or(daemon.now));
                 }
-                Step::Time => {
+                Step::Expire => {
                     prop_assert_eq!(daemon.core.expire(daemon.now, None), model.time(daemon.now));
                     prop_assert!(model.next_time().is_none_or(|next| next > daemon.now));
                 }
-                Step::TimeAndElsewhere(ago) => {
+                Step::ExpireWithOtherSocket(ago) => {
                     let at = daemon.now.checked_sub(ago).unwrap();
                     model.idle_since = model.idle_since.max(at);
                     let end = daemon.core.expire(daemon.now, Some(at));
@@ -331,12 +331,12 @@ proptest! {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Hear(Sent),
+    Receive(Sent),
     Send,
     Wait(Duration),
     WaitUntilDueBut(Duration),
-    Time,
-    TimeAndElsewhere(Duration),
+    Expire,
+    ExpireWithOtherSocket(Duration),
 }
 
 /// One datagram or a GRO batch.
@@ -372,12 +372,12 @@ impl Sent {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => sent().prop_map(Step::Hear),
+        12 => sent().prop_map(Step::Receive),
         1 => Just(Step::Send),
         2 => wait().prop_map(Step::Wait),
         2 => select(vec![Duration::ZERO, A_MOMENT]).prop_map(Step::WaitUntilDueBut),
-        3 => Just(Step::Time),
-        1 => wait().prop_map(Step::TimeAndElsewhere),
+        3 => Just(Step::Expire),
+        1 => wait().prop_map(Step::ExpireWithOtherSocket),
     ]
 }
 
