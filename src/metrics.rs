@@ -1,6 +1,6 @@
-//! Every metric, declared once.
+//! The metrics, each declared once in `catalogue`.
 //!
-//! Each worker counts in memory of its own ([`Counts`]); a scrape adds the workers up.
+//! Each worker counts in its own memory ([`Counts`]); a scrape sums the workers up.
 
 mod catalogue;
 mod clocks;
@@ -24,28 +24,28 @@ pub use clocks::Clocks;
 use clocks::steady;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment};
 
-/// What the kernel says of a socket when asked.
+/// The kernel's figures of a socket (`SO_MEMINFO`, socket(7)).
 #[derive(Debug, Clone, Copy)]
 pub struct SocketReading {
     /// `SO_RCVBUF` and `SO_SNDBUF` in bytes.
     pub buffers: [usize; 2],
-    /// Memory of what waits to be received, in bytes.
+    /// The memory of the queued datagrams, in bytes.
     pub receive_queue: u32,
-    /// Datagrams dropped since the daemon took the socket.
+    /// Datagrams dropped since the daemon opened or adopted the socket.
     pub drops: u64,
 }
 
-/// A worker and its socket, as the metrics see them.
+/// The sources of the metrics of one worker.
 pub struct WorkerMetrics {
     /// The `listen` label: the address that the socket is bound to.
     pub listen: String,
-    /// The `worker` label.
+    /// The `worker` label: 0 to N−1 for each address.
     pub worker: String,
-    /// What the worker counts.
+    /// The worker's counters.
     pub counts: Arc<Counts>,
-    /// The buffer sizes asked for, receive and send, in bytes.
+    /// The requested receive and send buffer sizes, in bytes.
     pub requested: [Option<usize>; 2],
-    /// Asks the kernel.
+    /// Reads the socket's figures from the kernel.
     pub read_socket: Box<dyn Fn() -> io::Result<SocketReading> + Send + Sync>,
 }
 
@@ -58,26 +58,26 @@ impl fmt::Debug for WorkerMetrics {
     }
 }
 
-/// All that the metrics are read from.
+/// The sources of all metrics.
 #[derive(Debug)]
 pub struct MetricsSources {
-    /// One for each socket.
+    /// One per socket.
     pub workers: Vec<WorkerMetrics>,
-    /// Whether datagrams come with the time of their receipt.
+    /// Whether the kernel timestamps received datagrams.
     pub timestamps: bool,
-    /// How many lines of the log were lost.
+    /// The number of dropped log lines.
     pub dropped_log_lines: Arc<AtomicU64>,
-    /// Asks for the system's limits on receive and send buffers, in bytes.
+    /// Reads the system's limits on receive and send buffers, in bytes.
     pub read_limits: fn() -> [Option<usize>; 2],
-    /// When the daemon started, which is what every [`SharedMoment`] counts from.
+    /// The start of the daemon, from which every [`SharedMoment`] counts.
     pub started: Clocks,
     /// Reads the clocks.
     pub clocks: fn() -> Clocks,
-    /// When the last datagram came that a scrape saw, and the time of day it was. Begins empty.
+    /// The last datagram that a scrape has shown, and its time of day. Initially empty.
     pub last: Mutex<Option<(Instant, f64)>>,
 }
 
-/// Sums over all workers, for people.
+/// Sums over all workers, for the status page and the status line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
 pub struct MetricsSummary {
@@ -93,16 +93,16 @@ pub struct MetricsSummary {
     pub peers: u64,
 }
 
-/// A socket, for people.
+/// A socket, for the status page.
 #[derive(Debug, Clone)]
 pub struct SocketState {
-    /// The address that it is bound to.
+    /// The address that the socket is bound to.
     pub listen: String,
     /// The worker's number.
     pub worker: String,
-    /// The buffer sizes asked for, receive and send, in bytes.
+    /// The requested receive and send buffer sizes, in bytes.
     pub requested: [Option<usize>; 2],
-    /// What the kernel says of it, if it is there.
+    /// The kernel's figures; `None` if they cannot be read.
     pub reading: Option<SocketReading>,
 }
 
@@ -117,10 +117,10 @@ impl Metrics {
     /// The Content-Type of [`Self::text`].
     pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-    /// Metrics read from `sources`.
+    /// Registers all metrics.
     ///
     /// # Errors
-    /// When two metrics are of one name.
+    /// If two metrics have the same name.
     pub fn new(sources: MetricsSources) -> prometheus::Result<Self> {
         let sources = Arc::new(sources);
         let registry = Registry::new();
@@ -139,17 +139,17 @@ impl Metrics {
     /// All metrics in the Prometheus text format 0.0.4.
     ///
     /// # Errors
-    /// When a metric has no valid name.
+    /// If a metric has no valid name.
     pub fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// How long ago the daemon started.
+    /// The time since the start of the daemon, suspends included.
     pub fn uptime(&self) -> Duration {
         self.sources.uptime((self.sources.clocks)())
     }
 
-    /// Each socket, for people.
+    /// Every socket, for the status page.
     pub fn sockets(&self) -> Vec<SocketState> {
         let workers = self.sources.workers.iter();
         let state = |worker: &WorkerMetrics| SocketState {
@@ -161,7 +161,7 @@ impl Metrics {
         workers.map(state).collect()
     }
 
-    /// Sums over all workers, for people.
+    /// Sums over all workers.
     pub fn summary(&self) -> MetricsSummary {
         let sources = &self.sources;
         let workers = sources.workers.iter();
@@ -192,7 +192,7 @@ impl Collector for All {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // The kernel is asked once, so that all is of one moment.
+        // One reading per socket: all its figures are of one moment.
         let workers = self.sources.workers.iter();
         let scrape = Scrape {
             sources: &self.sources,
@@ -204,12 +204,12 @@ impl Collector for All {
     }
 }
 
-/// What one scrape reads from.
+/// The values that one scrape reads.
 struct Scrape<'a> {
     sources: &'a MetricsSources,
-    /// Each address that datagrams are received on, and what its workers count.
+    /// Each `listen` address, and the counters of its workers.
     listens: Vec<(&'a str, Vec<&'a Counts>)>,
-    /// What the kernel says of each worker's socket.
+    /// The kernel's figures of each worker's socket.
     sockets: Vec<Option<SocketReading>>,
     limits: [Option<usize>; 2],
 }
@@ -220,7 +220,7 @@ impl Scrape<'_> {
     }
 }
 
-/// One metric: its declaration and how it is read.
+/// A metric: its declaration and the function that reads it.
 struct Family {
     name: &'static str,
     help: &'static str,
@@ -239,7 +239,7 @@ impl Family {
     }
 }
 
-/// The series of one metric, as they are read.
+/// The series of one metric.
 struct Series {
     kind: MetricType,
     metrics: Vec<Metric>,
@@ -248,13 +248,13 @@ struct Series {
 impl Series {
     #[expect(
         clippy::cast_precision_loss,
-        reason = "Prometheus has no other numbers; exact to 2^53"
+        reason = "Prometheus has only floats; exact to 2^53"
     )]
     fn add(&mut self, labels: &[(&str, &str)], value: u64) {
         self.metrics.push(metric(self.kind, labels, value as f64));
     }
 
-    /// One for each address that datagrams are received on: the sum over its workers.
+    /// Adds one series per `listen` address: the sum over its workers.
     fn add_listens(
         &mut self,
         scrape: &Scrape<'_>,
@@ -268,7 +268,7 @@ impl Series {
         }
     }
 
-    /// One for each socket, of those that have the value.
+    /// Adds one series per socket that has the value.
     fn add_sockets(
         &mut self,
         scrape: &Scrape<'_>,
@@ -285,7 +285,7 @@ impl Series {
         }
     }
 
-    /// The workers' histograms as one, each value divided by `scale`.
+    /// Adds the sum of the workers' histograms, with every value divided by `scale`.
     #[expect(clippy::cast_precision_loss, reason = "exact to 2^53")]
     fn add_histogram<const BUCKETS: usize>(
         &mut self,
@@ -326,7 +326,7 @@ impl Series {
 }
 
 impl MetricsSources {
-    /// The workers' counts by the address of their socket, in the order of the addresses.
+    /// The workers' counters by `listen` address, in the order of the addresses.
     fn listens(&self) -> Vec<(&str, Vec<&Counts>)> {
         let mut listens: Vec<(&str, Vec<&Counts>)> = Vec::new();
         for worker in &self.workers {
@@ -348,9 +348,9 @@ impl MetricsSources {
         now.since_boot.saturating_sub(self.started.since_boot)
     }
 
-    /// The time of day when the last datagram came, in seconds since 1970; 0 if none did. The
-    /// loop reads no time of day, so that it is worked out here. It stands still when none comes,
-    /// unless the clock is set.
+    /// The arrival of the last datagram, in seconds since the UNIX epoch; 0 before the first. The
+    /// workers read only the monotonic clock. While no datagram comes, the value changes only if
+    /// the clock is set.
     fn last_datagram(&self) -> f64 {
         let epoch = self.started.monotonic;
         let moments = self.workers.iter();

@@ -342,7 +342,7 @@ impl<P: Port> Worker<P> {
         counts.peers.set(totals.peers);
         counts.evicted.set(totals.evicted);
         counts.record_timeouts.set(totals.records_expired);
-        counts.quiet_timeouts.set(totals.idle_timeouts);
+        counts.idle_timeouts.set(totals.idle_timeouts);
         let idle_since = self.clock.to_real(totals.idle_since);
         let state = &self.shared.states[self.index];
         state.idle_since.set(self.shared.epoch, idle_since);

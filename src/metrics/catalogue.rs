@@ -1,4 +1,4 @@
-//! The declarations.
+//! The declarations of all metrics but `process_*`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,60 +7,59 @@ use prometheus::proto::MetricType::{COUNTER, GAUGE, HISTOGRAM};
 use super::{Family, metric};
 use crate::reflect::Refusal;
 
-/// Every metric but those of the process.
 pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "udp_echo_datagrams_received_total",
-        help: "Datagrams received, whatever became of them.",
+        help: "Total datagrams received.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.received.get()),
     },
     Family {
         name: "udp_echo_received_bytes_total",
-        help: "Payload bytes of the datagrams received, before any cut.",
+        help: "Total payload bytes of received datagrams, before truncation.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.received_bytes.get()),
     },
     Family {
         name: "udp_echo_datagrams_echoed_total",
-        help: "Datagrams sent back.",
+        help: "Total datagrams echoed.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.echoed.get()),
     },
     Family {
         name: "udp_echo_echoed_bytes_total",
-        help: "Payload bytes of the datagrams sent back.",
+        help: "Total payload bytes echoed.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.echoed_bytes.get()),
     },
     Family {
         name: "udp_echo_records_decoded_total",
-        help: "Records decoded.",
+        help: "Total records decoded.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.decoded.get()),
     },
     Family {
         name: "udp_echo_decode_errors_total",
-        help: "Datagrams that were to be a record and were shorter than 22 bytes.",
+        help: "Total datagrams in place of a record that were shorter than its 22 bytes.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.decode_errors.get()),
     },
     Family {
         name: "udp_echo_datagrams_empty_total",
-        help: "Empty datagrams that were not echoed.",
+        help: "Total empty datagrams that were not echoed.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.empty.get()),
     },
     Family {
         name: "udp_echo_datagrams_truncated_total",
-        help: "Echo datagrams longer than the most that is echoed. They are counted by what \
-               became of them too.",
+        help: "Total datagrams cut to --max-datagram bytes; each also counts as echoed or as a \
+               send error.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.truncated.get()),
     },
     Family {
         name: "udp_echo_datagrams_refused_total",
-        help: "Datagrams that were refused, by the rule that refused them.",
+        help: "Total datagrams refused, by reason.",
         kind: COUNTER,
         read: |scrape, series| {
             for refusal in Refusal::ALL {
@@ -71,12 +70,12 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_timeouts_total",
-        help: "Timeouts: records that did not come in time, and times that a socket was quiet \
-               for the whole timeout while it waited for nothing but an echo datagram.",
+        help: "Total timeouts: records that did not arrive in time (record), and timeouts that a \
+               socket was idle while no record was owed (echo).",
         kind: COUNTER,
         read: |scrape, series| {
             series.add_listens(scrape, &[("waiting_for", "echo")], |c| {
-                c.quiet_timeouts.get()
+                c.idle_timeouts.get()
             });
             series.add_listens(scrape, &[("waiting_for", "record")], |c| {
                 c.record_timeouts.get()
@@ -85,31 +84,31 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_receive_errors_total",
-        help: "Receive calls that failed, by the name of the error.",
+        help: "Total failed receive calls, by errno name.",
         kind: COUNTER,
         read: |scrape, series| series.add_errors(scrape, |c| &c.receive_errors),
     },
     Family {
         name: "udp_echo_send_errors_total",
-        help: "Replies that could not be sent, by the name of the error.",
+        help: "Total replies that could not be sent, by errno name.",
         kind: COUNTER,
         read: |scrape, series| series.add_errors(scrape, |c| &c.send_errors),
     },
     Family {
         name: "udp_echo_peers",
-        help: "Peers that owe a record.",
+        help: "Number of peers that owe a record.",
         kind: GAUGE,
         read: |scrape, series| series.add(&[], scrape.sum(|c| c.peers.get())),
     },
     Family {
         name: "udp_echo_peers_evicted_total",
-        help: "Peers that owed a record and were forgotten because the table was full.",
+        help: "Total peers evicted while they owed a record, because the table was full.",
         kind: COUNTER,
         read: |scrape, series| series.add(&[], scrape.sum(|c| c.evicted.get())),
     },
     Family {
         name: "udp_echo_socket_receive_buffer_bytes",
-        help: "The socket's receive buffer, as the kernel counts it (SO_RCVBUF).",
+        help: "Receive buffer size in bytes, as the kernel counts it (SO_RCVBUF).",
         kind: GAUGE,
         read: |scrape, series| {
             series.add_sockets(scrape, |_, socket| Some(socket?.buffers[0] as u64));
@@ -117,7 +116,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_socket_send_buffer_bytes",
-        help: "The socket's send buffer, as the kernel counts it (SO_SNDBUF).",
+        help: "Send buffer size in bytes, as the kernel counts it (SO_SNDBUF).",
         kind: GAUGE,
         read: |scrape, series| {
             series.add_sockets(scrape, |_, socket| Some(socket?.buffers[1] as u64));
@@ -125,7 +124,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_socket_receive_buffer_requested_bytes",
-        help: "The receive buffer asked for. The kernel doubles what it is asked for.",
+        help: "Requested receive buffer size in bytes, which the kernel doubles.",
         kind: GAUGE,
         read: |scrape, series| {
             series.add_sockets(scrape, |worker, _| worker.requested[0].map(|n| n as u64));
@@ -133,7 +132,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_socket_send_buffer_requested_bytes",
-        help: "The send buffer asked for. The kernel doubles what it is asked for.",
+        help: "Requested send buffer size in bytes, which the kernel doubles.",
         kind: GAUGE,
         read: |scrape, series| {
             series.add_sockets(scrape, |worker, _| worker.requested[1].map(|n| n as u64));
@@ -141,7 +140,8 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_receive_buffer_limit_bytes",
-        help: "The largest receive buffer the system lets anybody ask for (net.core.rmem_max).",
+        help: "Maximum receive buffer size in bytes that a process may request \
+               (net.core.rmem_max).",
         kind: GAUGE,
         read: |scrape, series| {
             if let Some(limit) = scrape.limits[0] {
@@ -151,7 +151,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_send_buffer_limit_bytes",
-        help: "The largest send buffer the system lets anybody ask for (net.core.wmem_max).",
+        help: "Maximum send buffer size in bytes that a process may request (net.core.wmem_max).",
         kind: GAUGE,
         read: |scrape, series| {
             if let Some(limit) = scrape.limits[1] {
@@ -161,8 +161,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_socket_receive_queue_bytes",
-        help: "Memory of the datagrams that wait in the socket's receive buffer, as the kernel \
-               counts it.",
+        help: "Memory of the queued datagrams in bytes, as the kernel counts it.",
         kind: GAUGE,
         read: |scrape, series| {
             series.add_sockets(scrape, |_, socket| Some(socket?.receive_queue.into()));
@@ -170,14 +169,14 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_socket_drops_total",
-        help: "Datagrams that the kernel dropped because the socket's receive buffer was full; a \
-               burst that it dropped as a whole (--offload auto) counts once.",
+        help: "Total datagrams dropped by the kernel because the receive buffer was full; a \
+               dropped GRO batch (--offload auto) counts once.",
         kind: COUNTER,
         read: |scrape, series| series.add_sockets(scrape, |_, socket| Some(socket?.drops)),
     },
     Family {
         name: "udp_echo_batch_datagrams",
-        help: "Datagrams that one receive call gave.",
+        help: "Number of datagrams per receive call.",
         kind: HISTOGRAM,
         read: |scrape, series| {
             series.add_histogram(scrape, 1.0, |counts| &counts.batches.0);
@@ -185,7 +184,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_residence_seconds",
-        help: "Time from the kernel's receipt of a datagram until its reply was sent.",
+        help: "Time in seconds from the kernel's receipt of a datagram until its reply was sent.",
         kind: HISTOGRAM,
         read: |scrape, series| {
             if scrape.sources.timestamps {
@@ -195,7 +194,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_last_datagram_timestamp_seconds",
-        help: "When the last datagram was received, in seconds since 1970; 0 if none was.",
+        help: "Arrival time of the last datagram since unix epoch in seconds; 0 before the first.",
         kind: GAUGE,
         read: |scrape, series| {
             let time = scrape.sources.last_datagram();
@@ -204,8 +203,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_log_lines_dropped_total",
-        help: "Lines of the log that were lost: more came than were read, or they could not be \
-               written.",
+        help: "Total log lines dropped because the log could not keep up or be written.",
         kind: COUNTER,
         read: |scrape, series| {
             series.add(&[], scrape.sources.dropped_log_lines.load(Relaxed));
@@ -213,7 +211,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_build_info",
-        help: "Which build this is. Always 1.",
+        help: "Build information as labels; the value is always 1.",
         kind: GAUGE,
         read: |_, series| {
             let labels = [

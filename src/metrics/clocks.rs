@@ -1,4 +1,4 @@
-//! Times of day that follow the clock when it is set.
+//! Times of day that follow a clock step.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,13 +9,13 @@ pub struct Clocks {
     pub monotonic: Instant,
     /// `CLOCK_BOOTTIME`: goes on while the machine is suspended.
     pub since_boot: Duration,
-    /// The time of day, which can be set at any time.
+    /// `CLOCK_REALTIME`: the time of day, which can be set at any time.
     pub today: SystemTime,
 }
 
 impl Clocks {
-    /// What the clock now says of a time some while ago, in seconds since 1970; 0 if that was
-    /// earlier.
+    /// The time of day `ago`, by the clock as it is set now, in seconds since the UNIX epoch; 0 if
+    /// that is before the epoch.
     pub(super) fn time_of_day(&self, ago: Duration) -> f64 {
         let time = self.today.checked_sub(ago);
         time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
@@ -23,8 +23,8 @@ impl Clocks {
     }
 }
 
-/// Returns `shown`, or `time` if the clock was set since `shown` was worked out: a time in the
-/// past must not move by the inaccuracy of reading two clocks.
+/// Returns `shown`, or `time` if the clock was set since `shown` was computed: a past time must not
+/// move by the inaccuracy of reading two clocks.
 pub(super) fn steady(shown: f64, time: f64) -> f64 {
     const STEP: f64 = 1.0;
     if (time - shown).abs() < STEP {
@@ -43,12 +43,12 @@ mod tests {
     use super::*;
     use crate::metrics::{Counts, Metrics, MetricsSources, WorkerMetrics};
 
-    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
     static BOOT: LazyLock<Instant> = LazyLock::new(Instant::now);
 
     thread_local! {
         static SINCE_BOOT: Cell<Duration> = const { Cell::new(Duration::from_secs(20)) };
-        /// Ahead of a board without a clock of its own, which boots in 1970.
+        /// The clock's lead over that of a board without a battery, which boots in 1970.
         static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
@@ -61,7 +61,7 @@ mod tests {
         }
     }
 
-    fn pass(time: Duration) {
+    fn advance(time: Duration) {
         SINCE_BOOT.set(SINCE_BOOT.get() + time);
     }
 
@@ -95,16 +95,16 @@ mod tests {
                 value("udp_echo_last_datagram_timestamp_seconds "),
             ]
         };
-        pass(Duration::from_secs(5));
+        advance(Duration::from_secs(5));
         counts
             .last_datagram
             .set(*BOOT + Duration::from_secs(20), clocks().monotonic);
         for ahead in [0, 1_700_000_000, 1_700_003_600, 3] {
             AHEAD.set(Duration::from_secs(ahead));
             assert_eq!(shown(), [ahead + 20, ahead + 25]);
-            // Two clocks are not read at one moment: that moves nothing.
+            // Two clocks are not read at one moment: the shown times do not move.
             AHEAD.set(Duration::from_secs(ahead) + Duration::from_micros(20));
-            pass(Duration::from_secs(1000));
+            advance(Duration::from_secs(1000));
             assert_eq!(shown(), [ahead + 20, ahead + 25]);
         }
         assert_eq!(metrics.uptime(), Duration::from_secs(4005));

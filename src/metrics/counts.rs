@@ -1,4 +1,4 @@
-//! What a worker counts.
+//! The counters of a worker.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,28 +6,28 @@ use std::time::{Duration, Instant};
 
 use crate::reflect::Refusal;
 
-/// A number that one thread writes and any thread may read: no locked instruction is needed.
+/// A number that one thread writes and any thread may read, without a locked instruction.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds `n`.
+    /// Adds `n`. Only the writing thread may call this.
     pub fn add(&self, n: u64) {
         self.set(self.get() + n);
     }
 
-    /// Sets it to `n`.
+    /// Sets the number to `n`.
     pub fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
     }
 
-    /// Reads it.
+    /// The number.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// What one worker counts. Written by its thread alone; on cache lines of its own.
+/// The counters of one worker. Only its thread writes them; no other data shares their cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 #[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
@@ -42,7 +42,7 @@ pub struct Counts {
     pub truncated: Count,
     /// By [`Refusal`].
     pub refused: [Count; Refusal::ALL.len()],
-    pub quiet_timeouts: Count,
+    pub idle_timeouts: Count,
     pub record_timeouts: Count,
     pub receive_errors: ErrorCounts,
     pub send_errors: ErrorCounts,
@@ -51,23 +51,23 @@ pub struct Counts {
     pub batches: Batches,
     /// In nanoseconds.
     pub residence: Residence,
-    /// When the last datagram came.
+    /// The arrival of the last datagram.
     pub last_datagram: SharedMoment,
 }
 
 impl Counts {
-    /// Refused, by whatever rule.
+    /// The datagrams refused for any reason.
     pub(super) fn refused(&self) -> u64 {
         self.refused.iter().map(Count::get).sum()
     }
 }
 
-/// Errors by name.
+/// The number of errors by errno name.
 #[derive(Debug, Default)]
 pub struct ErrorCounts([Count; ErrorCounts::NAMES]);
 
-/// The errors that receiving and sending UDP datagrams can meet (recv(2), send(2), udp(7)), and
-/// their names. All others are counted as `other`.
+/// The errors of sending and receiving UDP datagrams (recv(2), send(2), udp(7)). All others count
+/// as `other`.
 const ERRNOS: [(i32, &str); 16] = [
     (libc::EACCES, "EACCES"),
     (libc::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
@@ -88,10 +88,10 @@ const ERRNOS: [(i32, &str); 16] = [
 ];
 
 impl ErrorCounts {
-    /// How many names there are.
+    /// The number of names.
     pub const NAMES: usize = ERRNOS.len() + 1;
 
-    /// Counts an error. Returns which of the names it has.
+    /// Counts an error. Returns the index of its name.
     pub fn count(&self, error: &io::Error) -> usize {
         let index = ERRNOS
             .iter()
@@ -101,7 +101,7 @@ impl ErrorCounts {
         index
     }
 
-    /// The names, in the order of [`Self::get`].
+    /// The names, in the order of their indices.
     pub(super) fn names() -> impl Iterator<Item = &'static str> {
         ERRNOS.iter().map(|(_, name)| *name).chain(["other"])
     }
@@ -110,19 +110,18 @@ impl ErrorCounts {
         self.0[index].get()
     }
 
-    /// All of them.
+    /// The number of all errors.
     pub fn sum(&self) -> u64 {
         self.0.iter().map(Count::get).sum()
     }
 }
 
-/// A histogram of whole numbers, each counted in the least bucket that holds it. Its counts lie
-/// in it, and so on the cache lines of their worker.
+/// A histogram of whole numbers. The counters are inline, on the cache lines of their worker.
 #[derive(Debug)]
 pub struct Histogram<const BUCKETS: usize> {
-    /// One less than there are buckets.
+    /// The inclusive upper bounds of all buckets but the last.
     bounds: &'static [u64],
-    /// One for each bound, and one for what is above the last.
+    /// The last bucket counts the values above all bounds.
     buckets: [Count; BUCKETS],
     sum: Count,
 }
@@ -137,26 +136,26 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
         }
     }
 
-    /// Counts a value that came so many times.
+    /// Counts a value that occurred `times` times.
     pub fn count(&self, value: u64, times: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.buckets[bucket].add(times);
-        // A sum that wraps would go back, which is a restart to Prometheus.
+        // Saturates: Prometheus takes a sum that falls for a restart.
         let sum = self.sum.get().saturating_add(value.saturating_mul(times));
         self.sum.set(sum);
     }
 
-    /// The upper bounds of the buckets but the last, which has none.
+    /// The inclusive upper bounds of all buckets but the last.
     pub(super) fn bounds(&self) -> &'static [u64] {
         self.bounds
     }
 
-    /// How many values a bucket has, not counting those of lower ones.
+    /// The number of values in a bucket, not cumulative.
     pub(super) fn bucket(&self, index: usize) -> u64 {
         self.buckets[index].get()
     }
 
-    /// How many values there are.
+    /// The number of values.
     #[cfg(test)]
     pub(crate) fn count_all(&self) -> u64 {
         self.buckets.iter().map(Count::get).sum()
@@ -168,7 +167,7 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
     }
 }
 
-/// Datagrams that one receive call gave.
+/// Datagrams per receive call.
 const BATCH_BOUNDS: [u64; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// Nanoseconds from 1 µs to 1 s.
@@ -194,7 +193,7 @@ const RESIDENCE_BOUNDS: [u64; 19] = [
     1_000_000_000,
 ];
 
-/// [`Counts::batches`].
+/// The histogram of datagrams per receive call.
 #[derive(Debug)]
 pub struct Batches(pub Histogram<{ BATCH_BOUNDS.len() + 1 }>);
 
@@ -204,7 +203,7 @@ impl Default for Batches {
     }
 }
 
-/// [`Counts::residence`].
+/// The histogram of residence times in nanoseconds.
 #[derive(Debug)]
 pub struct Residence(pub Histogram<{ RESIDENCE_BOUNDS.len() + 1 }>);
 
@@ -214,19 +213,19 @@ impl Default for Residence {
     }
 }
 
-/// A time that another thread may read: nanoseconds since an instant that all know, plus 1; 0 is
-/// never.
+/// An instant that one thread writes and any thread may read, in nanoseconds since a common epoch,
+/// plus 1; 0 stands for never.
 #[derive(Debug, Default)]
 pub struct SharedMoment(Count);
 
 impl SharedMoment {
-    /// Sets it to `now`.
+    /// Sets the instant to `now`.
     pub fn set(&self, epoch: Instant, now: Instant) {
         let since = now.saturating_duration_since(epoch).as_nanos();
         self.0.set(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1);
     }
 
-    /// Reads it.
+    /// The instant; `None` for never.
     pub fn get(&self, epoch: Instant) -> Option<Instant> {
         let nanoseconds = self.0.get().checked_sub(1)?;
         epoch.checked_add(Duration::from_nanos(nanoseconds))
@@ -238,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_counted_in_the_least_bucket_that_holds_it() {
+    fn histogram_counts_a_value_in_the_smallest_bucket() {
         let Batches(batches) = Batches::default();
         for datagrams in [1, 2, 3, 4, 5, 63, 64, 65] {
             batches.count(datagrams, 1);
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn sum_of_a_histogram_stays_at_its_greatest_value() {
+    fn histogram_sum_saturates() {
         let Residence(residence) = Residence::default();
         for _ in 0..12 {
             let before = residence.sum();
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_counted_by_its_name_or_as_other() {
+    fn errors_are_counted_by_name_or_as_other() {
         let errors = ErrorCounts::default();
         for errno in [libc::EPERM, libc::EPERM, libc::EXDEV] {
             let index = errors.count(&io::Error::from_raw_os_error(errno));

@@ -1,8 +1,8 @@
-//! The standard `process_*` metrics, out of `/proc/self`.
+//! The standard `process_*` metrics, read from `/proc/self`.
 //!
-//! The prometheus crate has a collector of its own that rounds CPU time to whole seconds and
-//! brings a second version of a dependency; and a sandboxed process has no `/proc/stat` to tell
-//! when the host booted, so that the start time comes from the daemon's own clocks.
+//! The collector of the prometheus crate rounds CPU time to whole seconds and adds a second version
+//! of a dependency. The start time comes from the daemon's clocks: a sandbox may hide `/proc/stat`,
+//! which has the boot time.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use super::{MetricsSources, family, metric, steady};
 
-/// `USER_HZ`, what `/proc` counts CPU time in: 100 a second on all that Rust runs on
+/// `USER_HZ`, the unit of CPU time in `/proc`: 100 on every architecture that Rust supports
 /// (include/asm-generic/param.h).
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -57,7 +57,7 @@ const FAMILIES: [(&str, &str, MetricType); 7] = [
 pub(super) struct Process {
     descriptions: Vec<Desc>,
     sources: Arc<MetricsSources>,
-    /// The start time that was last shown.
+    /// The start time of the last scrape.
     started: Mutex<f64>,
 }
 
@@ -74,7 +74,7 @@ impl Process {
         })
     }
 
-    /// The time of day when the process started, by the clock as it is set now.
+    /// The start of the process in seconds since the UNIX epoch, by the clock as it is set now.
     fn started(&self) -> f64 {
         let now = (self.sources.clocks)();
         let time = now.time_of_day(self.sources.uptime(now));
@@ -112,8 +112,8 @@ impl Collector for Process {
     }
 }
 
-/// Fields 14 and 15, user and system time (proc(5)). Field 2, the name, may hold anything, but
-/// ends with the last parenthesis.
+/// Fields 14 and 15, user and system time (proc(5)). Field 2, the name, ends at the last
+/// parenthesis.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut times = after_name.split_whitespace().skip(11);
@@ -122,12 +122,12 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 }
 
 fn open_files() -> Option<f64> {
-    // The directory being read is open itself.
+    // Less the descriptor that reads the directory.
     let count = fs::read_dir("/proc/self/fd").ok()?.count().checked_sub(1)?;
     u32::try_from(count).ok().map(f64::from)
 }
 
-/// The soft limit, "unlimited" as infinity.
+/// The soft limit; "unlimited" is infinity.
 fn max_files(limits: &str) -> Option<f64> {
     let line = limits
         .lines()
@@ -138,7 +138,7 @@ fn max_files(limits: &str) -> Option<f64> {
     }
 }
 
-/// The number behind a name.
+/// The number after a name.
 fn field(status: &str, name: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_is_found_behind_any_name() {
+    fn cpu_time_is_found_after_any_process_name() {
         let stat = "12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 25 13 14";
         assert_eq!(cpu_seconds(stat), Some(1.75));
         assert_eq!(cpu_seconds(""), None);
