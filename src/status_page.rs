@@ -1,5 +1,4 @@
-//! The status page: all of it made here, in HTML that needs no script. The script only asks for
-//! the changing part anew.
+//! The status page: HTML that works without a script. The script only refreshes the `main` element.
 
 mod chart;
 mod history;
@@ -12,26 +11,26 @@ use chart::write_chart;
 use history::rate;
 pub(crate) use history::{History, PERIOD};
 
-/// How many samples the figures a second are of: ten seconds.
+/// The number of sample periods that a rate is averaged over: ten seconds.
 const RECENT: usize = 5;
 
 const STYLE: &str = include_str!("status_page/style.css");
 const SCRIPT: &str = include_str!("status_page/script.js");
 
-/// What the page shows beside counts.
+/// The content of the page, apart from the history.
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) mode: &'static str,
     pub(crate) addresses: &'a str,
     pub(crate) uptime: Duration,
-    /// Fine, or what is wrong.
+    /// The fault, if the daemon is unhealthy.
     pub(crate) health: Result<(), String>,
     pub(crate) ready: bool,
     pub(crate) summary: MetricsSummary,
     pub(crate) sockets: &'a [SocketState],
 }
 
-/// The whole page. Only what has the `nonce` is applied or run.
+/// The whole page. The browser applies only the style and script that carry the `nonce`.
 pub(crate) fn page(nonce: &str, title: &str, main: &str) -> String {
     format!(
         r#"<!DOCTYPE html>
@@ -46,11 +45,11 @@ pub(crate) fn page(nonce: &str, title: &str, main: &str) -> String {
 <script type="module" nonce="{nonce}">{SCRIPT}</script>
 </head>
 <body>
-<p id="lost" class="bad" role="alert">No answer from the daemon: these are its last figures.</p>
+<p id="lost" class="bad" role="alert">No answer from the daemon. Showing the last known figures.</p>
 <main>{main}</main>
 <footer class="dim">
 <a href="/metrics">metrics</a> · <a href="/-/healthy">healthy</a> · <a href="/-/ready">ready</a>
-· figures a second are means of the last ten seconds
+· rates are averages over the last 10 s
 </footer>
 </body>
 </html>
@@ -58,11 +57,11 @@ pub(crate) fn page(nonce: &str, title: &str, main: &str) -> String {
     )
 }
 
-/// The part of it that changes.
+/// The content of the page's `main` element.
 pub(crate) fn main(facts: &Facts<'_>, history: &History) -> String {
     let samples = history.samples();
     let mut out = String::new();
-    // A String takes it all.
+    // Writing to a String cannot fail.
     let _ = write_main(&mut out, facts, &samples);
     out
 }
@@ -80,7 +79,7 @@ fn write_main(
     } = facts;
     let (class, state) = match (&facts.health, facts.ready) {
         (Err(problem), _) => ("bad", problem.as_str()),
-        (Ok(()), false) => ("bad", "not serving yet, or no more"),
+        (Ok(()), false) => ("bad", "starting or stopping"),
         (Ok(()), true) => ("dim", "healthy"),
     };
     let uptime = humantime::format_duration(Duration::from_secs(facts.uptime.as_secs()));
@@ -98,13 +97,13 @@ fn write_main(
     let alarm = if drops > 0.0 { " class=\"bad\"" } else { "" };
     for (label, class, value) in [
         (
-            "received a second",
+            "received per second",
             "",
             shown(per_second(|sum| sum.received)),
         ),
-        ("echoed a second", "", shown(per_second(|sum| sum.echoed))),
-        ("dropped a second", alarm, shown(drops)),
-        ("peers owe a record", "", grouped(summary.peers)),
+        ("echoed per second", "", shown(per_second(|sum| sum.echoed))),
+        ("dropped per second", alarm, shown(drops)),
+        ("peers owing a record", "", grouped(summary.peers)),
     ] {
         write!(
             out,
@@ -114,16 +113,16 @@ fn write_main(
     out.push_str("</div>\n<div class=\"charts\">\n");
     let received: Line = ("first", "received", |sum| sum.received);
     let echoed: Line = ("second", "echoed", |sum| sum.echoed);
-    write_chart(out, "Datagrams a second", samples, &[received, echoed])?;
+    write_chart(out, "Datagrams per second", samples, &[received, echoed])?;
     let drops: Line = ("third", "dropped", |sum| sum.drops);
     let refused: Line = ("first", "refused", |sum| sum.refused);
-    write_chart(out, "Lost and refused a second", samples, &[drops, refused])?;
+    write_chart(out, "Discarded per second", samples, &[drops, refused])?;
     out.push_str("</div>\n");
     write_counts(out, summary, recent)?;
     write_sockets(out, facts.sockets)
 }
 
-/// What every datagram came to, as the accounting has it.
+/// Writes the table of datagrams by outcome.
 fn write_counts(
     out: &mut String,
     summary: &MetricsSummary,
@@ -133,29 +132,25 @@ fn write_counts(
         ("received", "received", |sum| sum.received),
         ("echoed", "echoed", |sum| sum.echoed),
         ("decoded", "records decoded", |sum| sum.decoded),
-        ("decode-errors", "too short for a record", |sum| {
-            sum.decode_errors
-        }),
+        ("decode-errors", "decode errors", |sum| sum.decode_errors),
         ("empty", "empty", |sum| sum.empty),
         ("refused", "refused", |sum| sum.refused),
-        ("send-errors", "replies that could not be sent", |sum| {
-            sum.send_errors
-        }),
-        ("truncated", "cut (also among the echoed)", |sum| {
+        ("send-errors", "send errors", |sum| sum.send_errors),
+        ("truncated", "truncated (also counted above)", |sum| {
             sum.truncated
         }),
         ("drops", "dropped by the kernel", |sum| sum.drops),
     ];
     out.push_str(
         "<h2 id=\"datagrams\">Datagrams</h2>\n<table aria-labelledby=\"datagrams\">\n\
-         <tr><td><th scope=\"col\">in all<th scope=\"col\">a second\n",
+         <tr><td><th scope=\"col\">total<th scope=\"col\">per second\n",
     );
     for (id, label, count) in rows {
         let all = grouped(count(summary));
-        let second = shown(rate(recent, count));
+        let rate = shown(rate(recent, count));
         writeln!(
             out,
-            "<tr><th scope=\"row\">{label}<td id=\"{id}\">{all}<td>{second}"
+            "<tr><th scope=\"row\">{label}<td id=\"{id}\">{all}<td>{rate}"
         )?;
     }
     out.push_str("</table>\n");
@@ -167,7 +162,7 @@ fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result 
         "<h2 id=\"sockets\">Sockets</h2>\n<div class=\"wide\" role=\"region\" \
          aria-labelledby=\"sockets\" tabindex=\"0\">\
          <table aria-labelledby=\"sockets\">\n<tr><th scope=\"col\">address\
-         <th scope=\"col\">worker<th scope=\"col\">receive buffer<th scope=\"col\">waiting\
+         <th scope=\"col\">worker<th scope=\"col\">receive buffer<th scope=\"col\">queued\
          <th scope=\"col\">dropped<th scope=\"col\">send buffer\n",
     );
     for socket in sockets {
@@ -180,41 +175,41 @@ fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result 
         let Some(reading) = reading else {
             writeln!(
                 out,
-                "<tr><th scope=\"row\">{listen}<td>{worker}<td colspan=\"4\">gone"
+                "<tr><th scope=\"row\">{listen}<td>{worker}<td colspan=\"4\">unavailable"
             )?;
             continue;
         };
         let [receive, send] = [0, 1].map(|buffer| {
             let got = reading.buffers[buffer];
-            let shown = grouped(got as u64);
-            let Some(asked) = requested[buffer] else {
+            let shown = size(got as u64);
+            let Some(requested) = requested[buffer] else {
                 return format!("<td>{shown}");
             };
-            let class = if got < asked.saturating_mul(2) {
+            let class = if got < requested.saturating_mul(2) {
                 " class=\"bad\""
             } else {
                 ""
             };
-            format!("<td{class}>{shown} (asked for {})", grouped(asked as u64))
+            format!("<td{class}>{shown} (requested {})", size(requested as u64))
         });
-        let waiting = grouped(reading.receive_queue.into());
+        let queued = size(reading.receive_queue.into());
         let drops = grouped(reading.drops);
         writeln!(
             out,
-            "<tr><th scope=\"row\">{listen}<td>{worker}{receive}<td>{waiting}<td>{drops}{send}"
+            "<tr><th scope=\"row\">{listen}<td>{worker}{receive}<td>{queued}<td>{drops}{send}"
         )?;
     }
     out.push_str(
-        "</table></div>\n<p class=\"dim\">Buffers in bytes as the kernel counts them: twice what \
-         it was asked for.</p>\n",
+        "</table></div>\n<p class=\"dim\">Buffer sizes as the kernel counts them: twice the \
+         requested size.</p>\n",
     );
     Ok(())
 }
 
-/// A line of a chart or of a table: its class or id, its name, what it counts.
+/// A line of a chart or a table: its class or id, its label, its counter.
 type Line = (&'static str, &'static str, fn(&MetricsSummary) -> u64);
 
-/// A rate for people.
+/// Formats a rate: `0`, `3.3`, `12 346`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -228,13 +223,25 @@ fn shown(rate: f64) -> String {
     }
 }
 
-/// A number with its thousands apart.
+/// Formats a size in bytes: `832 B`, `1.5 KiB`, `4 MiB`.
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub(crate) fn size(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..1024 => (1.0, "B"),
+        1024..0x10_0000 => (1024.0, "KiB"),
+        _ => (1_048_576.0, "MiB"),
+    };
+    let number = format!("{:.1}", bytes as f64 / unit);
+    format!("{} {name}", number.trim_end_matches(".0"))
+}
+
+/// Formats a number with spaces between its thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            // A narrow space that no line is broken at.
+            // The narrow no-break space.
             out.push('\u{202f}');
         }
         out.push(digit);
@@ -248,7 +255,7 @@ mod tests {
     use crate::metrics::SocketReading;
 
     #[test]
-    fn numbers_are_grouped_and_small_rates_have_a_decimal() {
+    fn numbers_have_spaces_units_and_a_decimal_where_small() {
         for (number, text) in [
             (0, "0"),
             (999, "999"),
@@ -266,11 +273,21 @@ mod tests {
         ] {
             assert_eq!(shown(rate).replace('\u{202f}', " "), text);
         }
+        for (bytes, text) in [
+            (0, "0 B"),
+            (832, "832 B"),
+            (1664, "1.6 KiB"),
+            (212_992, "208 KiB"),
+            (4 << 20, "4 MiB"),
+            (5 << 30, "5120 MiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
-    fn each_figure_is_shown_where_it_belongs() {
+    fn page_shows_each_figure_in_its_place() {
         let (history, start) = (History::default(), Instant::now());
         let summary = |times: u64| MetricsSummary {
             received: 3_000_000_000_000 + 2 * times,
@@ -284,7 +301,7 @@ mod tests {
             drops: 160 * times,
             peers: 7,
         };
-        // Ten seconds after this one it is forgotten, but for the charts.
+        // Too old for the rates; the charts still show it.
         history.add(start, MetricsSummary::default());
         let paused = start + Duration::from_mins(1);
         for sample in 0..6 {
@@ -307,14 +324,14 @@ mod tests {
             assert!(page.contains(&row), "{row} in {page}");
         }
         for tile in [
-            "<b>1.0</b>received a second",
-            "<b>10</b>echoed a second",
-            "<b class=\"bad\">80</b>dropped a second",
-            "<b>7</b>peers owe a record",
+            "<b>1.0</b>received per second",
+            "<b>10</b>echoed per second",
+            "<b class=\"bad\">80</b>dropped per second",
+            "<b>7</b>peers owing a record",
         ] {
             assert!(page.contains(tile), "{tile} in {page}");
         }
-        // The newest is at the right, and a pause is as wide as it was long.
+        // The newest sample is at the right, and a pause has its width in time.
         let drops = page.split("<polyline class=\"third\" points=\"").nth(1);
         let drops = drops.unwrap().split('"').next().unwrap();
         assert_eq!(
@@ -323,11 +340,12 @@ mod tests {
         );
         let start = page.split("<polygon class=\"third\" points=\"").nth(1);
         assert!(start.unwrap().starts_with("288,100 288,"), "{page}");
-        assert!(page.contains("Lost and refused a second in the last five minutes, at most 80\""));
+        let label = "Discarded per second, last 5 minutes, maximum 80\"";
+        assert!(page.contains(label), "{page}");
     }
 
     #[test]
-    fn what_is_wrong_stands_out_and_all_else_is_calm() {
+    fn page_highlights_faults_and_nothing_else() {
         let socket = |requested, receive| SocketState {
             listen: "[::1]:9".into(),
             worker: "0".into(),
@@ -342,20 +360,22 @@ mod tests {
             shown_page(&History::default(), MetricsSummary::default(), sockets)
         };
         let page = all(&[socket(Some(4_194_304), 425_984)]);
-        let row = "<td class=\"bad\">425 984 (asked for 4 194 304)<td>5<td>6<td>2 000 (asked for 1 000)\n";
+        let row =
+            "<td class=\"bad\">416 KiB (requested 4 MiB)<td>5 B<td>6<td>2 KiB (requested 1000 B)\n";
         assert!(page.contains(row), "{page}");
         let page = all(&[socket(Some(212_992), 425_984), socket(None, 425_984)]);
         assert!(
-            page.contains("<td>425 984 (asked for 212 992)<td>"),
+            page.contains("<td>416 KiB (requested 208 KiB)<td>"),
             "{page}"
         );
-        assert!(page.contains("<td>425 984<td>"), "{page}");
+        assert!(page.contains("<td>416 KiB<td>"), "{page}");
         assert!(!page.contains("bad"), "{page}");
-        let gone = SocketState {
+        let unavailable = SocketState {
             reading: None,
             ..socket(None, 0)
         };
-        assert!(all(&[gone]).contains("<th scope=\"row\">[::1]:9<td>0<td colspan=\"4\">gone"));
+        let row = "<th scope=\"row\">[::1]:9<td>0<td colspan=\"4\">unavailable";
+        assert!(all(&[unavailable]).contains(row));
 
         let mut facts = facts(MetricsSummary::default(), &[]);
         facts.health = Err("worker 0 made no progress".into());
@@ -364,10 +384,10 @@ mod tests {
         facts.health = Ok(());
         facts.ready = false;
         let page = main(&facts, &History::default());
-        assert!(page.contains("<span class=\"bad\">not serving yet"));
+        assert!(page.contains("<span class=\"bad\">starting or stopping"));
     }
 
-    /// The part that changes, with plain spaces.
+    /// The `main` element with plain spaces.
     fn shown_page(history: &History, summary: MetricsSummary, sockets: &[SocketState]) -> String {
         main(&facts(summary, sockets), history).replace('\u{202f}', " ")
     }

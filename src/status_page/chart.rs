@@ -1,4 +1,4 @@
-//! The page's charts, as SVG.
+//! The charts of the status page, as SVG.
 
 use std::fmt::Write;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use super::history::{WIDTH, rate};
 use super::{Line, shown};
 use crate::metrics::MetricsSummary;
 
-/// A chart of rates from sample to sample, the newest at the right.
+/// Writes a chart of the rates between samples, the newest at the right.
 pub(super) fn write_chart(
     out: &mut String,
     title: &str,
@@ -28,7 +28,7 @@ pub(super) fn write_chart(
         out,
         "</span></figcaption>\n<div class=\"plot\"><span class=\"top\" aria-hidden=\"true\">{}</span>\n\
          <svg viewBox=\"0 0 {width} 100\" preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"{title} in the last five minutes, at most {}\">",
+         aria-label=\"{title}, last 5 minutes, maximum {}\">",
         shown(top),
         shown(most)
     )?;
@@ -62,7 +62,8 @@ pub(super) fn write_chart(
     Ok(())
 }
 
-/// 1, 2 or 5 with zeros, and not less: the top of a chart, which so seldom changes.
+/// The top of a chart: the smallest of 1, 2, 5, 10, 20 and so on that is not below `rate`, so that
+/// the scale seldom changes.
 fn round_above(rate: f64) -> f64 {
     let mut unit = 1.0;
     loop {
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn charts_have_round_tops() {
+    fn chart_scale_ends_at_a_round_number() {
         for (rate, top) in [
             (0.0, 1.0),
             (1.0, 1.0),

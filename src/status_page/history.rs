@@ -1,4 +1,4 @@
-//! What was counted in the last minutes.
+//! Samples of the counters over the last five minutes.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -6,22 +6,21 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::MetricsSummary;
 
-/// From one sample to the next.
+/// The time between samples.
 pub(crate) const PERIOD: Duration = Duration::from_secs(2);
-/// How many samples are kept: five minutes.
+/// The number of samples kept: five minutes.
 const SAMPLES: u16 = 151;
-/// What a chart shows: from the second sample on there are rates.
+/// The time span of a chart. Rates begin at the second sample.
 pub(super) const WIDTH: Duration = PERIOD.saturating_mul(SAMPLES as u32 - 2);
 
-/// What was counted in the last minutes.
+/// Samples of the counters over the last five minutes.
 #[derive(Debug, Default)]
 pub(crate) struct History(Mutex<VecDeque<(Instant, MetricsSummary)>>);
 
 impl History {
-    /// Adds what is counted now.
+    /// Adds a sample and drops those that are too old.
     pub(crate) fn add(&self, now: Instant, summary: MetricsSummary) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Also those from before a pause.
         while let Some((at, _)) = samples.front()
             && now.duration_since(*at) > WIDTH + PERIOD
         {
@@ -36,8 +35,8 @@ impl History {
     }
 }
 
-/// How much it grew a second from the first sample to the last.
-#[expect(clippy::cast_precision_loss, reason = "it is shown to people")]
+/// The growth of a counter per second from the first sample to the last.
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 pub(super) fn rate(
     samples: &[(Instant, MetricsSummary)],
     count: fn(&MetricsSummary) -> u64,
@@ -56,7 +55,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
-    fn the_history_keeps_five_minutes_and_tells_rates() {
+    fn history_keeps_five_minutes_and_yields_rates() {
         let (history, start) = (History::default(), Instant::now());
         assert!(rate(&history.samples(), |sum| sum.received).abs() < 1e-9);
         for sample in 0..200 {
@@ -72,6 +71,6 @@ mod tests {
         assert_eq!(samples[150].0 - samples[0].0, Duration::from_mins(5));
         assert!((rate(&samples, |sum| sum.received) - 10.0).abs() < 1e-9);
         history.add(start + Duration::from_hours(1), MetricsSummary::default());
-        assert_eq!(history.samples().len(), 1, "before a pause is too old");
+        assert_eq!(history.samples().len(), 1, "old samples kept after a pause");
     }
 }

@@ -1,6 +1,6 @@
-// Without this the page is the same; it only has to be loaded again.
+// Refreshes the main element. Without a script the page reloads itself.
 
-// Changes what has changed and nothing else: what is scrolled or has the focus stays so.
+// Changes only the nodes that differ: scroll positions and the focus stay.
 const renew = (old, now) => {
   if (old.isEqualNode(now)) return;
   const parts = [...now.childNodes];
@@ -18,7 +18,6 @@ const renew = (old, now) => {
 };
 
 const refresh = async () => {
-  // Nobody looks.
   if (document.hidden) return;
   let lost = false;
   try {
@@ -28,9 +27,9 @@ const refresh = async () => {
     const now = main.cloneNode();
     now.innerHTML = await response.text();
     const revision = (part) => part.querySelector("h1").dataset.revision;
-    // Another one: its page may need another style, and another script.
+    // The page of another version may need another style and script.
     if (revision(now) !== revision(main)) location.reload();
-    // Unless somebody copies from it.
+    // A refresh would drop the selection.
     if (getSelection().isCollapsed) renew(main, now);
   } catch {
     lost = true;
