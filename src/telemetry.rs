@@ -1,4 +1,4 @@
-//! Where the log goes, and how much of it.
+//! The log: its filter, its destination and its format.
 
 mod escape;
 mod journal;
@@ -27,7 +27,7 @@ use journal::Journal;
 use queue::Queue;
 use writer::Output;
 
-/// How the log is written.
+/// The format and destination of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Native entries in the systemd journal.
@@ -38,11 +38,11 @@ pub enum Format {
     Json,
 }
 
-/// What is logged: a level, or a filter as tracing-subscriber has them.
+/// A level, or a filter in the syntax of tracing-subscriber's `EnvFilter`.
 #[derive(Debug, Clone)]
 pub struct Filter(String);
 
-/// A text that is no filter.
+/// The error of a text that is not a filter.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("expected off, error, warn, info, debug, trace or a filter such as udp_echo=debug")]
 pub struct BadFilter;
@@ -51,12 +51,12 @@ impl FromStr for Filter {
     type Err = BadFilter;
 
     fn from_str(text: &str) -> Result<Self, BadFilter> {
-        // tracing-subscriber 0.3.23 goes astray where a directive has spaces around it, and panics
-        // where a letter of many bytes is there too: it looks at the directive without the spaces,
-        // and then cuts it up with them.
+        // tracing-subscriber 0.3.23 finds offsets in the directive without its surrounding spaces
+        // and applies them to the directive with the spaces: wrong, and a panic inside a UTF-8
+        // character.
         let directives: Vec<_> = text.split(',').map(str::trim).collect();
         let text = directives.join(",");
-        // As a filter, a lone word is the name of a module: a misspelt level would silence all.
+        // EnvFilter takes a lone word for a module: a misspelt level would silence the log.
         let alone = !text.contains(['=', ',', '[']);
         let good = if alone {
             !text.is_empty() && text.parse::<LevelFilter>().is_ok()
@@ -73,25 +73,25 @@ impl fmt::Display for Filter {
     }
 }
 
-/// A log that cannot be started.
+/// The reason why the log cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// There is no journal to write to.
-    #[error("cannot log to the journal: {0}")]
+    /// The journal cannot be reached.
+    #[error("cannot log to the journal: {0}; set --log-format to text or json")]
     Journal(#[source] io::Error),
-    /// The thread that writes it cannot be had.
-    #[error("cannot start the thread that writes the log: {0}")]
+    /// The log's thread cannot be started.
+    #[error("cannot start the log thread: {0}; raise the limit on threads (ulimit -u, TasksMax=)")]
     Thread(#[source] io::Error),
-    /// There is a log already.
+    /// The process has a log already.
     #[error("cannot start the log: {0}")]
     Init(#[from] TryInitError),
 }
 
-/// Starts the log. Without a `format`, the journal gets it when standard error is connected to
-/// the journal (and it is there), else standard error as text.
+/// Starts the log. Without a `format`, it goes to the journal if standard error does and journald
+/// is there, else to standard error as text.
 ///
 /// # Errors
-/// When the journal was asked for and is not there.
+/// If the log's thread cannot be started, or `format` is the journal and there is none.
 pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, LogError> {
     let journal = match format {
         Some(Format::Journald) => Some(Journal::find().map_err(LogError::Journal)?),
@@ -104,7 +104,7 @@ pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, LogError> {
         (None, _) => Output::Text,
     };
     let queue = writer::start(output).map_err(LogError::Thread)?;
-    // Parsed before, as a Filter.
+    // Cannot lose a directive: Filter was parsed.
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
     tracing_subscriber::registry()
         .with(queue.clone().with_filter(filter))
@@ -115,16 +115,16 @@ pub fn start(filter: &Filter, format: Option<Format>) -> Result<Log, LogError> {
     })
 }
 
-/// How long the end of the log waits for the last lines, unless it is told otherwise.
+/// The default of [`Log::end_within`].
 const LAST_LINES: Duration = Duration::from_millis(200);
-/// The same for the one that says why it could not go on. A busy machine may take its time;
-/// nobody who asked it to stop waits for this.
+/// The longest wait for [`last_line`]. Longer than the promised time to stop: this line is of a
+/// failure, not of a requested stop.
 const LAST_LINE: Duration = Duration::from_secs(2);
 
-/// The log. Dropping it waits for the last lines, for a moment.
+/// The log. Dropping it waits briefly for the queued lines.
 ///
-/// They are written by a thread of its own, so that whoever reads them, or does not, never holds
-/// up those who log. Lines that find no place to wait are lost, and counted.
+/// A thread of its own writes the lines, so that a slow reader never blocks the threads that log. A
+/// line that finds the queue full is dropped and counted.
 #[derive(Debug)]
 pub struct Log {
     queue: Queue,
@@ -132,12 +132,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Its end waits no longer than that for the last lines.
+    /// Sets the longest wait of the drop for the queued lines.
     pub fn end_within(&self, patience: Duration) {
         self.patience.set(patience);
     }
 
-    /// How many lines were lost, now and later.
+    /// The number of dropped lines, which continues to grow.
     pub fn dropped_lines(&self) -> Arc<AtomicU64> {
         self.queue.dropped_lines()
     }
@@ -149,13 +149,13 @@ impl Drop for Log {
     }
 }
 
-/// Writes the last line to standard error, whatever is logged and where to. Where nobody reads
-/// it, it waits for a moment only.
+/// Writes the program's last line to standard error, whatever the filter and format of the log.
+/// Waits at most two seconds for a slow reader.
 pub fn last_line(line: &dyn fmt::Display) {
     // The journal takes the prefix for the priority (sd-daemon(3)).
     let prefix = if stderr_is_the_journal() { "<3>" } else { "" };
     let mut text = String::from(prefix);
-    // A String takes it all.
+    // Writing to a String cannot fail.
     let _ = write!(Escaped(&mut text), "{line}");
     text.push('\n');
     let text: Arc<str> = text.into();
@@ -170,18 +170,18 @@ pub fn last_line(line: &dyn fmt::Display) {
     if thread::Builder::new().spawn(write).is_ok() {
         let _ = wait.recv_timeout(LAST_LINE);
     } else {
-        // That there is no thread to be had may be what the line is about.
+        // No thread can be started; the line may be about that.
         write_out(&text);
     }
 }
 
 fn write_out(text: &str) {
-    // There is no other place to say so.
+    // An error has nowhere else to go.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Whether standard error leads to the journal: `JOURNAL_STREAM` names its device and inode
-/// (systemd.exec(5)).
+/// Whether standard error is connected to the journal: `JOURNAL_STREAM` has its device and inode
+/// number (systemd.exec(5)).
 pub fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_level_is_refused_and_filters_are_not() {
+    fn filter_refuses_a_misspelt_level() {
         for good in [
             "info",
             "DEBUG",
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_around_a_directive_are_nothing() {
+    fn filter_ignores_spaces_around_directives() {
         for (spaced, plain) in [
             (" info ", "info"),
             ("warn, udp_echo=debug", "warn,udp_echo=debug"),

@@ -1,9 +1,9 @@
-//! Text that stays on its line.
+//! Escapes control characters, so that a text stays on one line.
 
 use std::fmt::{self, Write};
 
-/// Whether a character is a control character, turns the direction of writing (Unicode's property
-/// `Bidi_Control`), or ends a line or paragraph.
+/// Whether a character is a control character, changes the text direction (Unicode's property
+/// `Bidi_Control`), or separates lines or paragraphs.
 pub(crate) fn is_control(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -12,9 +12,8 @@ pub(crate) fn is_control(character: char) -> bool {
         )
 }
 
-/// Writes text with everything escaped that a terminal or a reader of lines would not take for
-/// text: control characters, line separators, what turns the direction of writing. Whatever is in
-/// a payload, a name or the text of an error, a line stays one, and shows what is in it.
+/// Appends text with the characters of [`is_control`] and other unprintable ones escaped: a payload,
+/// a name or the text of an error cannot forge a log line or control a terminal.
 pub(super) struct Escaped<'a>(pub(super) &'a mut String);
 
 impl Write for Escaped<'_> {
@@ -26,9 +25,8 @@ impl Write for Escaped<'_> {
         }
         for character in text.chars() {
             match character {
-                // Harmless, and what is escaped already stays as it is.
+                // escape_debug would escape these too, and escaped text twice.
                 '\\' | '\'' | '"' => self.0.push(character),
-                // Escapes what is not printable.
                 _ => self.0.extend(character.escape_debug()),
             }
         }
@@ -47,14 +45,14 @@ mod tests {
     }
 
     #[test]
-    fn text_stays_as_it_is() {
+    fn printable_text_is_unchanged() {
         for text in ["", "a b ~", r#"b'\x00\'', "quoted", C:\n"#, "Grüße, 世界 ☃"] {
             assert_eq!(escaped(text), text);
         }
     }
 
     #[test]
-    fn no_character_is_left_that_moves_a_cursor_or_ends_a_line() {
+    fn every_control_character_is_escaped() {
         let all: String = (char::MIN..=char::MAX).collect();
         let escaped_all = escaped(&all);
         assert_eq!(escaped_all.chars().find(|c| is_control(*c)), None);

@@ -1,4 +1,4 @@
-//! The systemd journal, in its own protocol.
+//! The systemd journal's native protocol.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -8,18 +8,18 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
 
-/// Where journald receives: tracing-journald sends there.
+/// The socket of journald, to which tracing-journald sends.
 const PATH: &str = "/run/systemd/journal/socket";
 
-/// The journal. What is sent there waits for as long as journald takes.
+/// The journal. A send blocks until journald reads.
 pub(super) struct Journal {
     probe: UnixDatagram,
-    /// Made when there is something to send: that sends too.
+    /// Created by the first send: creating the layer sends to journald and may block.
     layer: Option<Box<dyn Subscriber + Send>>,
 }
 
 impl Journal {
-    /// The journal, if it is there. Does not wait.
+    /// Looks for journald without blocking.
     pub(super) fn find() -> io::Result<Self> {
         let probe = UnixDatagram::unbound()?;
         probe.connect(PATH)?;
@@ -28,7 +28,7 @@ impl Journal {
 
     /// Sends an event.
     pub(super) fn send(&mut self, event: &Event<'_>) -> io::Result<()> {
-        // The layer does not say that it could not.
+        // The layer does not report errors.
         self.probe.connect(PATH)?;
         let layer = match &self.layer {
             Some(layer) => layer,
@@ -41,7 +41,7 @@ impl Journal {
 
 fn layer() -> io::Result<tracing_journald::Layer> {
     let layer = tracing_journald::Layer::new()?;
-    // The default makes notices of what is information.
+    // By default the layer maps INFO to Notice.
     let priorities = PriorityMappings {
         error: Priority::Error,
         warn: Priority::Warning,

@@ -1,4 +1,4 @@
-//! The way of a line from where something happens to the thread that writes it.
+//! The queue of log lines from the threads that log to the thread that writes.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -13,32 +13,32 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use super::escape::Escaped;
 
-/// How many lines may wait to be written.
-const WAITING_LINES: usize = 1024;
-/// How long to wait for a place among them, at the end, before looking again.
+/// The capacity in lines.
+const CAPACITY: usize = 1024;
+/// The time between two attempts of a flush to enter a full queue.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// One line of the log, before anybody formats it.
+/// A line of the log, not yet formatted.
 #[derive(Debug)]
 pub(super) struct LogLine {
     pub(super) time: SystemTime,
-    /// Level, target, file: what is known of it beforehand.
+    /// The level, target and source file.
     pub(super) metadata: &'static Metadata<'static>,
-    /// On one line, without control characters.
+    /// One line without control characters.
     pub(super) message: String,
-    /// How many lines were dropped before it, since the start.
+    /// The number of lines dropped before this one, since the start.
     pub(super) dropped: u64,
 }
 
-/// What the writing thread is asked for.
+/// A request to the writing thread.
 #[derive(Debug)]
 pub(super) enum Request {
     Write(LogLine),
-    /// To say when it has come so far.
+    /// Report through the channel when all earlier lines are written.
     Flush(SyncSender<()>),
 }
 
-/// Where lines wait to be written. Whoever logs only leaves them here: it waits for nobody.
+/// The queue. Logging a line never blocks: a line that finds the queue full is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Queue {
     requests: SyncSender<Request>,
@@ -46,19 +46,19 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue, and the end of it for the writing thread.
+    /// Creates a queue, and the receiver for the writing thread.
     pub(super) fn new() -> (Self, Receiver<Request>) {
-        let (requests, receiver) = mpsc::sync_channel(WAITING_LINES);
+        let (requests, receiver) = mpsc::sync_channel(CAPACITY);
         let dropped = Arc::default();
         (Self { requests, dropped }, receiver)
     }
 
-    /// How many lines were lost, now and later.
+    /// The number of dropped lines, which continues to grow.
     pub(super) fn dropped_lines(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.dropped)
     }
 
-    /// Waits until what is in it is written, for so long at most.
+    /// Waits until all queued lines are written, for at most `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let (written, wait) = mpsc::sync_channel(1);
         let mut request = Request::Flush(written);
@@ -90,7 +90,7 @@ impl<S: Subscriber> Layer<S> for Queue {
     }
 }
 
-/// An event's message, and other fields after it as `name=value`.
+/// An event's message, followed by its other fields as `name=value`.
 #[derive(Default)]
 struct Text(String);
 
@@ -107,13 +107,12 @@ impl Visit for Text {
             self.0.push_str(field.name());
             self.0.push('=');
         }
-        // A String takes it all.
+        // Writing to a String cannot fail.
         let _ = write!(Escaped(&mut self.0), "{value:?}");
     }
 }
 
-/// The log's clock.
-#[expect(clippy::disallowed_methods, reason = "a line says when it was logged")]
+#[expect(clippy::disallowed_methods, reason = "the timestamp of a log line")]
 fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -1,4 +1,4 @@
-//! The thread that writes the log. It alone waits for whoever reads it.
+//! The thread that writes the log. Only this thread blocks on a slow reader.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};
@@ -24,18 +24,19 @@ use tracing_subscriber::registry;
 use super::journal::Journal;
 use super::queue::{LogLine, Queue, Request};
 
-/// From one warning of lost lines to the next, at least.
+/// The shortest time between two warnings of dropped lines.
 const WARNING_PERIOD: Duration = Duration::from_secs(1);
 
-/// Where the log goes.
+/// The destination of the log.
 pub(super) enum Output {
     Journal(Journal),
-    /// Standard error, like what follows.
+    /// Lines of text on standard error.
     Text,
+    /// Lines of JSON on standard error.
     Json,
 }
 
-/// Starts the thread.
+/// Starts the writing thread.
 pub(super) fn start(output: Output) -> io::Result<Queue> {
     let (queue, requests) = Queue::new();
     let dropped = queue.dropped_lines();
@@ -43,9 +44,9 @@ pub(super) fn start(output: Output) -> io::Result<Queue> {
         let writer = Writer {
             sink: Sink::new(output),
             dropped,
-            told: 0,
-            told_at: None,
-            writes: true,
+            reported: 0,
+            reported_at: None,
+            writable: true,
         };
         writer.run(&requests);
     };
@@ -53,40 +54,39 @@ pub(super) fn start(output: Output) -> io::Result<Queue> {
     Ok(queue)
 }
 
-/// Writes lines, and says how many there should have been.
+/// Writes lines, and warns of dropped ones.
 struct Writer {
     sink: Sink,
-    /// Lines that were lost: nobody wrote them, or they could not be written.
+    /// Lines that found the queue full or could not be written.
     dropped: Arc<AtomicU64>,
-    /// The errors of them that the log tells of.
-    told: u64,
-    /// When it told of them last.
-    told_at: Option<Instant>,
+    /// The dropped lines that the log has reported.
+    reported: u64,
+    /// The time of the last report.
+    reported_at: Option<Instant>,
     /// Whether the last line could be written.
-    writes: bool,
+    writable: bool,
 }
 
 impl Writer {
     fn run(mut self, requests: &Receiver<Request>) {
         loop {
-            let untold = self.writes && self.dropped.load(Relaxed) > self.told;
-            // They are told of also when no further line comes.
-            let request = if untold {
+            // Dropped lines are reported even if no further line comes.
+            let request = if self.writable && self.dropped.load(Relaxed) > self.reported {
                 requests.recv_timeout(self.until_next_warning())
             } else {
                 requests.recv().map_err(Into::into)
             };
             match request {
                 Ok(Request::Write(line)) => {
-                    // At the very place where they are missing, unless that was just done.
-                    if line.dropped > self.told && self.until_next_warning().is_zero() {
+                    // The warning stands where the lines are missing.
+                    if line.dropped > self.reported && self.until_next_warning().is_zero() {
                         self.warn(line.dropped);
                     }
                     self.write(&line);
                 }
                 Ok(Request::Flush(written)) => {
                     self.warn(self.dropped.load(Relaxed));
-                    // Who asked may have ceased to wait.
+                    // The receiver is gone if the flush timed out.
                     let _ = written.send(());
                 }
                 Err(RecvTimeoutError::Timeout) => self.warn(self.dropped.load(Relaxed)),
@@ -96,40 +96,39 @@ impl Writer {
     }
 
     fn write(&mut self, line: &LogLine) {
-        self.writes = self.sink.write(line).is_ok();
-        if !self.writes {
+        self.writable = self.sink.write(line).is_ok();
+        if !self.writable {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
 
     fn until_next_warning(&self) -> Duration {
-        let next = self.told_at.map(|at| at + WARNING_PERIOD);
+        let next = self.reported_at.map(|at| at + WARNING_PERIOD);
         next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now()))
     }
 
-    /// Says that so many lines were lost since the start.
+    /// Reports that `dropped` lines were dropped since the start.
     fn warn(&mut self, dropped: u64) {
-        let lines = dropped - self.told;
+        let lines = dropped - self.reported;
         if lines == 0 {
             return;
         }
-        self.told_at = Some(now());
+        self.reported_at = Some(now());
+        let plural = if lines == 1 { "" } else { "s" };
         let warning = LogLine {
             time: today(),
             metadata: &WARNING,
-            message: format!(
-                "{lines} lines of the log are missing: they could not be written, or not in time"
-            ),
+            message: format!("{lines} log line{plural} dropped: the log could not keep up"),
             dropped,
         };
-        // It is no line that is missing: it is tried again.
+        // A warning that cannot be written does not count as dropped: it is repeated.
         if !enabled!(Level::WARN) || self.sink.write(&warning).is_ok() {
-            self.told = dropped;
+            self.reported = dropped;
         }
     }
 }
 
-/// What takes the lines.
+/// The destination of the lines.
 enum Sink {
     Journal(Journal),
     Stderr(Lines),
@@ -161,9 +160,9 @@ impl Sink {
 /// Lines on standard error, as tracing-subscriber formats them.
 struct Lines {
     subscriber: Box<dyn Subscriber>,
-    /// What it has formatted.
+    /// The subscriber's output.
     formatted: Formatted,
-    /// The time that it shows.
+    /// The timestamp for the subscriber.
     time: Time,
 }
 
@@ -200,7 +199,7 @@ impl Lines {
     }
 }
 
-/// A line as it is formatted.
+/// A buffer for a formatted line.
 #[derive(Clone, Default)]
 struct Formatted(Rc<RefCell<Vec<u8>>>);
 
@@ -223,7 +222,7 @@ impl Write for Formatted {
     }
 }
 
-/// When something was logged, which may be long before it is written.
+/// The time at which a line was logged, which may be long before it is written.
 #[derive(Clone)]
 struct Time(Rc<Cell<SystemTime>>);
 
@@ -233,9 +232,9 @@ impl FormatTime for Time {
     }
 }
 
-/// The warning of lost lines, which does not go through the queue.
+/// The metadata of the warning of dropped lines, which bypasses the queue.
 static WARNING: Metadata<'static> = Metadata::new(
-    "lines are missing",
+    "log lines dropped",
     module_path!(),
     Level::WARN,
     Some(file!()),
@@ -255,14 +254,12 @@ impl Callsite for WarningSite {
     }
 }
 
-/// The thread's clock.
-#[expect(clippy::disallowed_methods, reason = "this is the log's loop")]
+#[expect(clippy::disallowed_methods, reason = "the clock of this thread")]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// The time of day.
-#[expect(clippy::disallowed_methods, reason = "this is the log's loop")]
+#[expect(clippy::disallowed_methods, reason = "the timestamp of a log line")]
 fn today() -> SystemTime {
     SystemTime::now()
 }

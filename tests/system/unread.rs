@@ -31,7 +31,7 @@ fn a_stopped_journald_holds_up_nothing_and_what_is_lost_is_counted() {
         let journal = machine.journal(&cursor, "-o cat");
         let warnings = journal
             .lines()
-            .filter(|line| line.contains(" lines of the log are missing: "));
+            .filter(|line| line.contains(" dropped: the log could not keep up"));
         let numbers = warnings.filter_map(|line| line.split(' ').next());
         numbers
             .filter_map(|number| number.parse::<f64>().ok())
