@@ -200,9 +200,9 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Which of the options were given that sockets handed over replace.
+    /// The options that sockets passed in replace and that were set: see [`daemon::Config::given`].
     #[arg(skip)]
-    pub given: Vec<&'static str>,
+    pub given: Vec<(&'static str, String)>,
 }
 
 /// What else the program does.
@@ -235,7 +235,11 @@ impl Args {
         let mut args = Self::from_arg_matches(&matches)?;
         args.given = ["listen", "metrics_listen", "workers"]
             .into_iter()
-            .filter(|id| matches.value_source(id) != Some(ValueSource::DefaultValue))
+            .filter_map(|id| match matches.value_source(id)? {
+                ValueSource::DefaultValue => None,
+                ValueSource::EnvVariable => Some((id, format!("UDP_ECHO_{}", id.to_uppercase()))),
+                _ => Some((id, format!("--{}", id.replace('_', "-")))),
+            })
             .collect();
         if let (Some(Command::Probe(probe)), Some((_, matches))) =
             (&mut args.command, matches.subcommand())

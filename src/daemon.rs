@@ -1,4 +1,4 @@
-//! The daemon: sockets, workers and HTTP put together, from the start to the end.
+//! The daemon: opens the sockets, runs the workers and HTTP, and stops them.
 
 mod clock;
 mod config;
@@ -36,20 +36,19 @@ use sockets::{Sockets, log_start, read_limits, worker_metrics};
 use status::Status;
 use supervise::{Ending, Signals, stop_workers, supervise};
 
-/// How long it waits in all when it is to end, for the last lines of the log too: that it ends
-/// within a second is promised, and not all of it is waiting.
+/// The longest wait for workers, HTTP and log at the end. The rest of the promised second is for
+/// the work itself.
 const END: Duration = Duration::from_millis(800);
 
-/// Runs the daemon until it is asked to stop or comes to an end.
+/// Runs the daemon until SIGTERM, SIGINT or an event of `--exit-on`.
 ///
 /// # Errors
-/// When it cannot start or cannot go on.
+/// If the daemon cannot start or cannot continue.
 pub fn run(config: &Config, inherited: Inherited, log: &Log) -> Result<(), DaemonError> {
     let started = clocks();
     let sockets = Sockets::open(config, inherited)?;
-    let starting = |what| move |cause| DaemonError::Start { what, cause };
-    udp::prepare_wake().map_err(starting("the signal handlers"))?;
-    let runtime = runtime::new().map_err(starting("the runtime"))?;
+    udp::prepare_wake().map_err(cannot("install the signal handlers"))?;
+    let runtime = runtime::new().map_err(cannot("start the runtime"))?;
     runtime.block_on(serve(config, started, sockets, log))
 }
 
@@ -61,8 +60,7 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     let options = worker_options(config, started, &sockets);
     let (http, sockets) = (sockets.http, sockets.echo);
-    let starting = |what| move |cause| DaemonError::Start { what, cause };
-    let mut signals = Signals::new().map_err(starting("the signal handlers"))?;
+    let mut signals = Signals::new().map_err(cannot("install the signal handlers"))?;
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
     let metrics = Metrics::new(MetricsSources {
         workers: worker_metrics(config, &sockets, &counts),
@@ -80,7 +78,7 @@ async fn serve(
     let status = Status::new(config.mode, &sockets, metrics_listen, metrics, &shared);
     let status = Arc::new(status);
     let settings = config.settings(sockets.iter().map(|socket| socket.address()), epoch);
-    // All that may be too much, before any of them answers.
+    // Allocates every table of peers before the first reply.
     let reflectors: Vec<_> = sockets
         .iter()
         .map(|_| Reflector::new(settings.clone(), now()))
@@ -102,13 +100,13 @@ async fn serve(
         });
     let workers: Vec<_> = workers
         .collect::<io::Result<_>>()
-        .map_err(starting("a worker thread"))?;
+        .map_err(cannot("start a worker thread"))?;
     drop(ended);
     let (stop_http, stopping) = watch::channel(false);
     let mut serving = JoinSet::new();
     if let Some((listener, _)) = http {
         let listener = tokio::net::TcpListener::from_std(listener);
-        let listener = listener.map_err(starting("HTTP"))?;
+        let listener = listener.map_err(cannot("serve HTTP"))?;
         let site: Arc<dyn Site> = Arc::clone(&status) as _;
         serving.spawn(http::serve(listener, site, stopping));
     }
@@ -126,14 +124,19 @@ async fn serve(
     let _ = stop_http.send(true);
     let (all, _) = tokio::join!(stop_workers(&workers, &mut endings), serving.join_all());
     if !all {
-        warn!("a worker does not stop: leaving it behind");
+        warn!("a worker did not stop in time; exiting without it");
     }
     info!("stopped: {}", status.summary());
     log.end_within(END.saturating_sub(now() - asked));
     outcome
 }
 
-/// Starts the thread of a worker, which says when it ends.
+/// The error of a step of the start.
+fn cannot(action: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |cause| DaemonError::Start { action, cause }
+}
+
+/// Starts the thread of a worker, which reports its end through `ended`.
 fn spawn(
     index: usize,
     ended: mpsc::UnboundedSender<Ending>,
@@ -143,7 +146,7 @@ fn spawn(
         .name(format!("worker-{index}"))
         .spawn(move || {
             let stopped = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Stopped::Panicked);
-            // Nobody listens any more when the daemon did not wait for the end.
+            // The receiver is gone if the daemon no longer waits for this worker.
             let _ = ended.send((index, stopped));
         })
 }

@@ -1,8 +1,7 @@
-//! The HTTP port: metrics, health, readiness and a page for people.
+//! The HTTP server: metrics, health, readiness and the status page.
 //!
-//! Whoever connects gets little: a few connections at once, a few seconds and one request each.
-//! What is slow, silent or too much is cut off, so that a scrape gets through and datagrams never
-//! notice.
+//! The number of connections is bounded, and each has a few seconds for one request. Clients that
+//! are slow, silent or too many are cut off, so that they disturb neither scrapes nor datagrams.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -36,47 +35,47 @@ use tracing::{debug, warn};
 use crate::throttle::Throttle;
 use crate::udp::{NO_PORT, named_here};
 
-/// Connections at once. When there is one more, the oldest is cut off.
+/// The most connections at once. One more closes the oldest.
 const MAX_CONNECTIONS: usize = 64;
-/// Connections that wait to be accepted. The kernel cuts it to net.core.somaxconn (listen(2)).
-/// With less, a scrape loses its SYN when many connect.
+/// The most connections that wait for accept; the kernel cuts it to net.core.somaxconn (listen(2)).
+/// With a shorter queue, a scrape loses its SYN when many clients connect.
 const BACKLOG: i32 = i32::MAX;
-/// How long a client may take to send the head of its request.
+/// The longest time until the head of a request is complete.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last.
+/// The longest life of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a response that is under way may then still take.
+/// The time after that to complete a response.
 const GRACE: Duration = Duration::from_millis(300);
 /// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How long to wait when the system has no descriptor or memory for a connection.
+/// The wait after an accept that failed with no connection to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the port shows.
+/// The content that the server shows.
 pub(crate) trait Site: Send + Sync + 'static {
     /// The metrics and their Content-Type.
     ///
     /// # Errors
-    /// A text that says why there are none.
+    /// The cause, as text.
     fn metrics(&self) -> Result<(&'static str, String), String>;
 
-    /// Fine, or what is wrong.
+    /// Whether the workers make progress.
     ///
     /// # Errors
-    /// A text that says what is wrong.
+    /// The fault, as text.
     fn healthy(&self) -> Result<(), String>;
 
     /// Whether the daemon serves.
     fn ready(&self) -> bool;
 
-    /// The status page, in HTML, whose style and script have this nonce.
+    /// The status page, in HTML. Its style and script carry the nonce.
     fn page(&self, nonce: &str) -> String;
 
-    /// The part of it that changes: what is in its `main` element.
+    /// The content of the page's `main` element, which changes.
     fn page_main(&self) -> String;
 }
 
-/// An address that HTTP cannot be served on.
+/// A TCP address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot listen on TCP {} for metrics: {cause}{}",
@@ -89,15 +88,15 @@ pub struct BindError {
     cause: io::Error,
 }
 
-/// Listens. Connections wait until [`serve`] takes them.
+/// Listens on a TCP address. Connections wait until [`serve`] accepts them.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// If the address cannot be bound.
 pub(crate) fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
     let failed = |cause| BindError { address, cause };
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
-    // For TCP this only lets a daemon start again at once.
+    // For TCP this allows a bind while old connections are in TIME_WAIT (socket(7)).
     socket.set_reuse_address(true).map_err(failed)?;
     socket.bind(&address.into()).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
@@ -107,21 +106,21 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, Socket
     Ok((listener, bound))
 }
 
-/// A socket handed over that HTTP cannot be served on.
+/// The fault of a socket passed in to serve HTTP.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdoptListenerError {
-    /// It is of another kind.
-    #[error("is not a listening TCP socket (ListenStream= makes one)")]
+    /// Not a listening TCP socket.
+    #[error("is not a listening TCP socket; set ListenStream= in its socket unit")]
     Kind,
-    /// It cannot be asked or set.
+    /// A system call on the socket failed.
     #[error("cannot be used: {0}")]
     Unusable(#[from] io::Error),
 }
 
-/// Takes over a socket that the service manager listens on.
+/// Adopts a listening socket that the service manager passed in.
 ///
 /// # Errors
-/// When it is no listening TCP socket.
+/// If the descriptor is not a listening TCP socket.
 pub(crate) fn adopt(
     descriptor: OwnedFd,
 ) -> Result<(std::net::TcpListener, SocketAddr), AdoptListenerError> {
@@ -140,27 +139,27 @@ fn hint(address: &SocketAddr, cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
         io::ErrorKind::AddrInUse => {
-            "; `ss -tlnp` shows what uses it, --metrics-listen takes another"
+            "; `ss -tlnp` shows the process that uses it, --metrics-listen sets another address"
         }
         io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
         _ => "",
     }
 }
 
-/// What holds for every path: GET and HEAD alone, and in HTTP/1.1 one Host (RFC 9112, 3.2).
+/// Refuses methods other than GET and HEAD, and HTTP/1.1 without exactly one Host (RFC 9112, 3.2).
 async fn check(request: Request, next: Next) -> Response {
     let hosts = request.headers().get_all(HOST).iter().count();
     if ![Method::GET, Method::HEAD].contains(request.method()) {
         let allow = [(ALLOW, "GET,HEAD")];
-        (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and HEAD\n").into_response()
+        (StatusCode::METHOD_NOT_ALLOWED, allow, "use GET or HEAD\n").into_response()
     } else if request.version() == Version::HTTP_11 && hosts != 1 {
-        (StatusCode::BAD_REQUEST, "one Host is needed\n").into_response()
+        (StatusCode::BAD_REQUEST, "send one Host header\n").into_response()
     } else {
         next.run(request).await
     }
 }
 
-/// Serves `site` until `stop` says true, then lets what is under way end.
+/// Serves `site` until `stop` becomes true, then waits briefly for open responses.
 pub(crate) async fn serve(
     listener: TcpListener,
     site: Arc<dyn Site>,
@@ -184,20 +183,21 @@ pub(crate) async fn serve(
                 }
                 let task = tokio::spawn(connection(stream, router.clone(), stop.clone()));
                 connections.push_back(task.abort_handle());
-                // A request that came with it is answered before others can make it the oldest.
+                // Answers a request that came with the connection before others make it the oldest.
                 task::yield_now().await;
             }
             Err(error) => {
-                // One client's connection may be the cause, or the want of descriptors.
+                // Half of the connections: a scrape needs descriptors for files, too.
+                let oldest = connections.len().div_ceil(2);
                 if let Some(more) = warnings.pass(started.elapsed()) {
-                    warn!("cannot accept an HTTP connection: {error}{more}");
+                    warn!(
+                        "cannot accept an HTTP connection: {error}; closing {oldest} older ones{more}"
+                    );
                 }
-                // More than one descriptor: a scrape opens files, too.
-                let older = connections.len().div_ceil(2);
-                for connection in connections.drain(..older) {
+                for connection in connections.drain(..oldest) {
                     connection.abort();
                 }
-                if older == 0 {
+                if oldest == 0 {
                     time::sleep(ACCEPT_PAUSE).await;
                 } else {
                     task::yield_now().await;
@@ -221,8 +221,8 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            // A scrape comes less often than a connection may last. Who sends request after
-            // request and reads nothing would have each of them answered, until no more fits.
+            // Scrapes are further apart than a connection lasts. A client that sends requests and
+            // reads nothing could fill the memory with responses.
             .keep_alive(false)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
@@ -239,7 +239,7 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
         time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
     };
     if let Err(error) = ended {
-        debug!("an HTTP connection ended: {error}");
+        debug!("cannot serve an HTTP connection: {error}");
     }
 }
 
@@ -256,7 +256,7 @@ fn router(site: Arc<dyn Site>) -> Router {
         .layer(middleware::from_fn(check))
 }
 
-/// The whole page, or, asked for `/?main`, the part that changes.
+/// The whole page; for `/?main`, only the part that changes.
 async fn page(State(site): SiteState, RawQuery(query): RawQuery) -> Response {
     let nonce = nonce();
     let policy = format!(
@@ -279,7 +279,7 @@ async fn page(State(site): SiteState, RawQuery(query): RawQuery) -> Response {
     (headers, body).into_response()
 }
 
-/// A number that nobody can guess: no two responses have the same.
+/// An unpredictable number, different in each response.
 fn nonce() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())

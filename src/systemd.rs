@@ -1,5 +1,5 @@
-//! The service manager: what it hands over (`sd_listen_fds(3)`), and what it is told
-//! (`sd_notify(3)`), if there is one.
+//! The service manager: the sockets that it passes in (`sd_listen_fds(3)`) and the notifications
+//! that it gets (`sd_notify(3)`).
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::warn;
 
-/// What a socket that was handed over is for, by its name (`FileDescriptorName=`).
+/// The use of a socket that was passed in, by its name (`FileDescriptorName=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// `echo`: datagrams.
+    /// `echo`: receives datagrams.
     Echo,
-    /// No name: datagrams too.
+    /// No name: receives datagrams.
     Unnamed,
-    /// `metrics`: HTTP.
+    /// `metrics`: serves HTTP.
     Metrics,
 }
 
@@ -34,42 +34,42 @@ impl fmt::Display for Role {
     }
 }
 
-/// Sockets handed over that cannot be told apart.
+/// Environment variables that do not describe the sockets passed in.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HandedOverError {
-    /// A variable that makes no sense.
+pub enum PassedInError {
+    /// A variable with an invalid value.
     #[error(
-        "cannot take the sockets that the service manager hands over: {name}={value:?} {wrong}"
+        "cannot use the sockets passed in: {name}={value:?} {wrong}; unset it unless systemd set it"
     )]
     Variable {
         /// The variable.
         name: &'static str,
         /// Its value.
         value: OsString,
-        /// What is wrong with it.
+        /// The fault of the value, beginning with a verb.
         wrong: &'static str,
     },
-    /// A name that means nothing here.
+    /// A name other than `echo`, `metrics` and none.
     #[error(
-        "socket {descriptor}, handed over as {name:?}, has no use here: FileDescriptorName= is to \
-         be echo or metrics"
+        "cannot use socket {descriptor}, passed in as {name:?}: unknown name; set \
+         FileDescriptorName= to echo or metrics"
     )]
     Name {
-        /// The descriptor's number.
+        /// The number of the descriptor.
         descriptor: RawFd,
-        /// Its name.
+        /// The unknown name.
         name: String,
     },
 }
 
-/// The variables by which a service manager tells of the sockets that it hands over.
+/// The environment variables that describe the sockets passed in (`sd_listen_fds(3)`).
 #[derive(Debug, Clone, Default)]
 pub struct Listen {
-    /// `LISTEN_PID`: for which process.
+    /// `LISTEN_PID`: the process that the sockets are for.
     pub pid: Option<OsString>,
-    /// `LISTEN_FDS`: how many, from the first that can be.
+    /// `LISTEN_FDS`: the number of sockets, whose descriptors begin at 3.
     pub descriptors: Option<OsString>,
-    /// `LISTEN_FDNAMES`: what they are called, with colons between.
+    /// `LISTEN_FDNAMES`: their names, separated by colons.
     pub names: Option<OsString>,
 }
 
@@ -84,31 +84,32 @@ impl Listen {
         }
     }
 
-    /// The sockets for the process `own_pid`, if they are for that one.
+    /// The sockets for the process `own_pid`; none if they are for another process.
     ///
     /// # Errors
-    /// When a variable is wrong, or a name is.
-    pub fn sockets(&self, own_pid: u32) -> Result<Vec<(RawFd, Role)>, HandedOverError> {
+    /// If a variable is invalid or a name is unknown.
+    pub fn sockets(&self, own_pid: u32) -> Result<Vec<(RawFd, Role)>, PassedInError> {
         let (Some(pid), Some(descriptors)) = (&self.pid, &self.descriptors) else {
             return Ok(Vec::new());
         };
-        if number::<u32>(pid).ok_or_else(|| wrong("LISTEN_PID", pid, "is no process"))? != own_pid {
+        if number::<u32>(pid).ok_or_else(|| wrong("LISTEN_PID", pid, "is not a process ID"))?
+            != own_pid
+        {
             return Ok(Vec::new());
         }
         let end = number::<RawFd>(descriptors)
             .filter(|count| (0..=MOST_SOCKETS).contains(count))
             .map(|count| FIRST_SOCKET + count)
-            .ok_or_else(|| wrong("LISTEN_FDS", descriptors, "is no number of sockets"))?;
+            .ok_or_else(|| wrong("LISTEN_FDS", descriptors, "is not a number of sockets"))?;
         let sockets = FIRST_SOCKET..end;
         let Some(names) = &self.names else {
-            // None, or the first of them.
             return sockets
                 .map(|descriptor| role(descriptor, UNNAMED))
                 .collect();
         };
         let names_given = names.as_bytes().split(|byte| *byte == b':');
         if !sockets.is_empty() && sockets.len() != names_given.clone().count() {
-            return Err(wrong("LISTEN_FDNAMES", names, "is not a name for each"));
+            return Err(wrong("LISTEN_FDNAMES", names, "does not name each socket"));
         }
         sockets
             .zip(names_given)
@@ -120,86 +121,86 @@ impl Listen {
 /// `SD_LISTEN_FDS_START`.
 const FIRST_SOCKET: RawFd = 3;
 
-/// More descriptors than a process may have: the default of `fs.nr_open`.
+/// The most descriptors that a process may have: the default of `fs.nr_open` (proc(5)).
 const MOST_SOCKETS: RawFd = 1 << 20;
 
-/// What a socket is called that was given no name.
+/// The name of a socket without a name (`sd_listen_fds_with_names(3)`).
 const UNNAMED: &[u8] = b"unknown";
 
 fn number<T: std::str::FromStr>(text: &OsStr) -> Option<T> {
     text.to_str()?.parse().ok()
 }
 
-fn wrong(name: &'static str, value: &OsStr, wrong: &'static str) -> HandedOverError {
-    HandedOverError::Variable {
+fn wrong(name: &'static str, value: &OsStr, wrong: &'static str) -> PassedInError {
+    PassedInError::Variable {
         name,
         value: value.into(),
         wrong,
     }
 }
 
-fn role(descriptor: RawFd, name: &[u8]) -> Result<(RawFd, Role), HandedOverError> {
+fn role(descriptor: RawFd, name: &[u8]) -> Result<(RawFd, Role), PassedInError> {
     match name {
         b"echo" => Ok((descriptor, Role::Echo)),
         UNNAMED => Ok((descriptor, Role::Unnamed)),
         b"metrics" => Ok((descriptor, Role::Metrics)),
-        _ => Err(HandedOverError::Name {
+        _ => Err(PassedInError::Name {
             descriptor,
             name: String::from_utf8_lossy(name).into_owned(),
         }),
     }
 }
 
-/// The sockets that the service manager handed over to this process, unchecked.
+/// The descriptors that the service manager passed in to this process. Whether they are open, and
+/// their kind, is not checked.
 ///
 /// # Errors
-/// When the variables that tell of them are wrong, or a name is.
-pub fn handed_over() -> Result<Vec<(RawFd, Role)>, HandedOverError> {
+/// See [`Listen::sockets`].
+pub fn passed_in() -> Result<Vec<(RawFd, Role)>, PassedInError> {
     Listen::from_environment().sockets(std::process::id())
 }
 
-/// The service manager that started the daemon. Telling it nothing is never fatal: without one,
-/// or with one that does not listen, the daemon serves all the same.
+/// The service manager that started the daemon, if any. A failed notification is never fatal.
 #[derive(Debug, Default)]
 pub struct Manager {
     warned: bool,
-    /// Whether it knows that the start is complete.
+    /// Whether `READY=1` was sent.
     ready: bool,
-    /// The status that it knows.
+    /// The last status that was sent.
     status: String,
 }
 
-/// How long a manager that does not read may hold up the daemon.
+/// The longest wait for a manager that does not read.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Manager {
-    /// The start is complete: datagrams are answered and HTTP requests too.
+    /// Sends `READY=1`: datagrams and HTTP requests are answered.
     pub fn ready(&mut self, status: String) {
-        self.ready = self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        self.ready = self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
         self.status = status;
     }
 
-    /// Says what goes on, if that has changed.
+    /// Sends `STATUS=` if the status has changed, and `READY=1` if that failed before.
     pub fn status(&mut self, status: String) {
         if !self.ready {
             self.ready(status);
-        } else if status != self.status && self.tell(&[NotifyState::Status(&status)]) {
+        } else if status != self.status && self.notify(&[NotifyState::Status(&status)]) {
             self.status = status;
         }
     }
 
-    /// The daemon makes progress.
+    /// Sends `WATCHDOG=1`: the daemon makes progress.
     pub fn alive(&mut self) {
-        self.tell(&[NotifyState::Watchdog]);
+        self.notify(&[NotifyState::Watchdog]);
     }
 
-    /// The daemon is about to end.
+    /// Sends `STOPPING=1`: the daemon is about to end.
     pub fn stopping(&mut self) {
-        self.tell(&[NotifyState::Stopping]);
+        self.notify(&[NotifyState::Stopping]);
     }
 
-    /// Whether that went through, or nobody wants to know.
-    fn tell(&mut self, states: &[NotifyState<'_>]) -> bool {
+    /// Returns whether the message was sent, or there is no manager.
+    fn notify(&mut self, states: &[NotifyState<'_>]) -> bool {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
             return true;
         };
@@ -207,14 +208,16 @@ impl Manager {
         if let Err(error) = &sent
             && !self.warned
         {
-            warn!("cannot notify the service manager through NOTIFY_SOCKET: {error}");
+            warn!(
+                "cannot notify systemd through NOTIFY_SOCKET: {error}; retrying without warnings"
+            );
             self.warned = true;
         }
         sent.is_ok()
     }
 }
 
-/// sd-notify sends for as long as it takes, and knows no abstract addresses.
+/// Replaces the send of the sd-notify crate, which has no timeout and no abstract addresses.
 fn send(path: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
     let address = match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -231,8 +234,8 @@ fn send(path: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// How often the service manager wants to hear that the daemon is alive (`WatchdogSec=`), if it
-/// does.
+/// The longest time between two heartbeats that the service manager allows (`WatchdogSec=`); `None`
+/// without a watchdog.
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }

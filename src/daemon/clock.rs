@@ -5,21 +5,21 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::metrics::Clocks;
 use crate::udp::since_boot;
 
-/// The clock that is never set.
+/// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
 pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// One moment on all clocks. Where the thread loses its CPU between two looks, they are apart:
-/// then it looks again, a few times at most.
+/// Reads all clocks at one moment. If the thread loses its CPU between two readings, reads them
+/// again, up to ten times.
 pub(super) fn clocks() -> Clocks {
     closest(now, || (since_boot(), time_of_day()))
 }
 
 fn closest(now: impl Fn() -> Instant, others: impl Fn() -> (Duration, SystemTime)) -> Clocks {
     const CLOSE: Duration = Duration::from_micros(100);
-    let look = || {
+    let read = || {
         let (before, (since_boot, today), after) = (now(), others(), now());
         let clocks = Clocks {
             monotonic: before,
@@ -28,12 +28,12 @@ fn closest(now: impl Fn() -> Instant, others: impl Fn() -> (Duration, SystemTime
         };
         (after.saturating_duration_since(before), clocks)
     };
-    let mut best = look();
+    let mut best = read();
     for _ in 0..10 {
         if best.0 < CLOSE {
             break;
         }
-        let next = look();
+        let next = read();
         if next.0 < best.0 {
             best = next;
         }
@@ -41,7 +41,7 @@ fn closest(now: impl Fn() -> Instant, others: impl Fn() -> (Duration, SystemTime
     best.1
 }
 
-/// The time of day, since 1970.
+/// The time of day, since the UNIX epoch.
 pub(super) fn today() -> Duration {
     let today = time_of_day().duration_since(SystemTime::UNIX_EPOCH);
     today.unwrap_or_default()
@@ -59,14 +59,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_show_one_moment_after_a_pause_between_the_looks() {
+    fn clocks_agree_after_a_pause_between_two_readings() {
         let (instant, day) = (now(), time_of_day());
         let time = Cell::new(Duration::ZERO);
-        let looks = Cell::new(0);
-        // The thread stands still for a second each between its first looks.
+        let readings = Cell::new(0);
+        // The thread stops for one second before each of the first three readings.
         let pause = || {
-            looks.set(looks.get() + 1);
-            let long = [0, 1_000_000][usize::from(looks.get() < 4)];
+            readings.set(readings.get() + 1);
+            let long = [0, 1_000_000][usize::from(readings.get() < 4)];
             time.set(time.get() + Duration::from_micros(10 + long));
         };
         let clocks = closest(

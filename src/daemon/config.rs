@@ -1,4 +1,4 @@
-//! What a daemon is to do: checked once, before anything is opened.
+//! The daemon's settings, checked before it opens anything.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -9,30 +9,31 @@ use crate::address::HostPort;
 use crate::reflect::{Admission, ExitOn, LEAK, Limits, Mode, Rate, ReflectorSettings, Timeout};
 use crate::udp;
 
-/// What a daemon is to do.
+/// The daemon's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to receive datagrams, unless sockets are passed in.
+    /// The addresses that receive datagrams, unless sockets are passed in.
     pub listen: Vec<HostPort>,
-    /// How many workers each address has, unless sockets are passed in.
+    /// The number of workers per address, unless sockets are passed in.
     pub workers: usize,
-    /// Where to serve HTTP, if at all, unless a socket is passed in.
+    /// The address that serves HTTP, if any, unless a socket is passed in.
     pub metrics_listen: Option<HostPort>,
-    /// Which of these three options were given, by name: sockets that are passed in replace them.
-    pub given: Vec<&'static str>,
-    /// What happens to a datagram.
+    /// Those of the three settings above that were set: the field's name, and the option or
+    /// environment variable that set it. Sockets that are passed in replace them.
+    pub given: Vec<(&'static str, String)>,
+    /// The protocol that decides about each datagram.
     pub mode: Mode,
-    /// How long to wait; `None` is for ever.
+    /// The longest wait for a datagram; `None` waits for ever.
     pub timeout: Option<Timeout>,
-    /// Echo datagrams are cut to this many bytes.
+    /// The longest echo in bytes; longer datagrams are cut.
     pub max_datagram: u16,
-    /// How many peers may owe a record at once, per worker.
+    /// The most peers that may owe a record at once, per worker.
     pub max_peers: NonZeroU32,
-    /// What ends the daemon.
+    /// The events that end the daemon.
     pub exit_on: ExitOn,
-    /// Source ports below this one are refused.
+    /// The lowest source port that is answered.
     pub min_source_port: u16,
-    /// How many datagrams are answered a second, for each source and for all.
+    /// The datagrams answered per second, per source and in total.
     pub rate_limits: [Option<Rate>; 2],
     /// How long a worker polls before it sleeps.
     pub busy_poll: Duration,
@@ -41,7 +42,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What all workers go by. `own` are the addresses of all sockets.
+    /// The settings of every worker's reflector. `own` are the addresses of all sockets.
     pub(super) fn settings(
         &self,
         own: impl IntoIterator<Item = SocketAddr>,

@@ -7,12 +7,12 @@ use std::os::fd::RawFd;
 use crate::address::{HostPort, ResolveError};
 use crate::http;
 use crate::reflect::NoMemory;
-use crate::systemd::{HandedOverError, Role};
+use crate::systemd::{PassedInError, Role};
 use crate::udp;
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each says it in its message")]
+#[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum DaemonError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -20,42 +20,51 @@ pub enum DaemonError {
     Socket(#[from] udp::SocketError),
     #[error(transparent)]
     Http(#[from] http::BindError),
-    #[error("cannot make the metrics: {0}")]
+    #[error("cannot register the metrics: {0}; report this as a bug")]
     Metrics(#[from] prometheus::Error),
-    #[error("cannot start {what}: {cause}")]
+    #[error("cannot {action}: {cause}{}", hint(.cause))]
     Start {
-        what: &'static str,
+        action: &'static str,
         cause: io::Error,
     },
-    #[error("cannot start a worker: {0}; --max-peers asks for fewer")]
+    #[error("cannot start a worker: {0}; lower --max-peers")]
     Peers(#[from] NoMemory),
     #[error(
-        "cannot listen on UDP {} twice: --listen {name} is the same as one before",
+        "cannot listen on UDP {} twice: --listen {name} repeats an address; remove one of them",
         udp::named_here(*.address)
     )]
     ListenTwice { name: HostPort, address: SocketAddr },
     #[error(transparent)]
-    HandedOverNames(#[from] HandedOverError),
-    #[error("socket {descriptor}, handed over {role}, {problem}")]
-    HandedOver {
+    PassedInNames(#[from] PassedInError),
+    #[error("cannot use socket {descriptor}, passed in {role}: it {problem}")]
+    PassedIn {
         descriptor: RawFd,
         role: Role,
         problem: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("--mode lockstep has one socket, and {0} UDP sockets were handed over")]
+    #[error("cannot use {0} UDP sockets in --mode lockstep: it serves one; pass in one socket")]
     LockstepSockets(usize),
-    #[error("stopped on a decode error, as --exit-on asks")]
+    #[error("stopped on a decode error (--exit-on decode-error)")]
     DecodeError,
-    #[error("cannot receive on {listen} any more: {cause}")]
+    #[error("cannot receive on {listen}: {cause}; restart udp-echo")]
     SocketLost { listen: String, cause: io::Error },
-    #[error("a worker has stopped")]
+    #[error("cannot continue: a worker thread ended; restart udp-echo and report this as a bug")]
     WorkerLost,
-    #[error("HTTP is no longer served")]
+    #[error("cannot continue: the HTTP server ended; restart udp-echo and report this as a bug")]
     HttpLost,
 }
 
+/// The remedy for a limit that keeps the daemon from starting.
+fn hint(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EMFILE) => "; raise the limit on open files (ulimit -n, LimitNOFILE=)",
+        Some(libc::EAGAIN) => "; raise the limit on threads (ulimit -u, TasksMax=)",
+        _ => "",
+    }
+}
+
 impl DaemonError {
-    /// Whether the command line is at fault.
+    /// Whether the command line is at fault: the exit status is 2.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::LockstepSockets(_))
     }

@@ -1,34 +1,34 @@
-//! The supervisor's own time.
+//! A clock that pauses with the supervisor.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often the supervisor looks at the workers, at least.
+/// The longest time between two checks of the workers.
 pub(super) const BEAT: Duration = Duration::from_secs(2);
 
-/// How much time passes at most from one look to the next.
+/// The most time that the clock counts from one reading to the next.
 const STEP: Duration = Duration::from_secs(1);
 
-/// A clock that stands still while the supervisor does: while its process or its machine was
-/// stopped, or there was no CPU for it, none of the workers may have had one either.
+/// A clock that stands still while the supervisor does not run: if its process or its machine is
+/// stopped, or gets no CPU, the workers may not run either.
 #[derive(Debug)]
-pub(super) struct AwakeClock(Mutex<Look>);
+pub(super) struct AwakeClock(Mutex<Reading>);
 
 #[derive(Debug)]
-struct Look {
+struct Reading {
     at: Instant,
     awake: Duration,
 }
 
 impl AwakeClock {
-    /// A clock that counts from `now` on.
+    /// Counts from `now` on.
     pub(super) fn new(now: Instant) -> Self {
         let awake = Duration::ZERO;
-        Self(Mutex::new(Look { at: now, awake }))
+        Self(Mutex::new(Reading { at: now, awake }))
     }
 
-    /// For how long the supervisor has been running at `now`.
-    pub(super) fn look(&self, now: Instant) -> Duration {
+    /// How long the supervisor has been running at `now`.
+    pub(super) fn read(&self, now: Instant) -> Duration {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now.saturating_duration_since(last.at);
         last.awake += passed.min(STEP);
@@ -43,16 +43,16 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
-    fn awake_time_stands_still_in_a_pause() {
+    fn awake_clock_stands_still_during_a_pause() {
         let start = Instant::now();
         let clock = AwakeClock::new(start);
         let half = STEP / 2;
-        for looks in 1..5 {
-            assert_eq!(clock.look(start + looks * half), looks * half);
+        for readings in 1..5 {
+            assert_eq!(clock.read(start + readings * half), readings * half);
         }
         let after = start + 4 * half + Duration::from_secs(9);
-        assert_eq!(clock.look(after), 4 * half + STEP);
-        assert_eq!(clock.look(start), 4 * half + STEP);
-        assert_eq!(clock.look(after + half), 5 * half + STEP);
+        assert_eq!(clock.read(after), 4 * half + STEP);
+        assert_eq!(clock.read(start), 4 * half + STEP);
+        assert_eq!(clock.read(after + half), 5 * half + STEP);
     }
 }

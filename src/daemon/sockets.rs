@@ -1,4 +1,4 @@
-//! The daemon's sockets: handed over by the service manager, or bound.
+//! The daemon's sockets: passed in by the service manager, or bound.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{OwnedFd, RawFd};
@@ -10,51 +10,52 @@ use super::{Config, DaemonError};
 use crate::http;
 use crate::metrics::{Counts, SocketReading, WorkerMetrics};
 use crate::reflect::Mode;
+use crate::status_page::size;
 use crate::systemd::{self, Role};
 use crate::udp::{self, BufferLimits, Socket};
 
-/// The sockets that the service manager handed over.
+/// The sockets that the service manager passed in.
 #[derive(Debug)]
 pub struct Inherited(Vec<(RawFd, Role, OwnedFd)>);
 
 impl Inherited {
-    /// Takes them. To be called before anything else opens a descriptor.
+    /// Takes the sockets. Call this before anything else opens a descriptor.
     ///
     /// # Errors
-    /// When they are not there, or a name means nothing here.
+    /// If a descriptor is not open or a name is unknown.
     pub fn take() -> Result<Self, DaemonError> {
         let take = |(descriptor, role)| match udp::inherited(descriptor) {
             Ok(socket) => Ok((descriptor, role, socket)),
-            Err(error) => Err(DaemonError::HandedOver {
+            Err(error) => Err(DaemonError::PassedIn {
                 descriptor,
                 role,
-                problem: error.into(),
+                problem: format!("cannot be taken: {error}").into(),
             }),
         };
-        let sockets = systemd::handed_over()?;
+        let sockets = systemd::passed_in()?;
         Ok(Self(
             sockets.into_iter().map(take).collect::<Result<_, _>>()?,
         ))
     }
 }
 
-/// What the daemon serves.
+/// The sockets that the daemon serves.
 pub(super) struct Sockets {
     pub(super) echo: Vec<Arc<Socket>>,
-    /// Whether datagrams may have waited in them before this process started.
+    /// Whether `echo` may hold datagrams that came before this process started.
     pub(super) are_inherited: bool,
     pub(super) http: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Sockets {
-    /// Takes what the service manager hands over, and binds what it does not.
+    /// Adopts the inherited sockets and binds the others.
     pub(super) fn open(
         config: &Config,
         Inherited(inherited): Inherited,
     ) -> Result<Self, DaemonError> {
         let (mut echo, mut http) = (Vec::new(), None);
         for (descriptor, role, socket) in inherited {
-            let failed = |problem| DaemonError::HandedOver {
+            let failed = |problem| DaemonError::PassedIn {
                 descriptor,
                 role,
                 problem,
@@ -68,22 +69,21 @@ impl Sockets {
                     let socket = http::adopt(socket);
                     http = Some(socket.map_err(|error| failed(error.into()))?);
                 }
-                Role::Metrics => return Err(failed("is one too many".into())),
+                Role::Metrics => return Err(failed("is a second one; leave one".into())),
             }
         }
         if config.mode == Mode::Lockstep && echo.len() > 1 {
             return Err(DaemonError::LockstepSockets(echo.len()));
         }
-        let ignored = |option: &str| {
-            if config.given.contains(&option) {
-                let option = option.replace('_', "-");
-                warn!("--{option} counts for nothing: the service manager handed over sockets");
+        let ignored = |field| {
+            for (_, option) in config.given.iter().filter(|(given, _)| *given == field) {
+                warn!("ignoring {option}: systemd passed in sockets");
             }
         };
         let are_inherited = !echo.is_empty();
         if echo.is_empty() {
             if http.is_some() {
-                warn!("the service manager handed over no socket named echo: binding --listen");
+                warn!("using --listen: systemd passed in no socket named echo");
             }
             echo = bind(config)?;
         } else {
@@ -103,12 +103,12 @@ impl Sockets {
     }
 }
 
-/// Binds a socket for each address and worker.
+/// Binds one socket per address and worker.
 fn bind(config: &Config) -> Result<Vec<Arc<Socket>>, DaemonError> {
     let mut sockets: Vec<Arc<Socket>> = Vec::new();
     for name in &config.listen {
         let address = name.resolve()?;
-        // With SO_REUSEADDR the kernel would give it again, and the first would get nothing more.
+        // With SO_REUSEADDR the kernel allows a second bind, which takes all datagrams.
         if sockets.iter().any(|other| other.address() == address) {
             let name = name.clone();
             return Err(DaemonError::ListenTwice { name, address });
@@ -123,7 +123,7 @@ fn bind(config: &Config) -> Result<Vec<Arc<Socket>>, DaemonError> {
     Ok(sockets)
 }
 
-/// The sockets as the metrics see them.
+/// The sources of each socket's metrics.
 pub(super) fn worker_metrics(
     config: &Config,
     sockets: &[Arc<Socket>],
@@ -156,7 +156,7 @@ pub(super) fn worker_metrics(
         .collect()
 }
 
-/// The system's limits on buffers, receive and send.
+/// The system's limits on receive and send buffers, in bytes.
 pub(super) fn read_limits() -> [Option<usize>; 2] {
     static LIMITS: OnceLock<Option<BufferLimits>> = OnceLock::new();
     let limits = LIMITS.get_or_init(|| BufferLimits::new().ok()).as_ref();
@@ -166,7 +166,7 @@ pub(super) fn read_limits() -> [Option<usize>; 2] {
     ]
 }
 
-/// Says what is served and with what, and warns of what did not go as asked.
+/// Logs the addresses and settings in use, and warns of buffers smaller than requested.
 pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&str>) {
     let limits = read_limits();
     let requested = [config.socket.receive_buffer, config.socket.send_buffer];
@@ -176,10 +176,10 @@ pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&
             continue;
         };
         info!(
-            "listening on {} (UDP), receive buffer {}, send buffer {} bytes, {}",
+            "listening on {} (UDP), receive buffer {}, send buffer {}, {}",
             udp::named(socket.address(), &**socket),
-            sizes[0],
-            sizes[1],
+            size(sizes[0] as u64),
+            size(sizes[1] as u64),
             match (socket.receives_batches(), socket.sends_batches()) {
                 (true, true) => "GRO and GSO",
                 (true, false) => "GRO",
@@ -187,25 +187,26 @@ pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&
                 (false, false) => "no offload",
             }
         );
-        // The same for every socket: once is enough.
+        // Every socket has the same limits: warn of the first only.
         if index > 0 {
             continue;
         }
-        for (((size, requested), limit), (name, sysctl)) in
+        for (((doubled, requested), limit), (name, sysctl)) in
             sizes.into_iter().zip(requested).zip(limits).zip(names)
         {
-            if let Some(requested) = requested.filter(|requested| size / 2 < *requested) {
+            // The kernel doubles the size that it grants (socket(7)).
+            let granted = doubled / 2;
+            if let Some(requested) = requested.filter(|requested| granted < *requested) {
                 let limit = limit.map_or("unknown".into(), |limit| limit.to_string());
                 warn!(
-                    "asked for a {name} buffer of {requested} bytes, got {}: raise the sysctl \
-                     net.core.{sysctl} (now {limit}) or give the daemon CAP_NET_ADMIN",
-                    size / 2
+                    "using a {name} buffer of {granted} bytes instead of {requested}: \
+                     net.core.{sysctl} is {limit}; raise it or grant CAP_NET_ADMIN"
                 );
             }
         }
     }
     if let Some(address) = http {
-        // In a URL, %25 stands before the interface (RFC 6874).
+        // A URL writes the % before an interface as %25 (RFC 6874).
         info!("metrics on http://{}/metrics", address.replace('%', "%25"));
     }
     let timeout = match config.timeout {

@@ -1,4 +1,4 @@
-//! The running daemon, as people and machines see it.
+//! The state of the running daemon: health, readiness, the status page and the status line.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,20 +14,20 @@ use crate::status_page::{self, Facts, History};
 use crate::udp::{self, Socket};
 use crate::worker::Shared;
 
-/// A worker that has something to do and has not gone round for so long, while the supervisor did,
-/// makes no progress.
+/// A busy worker is stalled if its loop has not turned for this long on the supervisor's
+/// [`AwakeClock`].
 const STALLED: Duration = Duration::from_secs(2);
 
-/// Where a worker was when it was seen to have something to do.
+/// A worker that has had work to do since `progress`.
 #[derive(Debug, Clone, Copy)]
 struct Busy {
-    /// When that was, by the supervisor's own time.
+    /// When the work was first seen, on the [`AwakeClock`].
     since: Duration,
-    /// When the worker had last gone round.
+    /// The worker's last turn of its loop.
     progress: Instant,
 }
 
-/// The running daemon, as people and machines see it.
+/// The state of the running daemon.
 pub(super) struct Status {
     mode: Mode,
     sockets: Vec<Arc<Socket>>,
@@ -38,7 +38,7 @@ pub(super) struct Status {
     pub(super) shared: Arc<Shared>,
     pub(super) ready: AtomicBool,
     awake: AwakeClock,
-    /// Where each worker was when it was first seen to have something to do.
+    /// Each worker, if it is busy.
     busy: Mutex<Vec<Option<Busy>>>,
     history: History,
 }
@@ -89,17 +89,13 @@ impl Status {
         addresses.join(", ")
     }
 
-    /// To be told often that the supervisor is running; it looks at the workers then.
+    /// Advances the awake clock, checks the workers and adds a sample to the history.
     pub(super) fn beat(&self) {
         let _ = self.healthy();
-    }
-
-    /// Remembers what is counted now.
-    pub(super) fn sample(&self) {
         self.history.add(now(), self.metrics.summary());
     }
 
-    /// One line for `systemctl status`.
+    /// The line that `systemctl status` shows.
     pub(super) fn line(&self) -> String {
         let mut status = format!("{} on {}", self.mode.name(), self.distinct_addresses());
         if let Some(address) = &self.metrics_listen {
@@ -108,8 +104,8 @@ impl Status {
         status + "; " + &self.summary()
     }
 
-    /// Whether a worker has something to do: it is past the time at which it was to go round again,
-    /// or a datagram waits for it. One that waits in a receive has nothing to do.
+    /// Whether a worker has work to do: its next turn is overdue, or its socket holds a datagram. A
+    /// worker that blocks in a receive has none.
     fn is_busy(&self, index: usize, now: Instant) -> bool {
         let due = self.shared.states[index].due.get(self.shared.epoch);
         let waits = || matches!(self.sockets[index].queue_and_drops(), Ok((1.., _)));
@@ -125,7 +121,7 @@ impl Site for Status {
 
     fn healthy(&self) -> Result<(), String> {
         let now = now();
-        let awake = self.awake.look(now);
+        let awake = self.awake.read(now);
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let stalled = busy.iter_mut().enumerate().filter_map(|(index, busy)| {
             let Shared { epoch, states, .. } = &*self.shared;

@@ -1,4 +1,4 @@
-//! What goes on beside the workers until there is a reason to stop, and how they are stopped.
+//! The supervisor: handles signals, the watchdog and the ends of workers, and stops the workers.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,13 +25,13 @@ use crate::worker::Stopped;
 /// How long the workers may take to stop.
 const STOP: Duration = Duration::from_millis(600);
 
-/// How often workers that are to stop are woken: the first call may come just before a receive.
+/// How often a stopping worker is woken: a signal just before a receive does not end the receive.
 const WAKE: Duration = Duration::from_millis(5);
 
-/// A sample for the status page and a status for the service manager come with each beat.
+/// Each beat takes a sample for the status page and sends the status to the service manager.
 const _: () = assert!(pause::BEAT.as_millis() == status_page::PERIOD.as_millis());
 
-/// Which worker stopped by itself, and why.
+/// A worker that stopped by itself, and the reason.
 pub(super) type Ending = (usize, Stopped);
 
 /// The signals that the daemon handles.
@@ -42,7 +42,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Handles them from now on. To be called on the runtime.
+    /// Installs the handlers. Must be called on the runtime.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -52,20 +52,20 @@ impl Signals {
     }
 }
 
-/// Watches over the daemon until there is a reason to stop. One beat does all that is done again
-/// and again, so that an idle daemon wakes rarely.
+/// Supervises the daemon until there is a reason to stop. One beat does all periodic work, so that
+/// an idle daemon wakes rarely.
 pub(super) async fn supervise(
     status: &Status,
     signals: &mut Signals,
     endings: &mut UnboundedReceiver<Ending>,
     manager: &mut Manager,
 ) -> Result<(), DaemonError> {
-    // Less than half of what the manager allows, so that one may come late.
+    // Less than half of the allowed time: one heartbeat may be late.
     let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
     let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
     let mut beat = interval(pause::BEAT);
     let mut starting = interval(Duration::from_millis(1));
-    let sick = Throttle::default();
+    let suppressed = Throttle::default();
     let Signals {
         terminate,
         interrupt,
@@ -74,11 +74,11 @@ pub(super) async fn supervise(
     loop {
         tokio::select! {
             name = stop_signal(terminate, interrupt) => {
-                info!("stopping on {name}");
+                info!("stopping: received {name}");
                 return Ok(());
             }
             _ = hang_up.recv() => {
-                info!("SIGHUP does nothing here: restart to change options");
+                info!("ignoring SIGHUP: restart udp-echo to change its options");
             }
             ended = endings.recv() => return ending(status, ended),
             _ = starting.tick(), if !status.ready() => {
@@ -91,14 +91,13 @@ pub(super) async fn supervise(
                 Ok(()) => manager.alive(),
                 Err(problem) => {
                     let now = now().saturating_duration_since(status.shared.epoch);
-                    if let Some(more) = sick.pass(now) {
-                        error!("{problem}: the watchdog gets no sign of life{more}");
+                    if let Some(more) = suppressed.pass(now) {
+                        error!("{problem}; watchdog heartbeat suppressed{more}");
                     }
                 }
             },
             _ = beat.tick() => {
                 status.beat();
-                status.sample();
                 if status.ready() {
                     manager.status(status.line());
                 }
@@ -107,7 +106,7 @@ pub(super) async fn supervise(
     }
 }
 
-/// Waits for a signal to stop on and names it.
+/// Waits for SIGTERM or SIGINT and returns its name.
 async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -115,7 +114,7 @@ async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static
     }
 }
 
-/// Has the workers stop, and waits for them. Whether all of them did in time.
+/// Stops the workers. Returns whether all of them ended in time.
 pub(super) async fn stop_workers(
     workers: &[JoinHandle<()>],
     endings: &mut UnboundedReceiver<Ending>,
@@ -137,15 +136,15 @@ pub(super) async fn stop_workers(
     }
 }
 
-/// What it means that a worker stopped by itself.
+/// The daemon's outcome after a worker stopped by itself.
 fn ending(status: &Status, ended: Option<Ending>) -> Result<(), DaemonError> {
     match ended {
         Some((_, Stopped::End(End::Timeout))) => {
-            info!("stopping: quiet for the whole timeout, as --exit-on asks");
+            info!("stopping: idle for the whole timeout (--exit-on timeout)");
             Ok(())
         }
         Some((_, Stopped::End(End::Empty))) => {
-            info!("stopping: an empty datagram came, as --exit-on asks");
+            info!("stopping: received an empty datagram (--exit-on empty)");
             Ok(())
         }
         Some((_, Stopped::End(End::DecodeError))) => Err(DaemonError::DecodeError),
@@ -157,14 +156,14 @@ fn ending(status: &Status, ended: Option<Ending>) -> Result<(), DaemonError> {
     }
 }
 
-/// An interval that does not catch up on what it missed.
+/// An interval that does not catch up on missed ticks.
 fn interval(period: Duration) -> time::Interval {
     let mut interval = time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }
 
-/// Waits for the next tick, or for ever if there is none.
+/// Waits for the next tick, or for ever without an interval.
 async fn tick(interval: &mut Option<time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),

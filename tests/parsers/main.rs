@@ -30,7 +30,7 @@ use proptest::sample::select;
 use proptest::test_runner::{TestCaseResult, TestRunner};
 use udp_echo::address::HostPort;
 use udp_echo::cli::Args;
-use udp_echo::systemd::{HandedOverError, Listen, Role};
+use udp_echo::systemd::{Listen, PassedInError, Role};
 use udp_echo::telemetry::Filter;
 
 use harness::tidy::end_with_test;
@@ -179,7 +179,7 @@ fn listen_fds_parser_accepts_any_text_and_names_each_socket() {
                     });
                     prop_assert_eq!(names, said.collect::<Vec<_>>());
                 }
-                Err(HandedOverError::Name { descriptor, name }) => {
+                Err(PassedInError::Name { descriptor, name }) => {
                     prop_assert!(
                         own && descriptor >= 3
                             && !["echo", "metrics", "unknown"].contains(&name.as_str())

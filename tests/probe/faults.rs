@@ -110,7 +110,7 @@ fn an_unnamed_socket_of_a_wrong_kind_is_not_called_echo() {
             .stdin(OwnedFd::from(socket));
         let (status, _, err) = ended(&mut command);
         let said = format!(
-            "udp-echo: socket 3, handed over {said}, is a TCP socket, not a UDP socket \
+            "udp-echo: cannot use socket 3, passed in {said}: it is a TCP socket, not a UDP socket \
              (ListenDatagram= makes one)\n"
         );
         assert_eq!((status, err), (1, said));

@@ -43,7 +43,7 @@ fn sockets_handed_over_are_served_and_replace_listen_with_a_warning() {
     let log = daemon.log();
     let warnings = log
         .iter()
-        .filter(|line| line.contains("--listen counts for nothing"));
+        .filter(|line| line.contains("ignoring --listen: systemd passed in sockets"));
     assert_eq!(warnings.count(), 1, "{log:#?}");
     for address in addresses {
         let labels = format!("{{listen=\"{address}\",worker=\"0\"}}");
@@ -67,36 +67,36 @@ fn a_wrong_socket_is_an_error_that_says_which() {
             &[&*one, &other][..],
             &["--mode=lockstep"][..],
             2,
-            "--mode lockstep has one socket, and 2 UDP sockets were handed over",
+            "cannot use 2 UDP sockets in --mode lockstep: it serves one",
         ),
-        (&[], &[&one], &[], 1, "socket 3, handed over as echo, is "),
+        (&[], &[&one], &[], 1, "socket 3, passed in as echo: it is "),
         (
             &["--datagram"],
             &[unix],
             &[],
             1,
-            "socket 3, handed over as echo, is ",
+            "socket 3, passed in as echo: it is ",
         ),
         (
             &["--datagram", "--fdname=metrics"],
             &[&one],
             &[],
             1,
-            "socket 3, handed over as metrics, is not a listening TCP socket",
+            "socket 3, passed in as metrics: it is not a listening TCP socket",
         ),
         (
             &["--datagram", "--fdname=else"],
             &[&one],
             &[],
             1,
-            "socket 3, handed over as \"else\", has no use here",
+            "socket 3, passed in as \"else\": unknown name",
         ),
         (
             &["--fdname=metrics:metrics"],
             &[&one, &other],
             &[],
             1,
-            "socket 4, handed over as metrics, is one too many",
+            "socket 4, passed in as metrics: it is a second one",
         ),
     ] {
         let mut given: Vec<_> = how.iter().map(|option| (*option).to_owned()).collect();

@@ -175,7 +175,7 @@ fn assert_survives_congestion(rate: &str, args: &[&str], segments: usize) {
     assert!(daemon.wait().success());
     let log = daemon.log();
     assert!(
-        !log.iter().any(|line| line.contains("does not stop")),
+        !log.iter().any(|line| line.contains("did not stop in time")),
         "{rate} {args:?}"
     );
 }
