@@ -1,4 +1,4 @@
-//! How many HTTP connections wait while the daemon is busy.
+//! The queue of HTTP connections that wait for accept.
 
 use std::fs;
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use crate::skip;
 
 #[test]
 fn backlog_holds_more_connections_than_the_default_of_std() {
-    // listen(2). The default is 128.
+    // The default of the standard library is 128. somaxconn cuts it (listen(2)).
     let Ok(most) = fs::read_to_string("/proc/sys/net/core/somaxconn") else {
         skip!("/proc/sys/net/core is hidden");
     };
@@ -16,7 +16,7 @@ fn backlog_holds_more_connections_than_the_default_of_std() {
     let daemon = Daemon::start(&[]);
     daemon.pause();
     let address = daemon.http.unwrap();
-    // The kernel drops the SYN of a connection that finds no place in the queue.
+    // The kernel drops the SYN of a connection that finds the queue full.
     let waiting: Vec<_> = (0..most.min(300))
         .map(|_| TcpStream::connect_timeout(&address, DEADLINE).unwrap())
         .collect();

@@ -1,5 +1,5 @@
-//! What people write on the command line, shown again when it is wrong: it cannot pass for
-//! anything else on their terminals and in their logs.
+//! Arguments and environment variables in error messages cannot forge log lines or control a
+//! terminal.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::harness::{program, run, shell};
 
-/// Control characters of each kind: C0, DEL, a C1 in UTF-8, bidirectional, and separators.
+/// Control characters of each kind: C0, DEL, C1, bidirectional controls and separators.
 const CONTROLS: [&str; 14] = [
     "\n",
     "\r\n",
@@ -30,7 +30,7 @@ const OPTIONS: &str = "listen mode timeout max-datagram recv-buffer send-buffer 
                        log log-format nonsense";
 
 #[test]
-fn a_control_character_on_the_command_line_is_wrong_usage_and_is_shown_escaped() {
+fn control_characters_in_arguments_are_escaped_usage_errors() {
     for control in CONTROLS {
         for option in OPTIONS.split(' ') {
             let forged = format!("a{control}udp-echo: all is well");
@@ -50,7 +50,7 @@ fn a_control_character_on_the_command_line_is_wrong_usage_and_is_shown_escaped()
 }
 
 #[test]
-fn names_with_spaces_and_letters_of_all_kinds_are_shown_as_they_are() {
+fn printable_unicode_in_arguments_is_shown_unescaped() {
     for (argument, shown) in [
         ("--mode=größe ☃", "'größe ☃'"),
         ("--listen=a b", "'a b'"),
@@ -63,7 +63,7 @@ fn names_with_spaces_and_letters_of_all_kinds_are_shown_as_they_are() {
 }
 
 #[test]
-fn what_comes_from_elsewhere_is_escaped_in_the_last_line() {
+fn last_line_escapes_environment_variables() {
     for (name, value) in [
         ("LISTEN_FDNAMES", "ec\x1b[2Jho\nudp-echo: all is well"),
         ("LISTEN_FDS", "1\x1b[2J\n"),
@@ -74,7 +74,7 @@ fn what_comes_from_elsewhere_is_escaped_in_the_last_line() {
             "ec\u{202e}ho\u{2028}udp-echo: all is well",
         ),
     ] {
-        // The shell's number is the daemon's.
+        // exec keeps the process ID of the shell.
         let line = "LISTEN_PID=$$ LISTEN_FDS=${LISTEN_FDS-1} exec \"$0\" --listen=192.0.2.1:9";
         let mut command = shell(line);
         command.arg(program().get_program());
@@ -85,7 +85,7 @@ fn what_comes_from_elsewhere_is_escaped_in_the_last_line() {
     }
 }
 
-/// That it is wrong usage, said without a control character and without a line too many.
+/// Asserts a usage error that contains `named`, no control character and no forged line.
 fn assert_refused(command: &mut Command, named: &str) {
     let (status, stdout, stderr) = run(command);
     assert_eq!((status.code(), stdout.as_str()), (Some(2), ""), "{stderr}");

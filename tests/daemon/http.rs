@@ -1,111 +1,19 @@
-//! The HTTP port: what it shows, and that nobody who connects can disturb the rest.
+//! The HTTP server: its content, and clients that misbehave.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant, SystemTime};
+use std::net::TcpStream;
+use std::time::Instant;
 
 use nix::sys::resource::Resource;
 
 use crate::harness::confined::limited;
 use crate::harness::service::{assert_has, count};
-use crate::harness::{
-    DEADLINE, Daemon, answer_to, client, has_ipv6, program, receive, samples, wait_until,
-};
-use crate::skipped;
-
-/// The metrics of the contract: name, type, label and its values. Not here: `build_info`, and
-/// those that an option has to ask for.
-const METRICS: &str = "
-    datagrams_received_total counter LISTEN
-    received_bytes_total counter LISTEN
-    datagrams_echoed_total counter LISTEN
-    echoed_bytes_total counter LISTEN
-    records_decoded_total counter LISTEN
-    decode_errors_total counter LISTEN
-    datagrams_empty_total counter LISTEN
-    datagrams_truncated_total counter LISTEN
-    datagrams_refused_total counter LISTEN reason source_port own_address destination rate_limit
-    timeouts_total counter LISTEN waiting_for echo record
-    receive_errors_total counter LISTEN error ERRNO
-    send_errors_total counter LISTEN error ERRNO
-    peers gauge
-    peers_evicted_total counter
-    socket_receive_buffer_bytes gauge SOCKET
-    socket_send_buffer_bytes gauge SOCKET
-    receive_buffer_limit_bytes gauge
-    send_buffer_limit_bytes gauge
-    socket_receive_queue_bytes gauge SOCKET
-    socket_drops_total counter SOCKET
-    batch_datagrams histogram le 1 2 4 8 16 32 64 +Inf
-    last_datagram_timestamp_seconds gauge
-    log_lines_dropped_total counter";
-const ERRNOS: &str = "EACCES EADDRNOTAVAIL EAGAIN ECONNREFUSED EHOSTDOWN EHOSTUNREACH EINVAL EIO \
-                      EMSGSIZE ENETDOWN ENETUNREACH ENOBUFS ENODEV ENOMEM EPERM EPIPE other";
+use crate::harness::{DEADLINE, Daemon, answer_to, client, receive, wait_until};
 
 #[test]
-fn every_metric_of_the_contract_is_there_from_the_start_at_0_and_no_other() {
-    // Without a timeout: a slow machine would see one counted.
-    let args = [
-        "--timeout=none",
-        "--workers=2",
-        "--listen=127.0.0.1:0,127.0.0.2:0",
-    ];
-    let daemon = Daemon::start(&args);
-    let body = daemon.get("/metrics").body;
-    let mut series = samples(&body);
-    let lines = body.lines().filter(|line| !line.starts_with('#'));
-    assert_eq!(lines.count(), series.len(), "a series twice");
-    series.retain(|name, _| name.starts_with("udp_echo_") && !name.contains("build_info"));
-
-    let mut expected = BTreeSet::new();
-    for line in METRICS.trim().lines() {
-        let mut words = line.split_whitespace();
-        let name = format!("udp_echo_{}", words.next().unwrap());
-        let kind = words.next().unwrap();
-        assert_described(&body, &name, kind);
-        let labels = labels(&words.collect::<Vec<_>>().join(" "), &daemon);
-        if kind == "histogram" {
-            expected.extend([format!("{name}_sum"), format!("{name}_count")]);
-            expected.extend(labels.iter().map(|labels| format!("{name}_bucket{labels}")));
-        } else {
-            expected.extend(labels.iter().map(|labels| format!("{name}{labels}")));
-        }
-    }
-    assert_eq!(series.keys().cloned().collect::<BTreeSet<_>>(), expected);
-    // The system sets the sizes of buffers; all else is still to be counted.
-    series.retain(|name, value| name.contains("_buffer_") != (*value > 0.0));
-    assert!(series.is_empty(), "{series:#?}");
-}
-
-#[test]
-fn the_standard_metrics_of_a_process_and_of_its_build_are_there() {
-    let daemon = Daemon::start(&[]);
-    let body = daemon.get("/metrics").body;
-    let series = samples(&body);
-    for (name, kind, least) in [
-        ("process_cpu_seconds_total", "counter", 0.0),
-        ("process_open_fds", "gauge", 4.0),
-        ("process_max_fds", "gauge", 16.0),
-        ("process_virtual_memory_bytes", "gauge", 1e6),
-        ("process_resident_memory_bytes", "gauge", 1e6),
-        ("process_start_time_seconds", "gauge", 1.7e9),
-        ("process_threads", "gauge", 2.0),
-    ] {
-        assert_described(&body, name, kind);
-        assert!(series[name] >= least, "{name} {}", series[name]);
-    }
-    assert_described(&body, "udp_echo_build_info", "gauge");
-    let version = env!("CARGO_PKG_VERSION");
-    let info = format!("udp_echo_build_info{{version=\"{version}\",revision=\"");
-    let line = body.lines().find_map(|line| line.strip_prefix(&info));
-    let (revision, rustc) = line.unwrap().split_once("\",rustc=\"1.").expect("rustc");
-    assert!(!revision.is_empty() && rustc.ends_with("\"} 1"), "{line:?}");
-}
-
-#[test]
-fn each_path_has_its_answer_to_each_method() {
+fn http_paths_answer_get_and_head_and_refuse_others() {
     let daemon = Daemon::start(&[]);
     let metrics = "text/plain; version=0.0.4; charset=utf-8";
     for (path, kind, part) in [
@@ -137,7 +45,7 @@ fn each_path_has_its_answer_to_each_method() {
 }
 
 #[test]
-fn the_status_page_shows_addresses_counts_and_buffers_without_a_script() {
+fn status_page_works_without_a_script() {
     let listen = "--listen=127.0.0.1:0,127.0.0.2:0";
     let daemon = Daemon::start(&["--mode=echo", listen, "--recv-buffer=64KiB"]);
     let peer = client(daemon.address());
@@ -158,16 +66,14 @@ fn the_status_page_shows_addresses_counts_and_buffers_without_a_script() {
     for address in &daemon.listen {
         assert_has(
             &page,
-            &format!(
-                "<th scope=\"row\">{address}<td>0<td>131\u{202f}072 (asked for 65\u{202f}536)"
-            ),
+            &format!("<th scope=\"row\">{address}<td>0<td>128 KiB (requested 64 KiB)"),
         );
     }
     for (id, count) in [("received", 3), ("echoed", 3), ("decoded", 0), ("drops", 0)] {
         assert_has(&page, &format!("<td id=\"{id}\">{count}<td>"));
     }
     assert_has(&page, "<svg ");
-    // What the script asks for is the same part again.
+    // The script fetches the same content.
     let main = daemon.get("/?main").body;
     assert!(
         main.starts_with("<h1 data-revision=\"") && !page.contains("src="),
@@ -176,7 +82,7 @@ fn the_status_page_shows_addresses_counts_and_buffers_without_a_script() {
 }
 
 #[test]
-fn the_status_page_allows_nothing_but_itself() {
+fn status_page_policy_allows_only_its_own_content() {
     let daemon = Daemon::start(&[]);
     let nonces = [(); 2].map(|()| {
         let page = daemon.get("/");
@@ -207,7 +113,7 @@ fn the_status_page_allows_nothing_but_itself() {
 }
 
 #[test]
-fn bad_requests_are_refused_or_cut_off_and_the_next_one_is_answered() {
+fn bad_requests_are_refused_and_the_next_is_answered() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let http = daemon.http.unwrap();
     let start = "GET / HTTP/1.1\r\nHost: x\r\n";
@@ -252,28 +158,28 @@ fn bad_requests_are_refused_or_cut_off_and_the_next_one_is_answered() {
 }
 
 #[test]
-fn a_connection_takes_one_request() {
+fn http_connection_takes_one_request() {
     let daemon = Daemon::start(&[]);
     let http = daemon.http.unwrap();
     let asked = "GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n";
     let answer = answer_to(http, asked.as_bytes());
     assert_has(&answer, "HTTP/1.1 200 OK\r\n");
     assert!(answer.ends_with("\r\n\r\nready\n"), "{answer}");
-    // The rest is not read, and the answer may be lost by that.
+    // The daemon closes with the rest unread; the reset may destroy the answer.
     let answer = answer_to(http, asked.repeat(1000).as_bytes());
     assert!(answer.matches("HTTP/1.1").count() <= 1, "{answer}");
 }
 
 #[test]
-fn a_client_that_is_silent_or_slow_is_cut_off() {
+fn silent_and_slow_http_clients_are_cut_off() {
     let daemon = Daemon::start(&["--mode=echo"]);
-    let open_at_first = daemon.metrics()["process_open_fds"];
+    let open_before = daemon.metrics()["process_open_fds"];
     let silent = send(&daemon, b"");
     let half = send(&daemon, b"GET /metrics HTTP/1.1\r\nHo");
-    // Asks and reads nothing.
-    let deaf = send(&daemon, request("GET", "/metrics").as_bytes());
+    // Sends a request and does not read the response.
+    let unread = send(&daemon, request("GET", "/metrics").as_bytes());
     assert_serves(&daemon);
-    // Each ends, which without the daemon's deadlines would fail at the test's.
+    // Without the daemon's deadlines these reads would run into that of the test.
     assert_eq!(rest_of(silent), "");
     let answer = rest_of(half);
     assert!(
@@ -281,18 +187,18 @@ fn a_client_that_is_silent_or_slow_is_cut_off() {
         "{answer}"
     );
     wait_until("the connections are closed", || {
-        daemon.metrics()["process_open_fds"] <= open_at_first
+        daemon.metrics()["process_open_fds"] <= open_before
     });
-    drop(deaf);
+    drop(unread);
 }
 
 #[test]
-fn behind_300_silent_connections_a_scrape_gets_through_and_echo_is_answered() {
+fn scrape_and_echo_work_beside_300_silent_connections() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let silent: Vec<_> = (0..300).map(|_| send(&daemon, b"")).collect();
     for _ in 0..10 {
         assert_serves(&daemon);
-        // The daemon has not kept them all.
+        // The daemon has closed the oldest.
         assert!(daemon.metrics()["process_open_fds"] < 150.0);
     }
     drop(silent);
@@ -300,14 +206,14 @@ fn behind_300_silent_connections_a_scrape_gets_through_and_echo_is_answered() {
 }
 
 #[test]
-fn without_descriptors_for_connections_echo_is_answered_and_http_comes_back() {
+fn http_recovers_after_descriptors_ran_out() {
     let start = Instant::now();
     let daemon = Daemon::start_as(limited(Resource::RLIMIT_NOFILE, 32), &["--mode=echo"]);
     let silent: Vec<_> = (0..60).map(|_| send(&daemon, b"")).collect();
     daemon.wait_for_log("cannot accept an HTTP connection");
     assert_echoes(&daemon);
     drop(silent);
-    wait_until("HTTP is back", || {
+    wait_until("HTTP works again", || {
         let answer = answer_to(daemon.http.unwrap(), request("GET", "/-/ready").as_bytes());
         answer.starts_with("HTTP/1.1 200")
     });
@@ -317,7 +223,7 @@ fn without_descriptors_for_connections_echo_is_answered_and_http_comes_back() {
 }
 
 #[test]
-fn without_metrics_no_tcp_port_is_open() {
+fn no_tcp_port_is_open_without_metrics() {
     let with = Daemon::start(&[]);
     assert_eq!(tcp_listeners(&with), 1);
     let without = Daemon::start(&["--metrics-listen=none", "--mode=echo"]);
@@ -326,176 +232,11 @@ fn without_metrics_no_tcp_port_is_open() {
     assert_echoes(&without);
 }
 
-#[test]
-fn the_time_of_the_last_datagram_is_the_time_it_came() {
-    let daemon = Daemon::start(&["--mode=echo"]);
-    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
-    let slack = 0.01;
-    let mut fitting = 0;
-    // Between two looks at its two clocks the daemon may be stopped, and a clock may be set.
-    wait_until("it fits three times", || {
-        let before = now();
-        assert_echoes(&daemon);
-        let after = now();
-        let last = daemon.metric("last_datagram_timestamp_seconds");
-        if last >= before - slack && last <= after + slack {
-            fitting += 1;
-        } else {
-            eprintln!("not {before} <= {last} <= {after}");
-        }
-        // It stands still when nothing comes: `changes()` in a query counts each move.
-        daemon.wait_for_metric("last_datagram_timestamp_seconds", last);
-        fitting == 3
-    });
-}
-
-#[test]
-fn with_timestamps_residence_is_counted_from_the_kernels_receipt_on() {
-    let mut command = program();
-    command.env("UDP_ECHO_TIMESTAMPS", "yes");
-    let any = if has_ipv6() {
-        "--listen=[::]:0"
-    } else {
-        skipped!("there is no IPv6");
-        "--listen=0.0.0.0:0"
-    };
-    let daemons = [
-        Daemon::start(&["--mode=echo", "--timestamps"]),
-        Daemon::start_as(command, &["--mode=echo", any]),
-    ];
-    for daemon in &daemons {
-        assert_has(&daemon.get("/metrics").body, "residence_seconds_count 0\n");
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.address().port()));
-        let peer = client(address);
-        daemon.pause();
-        peer.send(b"x").unwrap();
-        let sent = Instant::now();
-        wait_until("it is late", || sent.elapsed() > Duration::from_millis(250));
-        daemon.resume();
-        assert_eq!(receive(&peer), b"x");
-        daemon.wait_for_metric("residence_seconds_count", 1.0);
-        daemon.wait_for_metric("residence_seconds_bucket{le=\"0.2\"}", 0.0);
-        assert!(daemon.metric("residence_seconds_sum") >= 0.25);
-        for round in 2..=20 {
-            peer.send(b"x").unwrap();
-            assert_eq!(receive(&peer), b"x");
-            daemon.wait_for_metric("residence_seconds_count", f64::from(round));
-        }
-        let body = daemon.get("/metrics").body;
-        let bounds = body.matches("residence_seconds_bucket{le=").count();
-        assert_eq!(bounds, 20, "{body}");
-        for bound in ["0.000001", "0.00005", "1", "+Inf"] {
-            assert_has(
-                &body,
-                &format!("residence_seconds_bucket{{le=\"{bound}\"}}"),
-            );
-        }
-    }
-}
-
-#[test]
-fn the_batches_add_up_to_the_datagrams() {
-    for (offload, half, full) in [("auto", "8", "16"), ("off", "32", "64")] {
-        let daemon = Daemon::start(&["--mode=echo", &format!("--offload={offload}")]);
-        // In one batch or more: while it is stopped, they gather.
-        daemon.pause();
-        let peer = client(daemon.address());
-        for _ in 0..100 {
-            peer.send(b"x").unwrap();
-        }
-        daemon.resume();
-        for _ in 0..100 {
-            receive(&peer);
-        }
-        daemon.wait_for_metric("batch_datagrams_sum", 100.0);
-        let metrics = daemon.metrics();
-        let count = metrics["udp_echo_batch_datagrams_count"];
-        assert!((2.0..=50.0).contains(&count), "{count} calls");
-        let bucket =
-            |bound: &str| metrics[&format!("udp_echo_batch_datagrams_bucket{{le=\"{bound}\"}}")];
-        let bounds = ["1", "2", "4", "8", "16", "32", "64", "+Inf"];
-        assert!(bounds.map(bucket).is_sorted(), "{metrics:#?}");
-        assert!((bucket("+Inf") - count).abs() < 0.5);
-        assert!(bucket(half) < bucket(full), "no full batch: {metrics:#?}");
-    }
-}
-
-#[test]
-fn buffer_gauges_say_what_was_asked_for_and_what_the_kernel_made_of_it() {
-    let daemon = Daemon::start(&["--recv-buffer=64KiB", "--send-buffer=32KiB", "--workers=2"]);
-    let metrics = daemon.metrics();
-    let address = daemon.address();
-    for worker in 0..2 {
-        let expected = BTreeMap::from([
-            ("receive_buffer_bytes", 131_072.0),
-            ("send_buffer_bytes", 65536.0),
-            ("receive_buffer_requested_bytes", 65536.0),
-            ("send_buffer_requested_bytes", 32768.0),
-        ]);
-        let labels = format!("{{listen=\"{address}\",worker=\"{worker}\"}}");
-        let seen = expected
-            .keys()
-            .map(|name| (*name, metrics[&format!("udp_echo_socket_{name}{labels}")]));
-        assert_eq!(seen.collect::<BTreeMap<_, _>>(), expected);
-    }
-    for (name, sysctl) in [("receive", "rmem_max"), ("send", "wmem_max")] {
-        // Hidden in some containers, and then there is nothing to compare with.
-        if let Ok(limit) = fs::read_to_string(format!("/proc/sys/net/core/{sysctl}")) {
-            let limit: f64 = limit.trim().parse().unwrap();
-            let seen = metrics[&format!("udp_echo_{name}_buffer_limit_bytes")];
-            assert!((seen - limit).abs() < 0.5, "{seen}, {limit}");
-        }
-    }
-}
-
-/// The labels of each series, from a line's label and values.
-fn labels(text: &str, daemon: &Daemon) -> Vec<String> {
-    if text == "SOCKET" {
-        // Both workers of an address are in the list, one after the other.
-        let sockets = daemon.listen.iter().enumerate();
-        let labels = |(index, listen)| format!("{{listen=\"{listen}\",worker=\"{}\"}}", index % 2);
-        return sockets.map(labels).collect();
-    }
-    if let Some(text) = text.strip_prefix("LISTEN") {
-        let mut listens: Vec<_> = daemon.listen.iter().collect();
-        listens.dedup();
-        let own = labels(text.trim_start(), daemon);
-        let with = |listen| {
-            let all = |own: &String| match own.trim_matches(['{', '}']) {
-                "" => format!("{{listen=\"{listen}\"}}"),
-                own => format!("{{listen=\"{listen}\",{own}}}"),
-            };
-            own.iter().map(all).collect::<Vec<_>>()
-        };
-        return listens.into_iter().flat_map(with).collect();
-    }
-    let text = text.replace("ERRNO", ERRNOS);
-    let Some((label, values)) = text.split_once(' ') else {
-        return vec![String::new()];
-    };
-    values
-        .split(' ')
-        .map(|value| format!("{{{label}=\"{value}\"}}"))
-        .collect()
-}
-
-fn assert_described(body: &str, name: &str, kind: &str) {
-    let types = body.matches(&format!("# TYPE {name} {kind}\n")).count();
-    assert_eq!(types, 1, "the type of {name}");
-    let help = format!("# HELP {name} ");
-    let mut helps = body.lines().filter_map(|line| line.strip_prefix(&help));
-    assert!(
-        helps.next().is_some_and(|help| !help.is_empty()),
-        "the help of {name}"
-    );
-    assert_eq!(helps.next(), None);
-}
-
 fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
 }
 
-/// Connects and sends. The daemon may close before it has read all.
+/// Connects and sends `bytes`. The daemon may close before it has read all of them.
 fn send(daemon: &Daemon, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.http.unwrap()).expect("the port is open");
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -503,7 +244,7 @@ fn send(daemon: &Daemon, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// What comes until the daemon closes.
+/// Reads until the daemon closes the connection.
 fn rest_of(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -518,14 +259,14 @@ fn assert_serves(daemon: &Daemon) {
     assert_echoes(daemon);
 }
 
-/// In echo mode: in another, a new client on the port of an old one might owe a record.
-fn assert_echoes(daemon: &Daemon) {
+/// Needs echo mode: in other modes a new client may get the port of a client that owes a record.
+pub(crate) fn assert_echoes(daemon: &Daemon) {
     let peer = client(daemon.address());
     peer.send(b"hello").unwrap();
     assert_eq!(receive(&peer), b"hello");
 }
 
-/// How many TCP sockets a daemon listens on.
+/// The number of TCP sockets that a daemon listens on.
 fn tcp_listeners(daemon: &Daemon) -> usize {
     let table = |name| fs::read_to_string(format!("/proc/{}/net/{name}", daemon.pid()));
     let tables = table("tcp").unwrap() + &table("tcp6").unwrap_or_default();

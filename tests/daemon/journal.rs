@@ -1,4 +1,4 @@
-//! The journal: what it is given, and that the daemon waits for no journald.
+//! The journal: its entries, and a journald that is stalled or gone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::unread::{
 const JOURNALD: &str = "--log-format=journald";
 
 #[test]
-fn the_journal_gets_each_line_with_its_priority_and_where_it_comes_from() {
+fn journal_entries_have_priority_and_source() {
     let Some(journal) = Journal::new() else {
         skip!("no mount namespace can be had here");
     };
@@ -45,8 +45,8 @@ fn the_journal_gets_each_line_with_its_priority_and_where_it_comes_from() {
         assert_eq!(entry["PRIORITY"], priority, "{entry:?}");
         assert_eq!(entry["SYSLOG_IDENTIFIER"], "udp-echo", "{entry:?}");
         assert!(entry["CODE_FILE"].starts_with(file), "{entry:?}");
-        let room = file.trim_start_matches("src/").trim_end_matches(".rs");
-        let target = format!("udp_echo::{room}");
+        let module = file.trim_start_matches("src/");
+        let target = format!("udp_echo::{module}");
         assert!(entry["TARGET"].starts_with(&target), "{entry:?}");
         assert!(entry["CODE_LINE"].parse::<u32>().is_ok(), "{entry:?}");
     }
@@ -56,7 +56,7 @@ fn the_journal_gets_each_line_with_its_priority_and_where_it_comes_from() {
 }
 
 #[test]
-fn the_journal_gets_the_last_line() {
+fn journal_gets_the_last_line() {
     let Some(journal) = Journal::new() else {
         skip!("no mount namespace can be had here");
     };
@@ -64,7 +64,7 @@ fn the_journal_gets_the_last_line() {
         let mut service = Service::start(journal.command(), &[JOURNALD]);
         service.signal(Signal::SIGTERM);
         let mut is_there = false;
-        wait_until("all is read", || {
+        wait_until("all entries are read", || {
             let ended = service.child.try_wait().unwrap().is_some();
             let entry = journal.next_within(Duration::from_millis(10));
             let last = |entry: &Entry| entry["MESSAGE"].starts_with("stopped: 0 received");
@@ -76,7 +76,7 @@ fn the_journal_gets_the_last_line() {
 }
 
 #[test]
-fn no_byte_of_a_payload_reaches_the_journal_as_it_is_unless_it_is_printable() {
+fn journal_gets_only_printable_payload_bytes() {
     let Some(journal) = Journal::new() else {
         skip!("no mount namespace can be had here");
     };
@@ -98,7 +98,7 @@ fn no_byte_of_a_payload_reaches_the_journal_as_it_is_unless_it_is_printable() {
 }
 
 #[test]
-fn a_journald_that_does_not_read_holds_up_nothing_and_what_is_lost_is_counted() {
+fn stalled_journald_blocks_nothing_and_losses_are_counted() {
     let Some(journal) = Journal::new() else {
         skip!("no mount namespace can be had here");
     };
@@ -106,11 +106,8 @@ fn a_journald_that_does_not_read_holds_up_nothing_and_what_is_lost_is_counted() 
     let service = Service::start(journal.command(), &args);
     echoes_on(&service);
     let lost = wait_for_dropped(&service, |lost| lost > 0);
-    eprintln!(
-        "a journald that does not read: {lost} of {} lines lost",
-        2 * DATAGRAMS
-    );
-    // It reads again, to the last line.
+    eprintln!("stalled journald: {lost} of {} lines lost", 2 * DATAGRAMS);
+    // journald reads again, to the last line.
     let (mut written, mut lost) = (0, 0);
     while written + lost < u64::from(2 * DATAGRAMS) {
         let entry = journal.next_within(DEADLINE).expect("an entry");
@@ -121,13 +118,13 @@ fn a_journald_that_does_not_read_holds_up_nothing_and_what_is_lost_is_counted() 
     }
     assert_eq!(written + lost, u64::from(2 * DATAGRAMS));
     assert_eq!(lost, dropped(&service));
-    // And not once more.
+    // A second time, where nothing reads at the end.
     echoes_on(&service);
     assert_ends(service);
 }
 
 #[test]
-fn a_journald_that_does_not_read_from_the_start_on_does_not_keep_it_from_serving() {
+fn daemon_serves_when_journald_is_stalled_at_start() {
     let Some(journal) = Journal::new() else {
         skip!("no mount namespace can be had here");
     };
@@ -140,7 +137,7 @@ fn a_journald_that_does_not_read_from_the_start_on_does_not_keep_it_from_serving
 }
 
 #[test]
-fn what_a_journald_that_is_gone_does_not_get_is_counted_and_told_to_the_next() {
+fn lines_lost_without_journald_are_counted_and_reported() {
     let Some(mut journal) = Journal::new() else {
         skip!("no mount namespace can be had here");
     };
@@ -159,7 +156,7 @@ fn what_a_journald_that_is_gone_does_not_get_is_counted_and_told_to_the_next() {
     journal.come_back();
     peer.send(b"hello").unwrap();
     receive(&peer);
-    let entries = journal.until(" missing: ");
+    let entries = journal.until(" dropped: ");
     let messages: Vec<_> = entries
         .iter()
         .map(|entry| entry["MESSAGE"].clone())
@@ -174,20 +171,20 @@ fn what_a_journald_that_is_gone_does_not_get_is_counted_and_told_to_the_next() {
     assert_ends(service);
 }
 
-/// A journal: a socket that the daemon finds where journald's is.
+/// A socket in the place of journald's.
 struct Journal {
     folder: Folder,
     socket: Option<UnixDatagram>,
 }
 
-/// What a program is started with in a mount namespace where the journal is this one.
+/// Starts a program in a mount namespace with the folder of the [`Journal`] in journald's place.
 const START: &str = r#"
 mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal &&
     mount --bind "$0" /run/systemd/journal && exec "$@"
 "#;
 
 impl Journal {
-    /// None where nothing may be mounted.
+    /// `None` where mount namespaces are not allowed.
     fn new() -> Option<Self> {
         let folder = Folder::new();
         let mut journal = Self {
@@ -200,7 +197,7 @@ impl Journal {
         mounts.then_some(journal)
     }
 
-    /// The daemon's program, for which this is the journal.
+    /// The daemon's program with this journal.
     fn command(&self) -> Command {
         self.started(program().get_program().to_str().unwrap())
     }
@@ -222,8 +219,8 @@ impl Journal {
         self.folder.join("socket")
     }
 
-    /// Closes the socket, and waits until no process has it: one that is started by another test
-    /// has it until exec.
+    /// Closes the socket and waits until no process has it: a process that another test starts has
+    /// it until its exec.
     fn leave(&mut self) {
         self.socket = None;
         let sender = UnixDatagram::unbound().unwrap();
@@ -238,19 +235,19 @@ impl Journal {
     }
 
     fn next_within(&self, time: Duration) -> Option<Entry> {
-        let socket = self.socket.as_ref().expect("it is there");
+        let socket = self.socket.as_ref().expect("the socket is open");
         socket.set_read_timeout(Some(time)).unwrap();
         let mut bytes = vec![0; 65536];
         loop {
             let length = uninterrupted(|| socket.recv(&mut bytes)).ok()?;
-            // An empty one asks whether it is there.
+            // The daemon probes for journald with an empty datagram.
             if length > 0 {
                 return Some(entry(&bytes[..length]));
             }
         }
     }
 
-    /// The entries up to one with such a message.
+    /// The entries up to the first that contains `message`.
     fn until(&self, message: &str) -> Vec<Entry> {
         let mut entries = Vec::new();
         loop {
@@ -267,7 +264,7 @@ impl Journal {
 
 type Entry = BTreeMap<String, String>;
 
-/// The fields of an entry in the journal's own protocol.
+/// The fields of an entry in the journal's native protocol.
 fn entry(mut bytes: &[u8]) -> Entry {
     let mut fields = Entry::new();
     while let Some(end) = bytes.iter().position(|byte| b"=\n".contains(byte)) {

@@ -1,4 +1,4 @@
-//! Rate limits, from outside.
+//! Rate limits.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use crate::modes::{DROPS, ECHOED, RECEIVED, assert_counts};
 const REFUSED: &str = r#"datagrams_refused_total{reason="rate_limit"}"#;
 
 #[test]
-fn a_source_above_its_limit_is_refused_whatever_its_ports_and_no_other_is() {
+fn rate_limit_refuses_only_the_source_above_the_limit() {
     let daemon = Daemon::start(&["--mode=echo", "--rate-limit=10", "--workers=2"]);
     let start = Instant::now();
     let peers: Vec<_> = (0..8).map(|_| at(1, &daemon)).collect();
@@ -17,7 +17,7 @@ fn a_source_above_its_limit_is_refused_whatever_its_ports_and_no_other_is() {
         for turn in 0..40 {
             peers[turn % 8].send(b"many").unwrap();
         }
-        // So that none is dropped.
+        // Waits, so that the receive buffer does not overflow.
         daemon.wait_for_metric(RECEIVED, f64::from(window) * 40.0);
     }
     let other = at(2, &daemon);
@@ -29,13 +29,13 @@ fn a_source_above_its_limit_is_refused_whatever_its_ports_and_no_other_is() {
     daemon.assert_accounted_for();
     let filled = start.elapsed().as_secs_f64() * 10.0;
     let echoed = daemon.metric(ECHOED);
-    // Of 390 above the limit 6 pass on average, by chance.
+    // Of 390 datagrams above the limit 6 pass on average, by chance.
     assert!(echoed > 19.5 && echoed < 20.5 + filled + 50.0, "{echoed}");
     assert!((daemon.metric(REFUSED) - (410.0 - echoed)).abs() < 0.5);
 }
 
 #[test]
-fn all_sources_together_are_held_to_the_total() {
+fn rate_limit_total_holds_for_all_sources_together() {
     let daemon = Daemon::start(&["--rate-limit-total=10", "--workers=2"]);
     let start = Instant::now();
     for turn in 0..200 {
@@ -51,9 +51,9 @@ fn all_sources_together_are_held_to_the_total() {
     assert!((daemon.metric(REFUSED) - (200.0 - echoed)).abs() < 0.5);
 }
 
-/// One in 64 of those above the limit passes, so that whoever is spoofed is heard at times.
+/// One in 64 datagrams above the limit passes, so that a spoofed source still gets some replies.
 #[test]
-fn a_flood_from_a_source_does_not_silence_it_altogether() {
+fn flood_from_a_source_does_not_silence_the_source() {
     let daemon = Daemon::start(&["--mode=echo", "--rate-limit=1", "--timeout=none"]);
     let start = Instant::now();
     let flood = at(1, &daemon);
@@ -62,14 +62,14 @@ fn a_flood_from_a_source_does_not_silence_it_altogether() {
         for _ in 0..200 {
             flood.send(b"flood").unwrap();
         }
-        wait_until("they came", || {
+        wait_until("all are received or dropped", || {
             count(RECEIVED) + count(DROPS) > f64::from(window) * 200.0 - 0.5
         });
     }
     daemon.assert_accounted_for();
     let (received, echoed) = (count(RECEIVED), count(ECHOED));
-    // One is within the limit, and up to one more each second. Of some 312 that pass by chance,
-    // 110 more or less is more than six standard deviations.
+    // One datagram is within the limit, and up to one more per second. About 312 pass by chance;
+    // 110 is more than six standard deviations of that.
     let within = 1.0..=2.0 + start.elapsed().as_secs_f64();
     let by_chance = received / 64.0 - 110.0..=received / 64.0 + 110.0;
     assert!(
@@ -84,7 +84,7 @@ fn a_flood_from_a_source_does_not_silence_it_altogether() {
 }
 
 #[test]
-fn without_a_limit_none_is_refused() {
+fn no_datagram_is_refused_without_a_rate_limit() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let peer = at(1, &daemon);
     for _ in 0..500 {

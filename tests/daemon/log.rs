@@ -1,4 +1,4 @@
-//! The log: what is in it at which level, and that it never stands in the way.
+//! The log: its content at each level, its formats and its destinations.
 
 use std::fs;
 use std::io::Write;
@@ -15,12 +15,12 @@ use crate::harness::confined::without_capabilities;
 use crate::harness::service::{Service, assert_has, count};
 use crate::harness::tidy::Folder;
 use crate::harness::{Daemon, Random, client, program, receive, shell, wait_until};
-use crate::recipe::has_python;
+use crate::reference_server::has_python;
 use crate::usage::assert_cannot_start;
 use crate::{skip, skipped};
 
 #[test]
-fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
+fn debug_log_uses_the_words_of_the_reference_server() {
     let daemon = Daemon::start(&["--log=debug", "--max-datagram=40", "--timeout=none"]);
     let peer = client(daemon.address());
     let own = peer.local_addr().unwrap();
@@ -54,7 +54,7 @@ fn debug_shows_each_datagram_in_the_words_of_the_recipe() {
 }
 
 #[test]
-fn bytes_and_records_are_shown_as_python_shows_them() {
+fn bytes_and_records_are_formatted_as_in_python() {
     const SHOW: &str = "
 import struct, sys
 record = struct.Struct('! I 2s Q 2h f')
@@ -71,7 +71,7 @@ while given:
     }
     let mut random = Random::new(3151);
     let mut shown: Vec<Vec<u8>> = vec![(0..128).collect(), (128..=255).collect()];
-    // Where quotes and backslashes meet.
+    // Python chooses the quotes by the content.
     let odd = b"\'\"\\\n\0b ~";
     let some = |random: &mut Random| {
         let length = random.below(12);
@@ -79,12 +79,12 @@ while given:
     };
     shown.extend((0..2000).map(|_| some(&mut random)));
     let values = (-46..=39).flat_map(|exponent| {
-        // The powers of ten, where an exponent begins and where it ends, and their neighbours.
+        // The powers of ten, where Python changes the notation, and their neighbours.
         let power: f32 = format!("1e{exponent}").parse().unwrap();
         (0..9).map(move |ulps: u32| power.to_bits().wrapping_add(ulps).wrapping_sub(4))
     });
     let mut values: Vec<_> = values.flat_map(|bits| [bits, bits | 1 << 31]).collect();
-    // The powers of two, on one side of which the numbers are nearer.
+    // The powers of two: the spacing of floats differs on their two sides.
     values.extend((0..=255).map(|exponent: u32| exponent << 23));
     values.extend([f32::NAN, -f32::NAN, 0.5, 16_777_216.0].map(f32::to_bits));
     for _ in 0..5000 {
@@ -105,7 +105,7 @@ while given:
         .stdout(Stdio::piped())
         .spawn()
         .expect("python3 starts");
-    // It reads all of it before it writes.
+    // The script reads all of its input before it writes.
     let mut stdin = python.stdin.take().expect("piped");
     for bytes in &shown {
         stdin
@@ -127,8 +127,8 @@ while given:
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_neither_echo_nor_the_end() {
-    // Its standard error is a pipe, which is read at the end alone.
+fn unread_log_delays_neither_echo_nor_stop() {
+    // The test reads the pipe on standard error only at the end.
     let mut service = Service::start(program(), &["--mode=echo", "--log=debug"]);
     let peer = client(service.listen);
     for round in 0..2000_u32 {
@@ -141,7 +141,7 @@ fn a_log_that_nobody_reads_holds_up_neither_echo_nor_the_end() {
 }
 
 #[test]
-fn a_payload_cannot_forge_a_line() {
+fn payload_cannot_forge_a_log_line() {
     let bytes: Vec<u8> = (0..=255).collect();
     let forged = b"x', from: 1.2.3.4:5\n2030-01-01T00:00:00Z ERROR gone\r\n\x1b[2J\x1b]0;t\x07";
     for format in ["text", "json"] {
@@ -152,7 +152,7 @@ fn a_payload_cannot_forge_a_line() {
             peer.send(payload).unwrap();
             receive(&peer);
         }
-        wait_until("all is logged", || count(&daemon.log(), "sent: ") == 2);
+        wait_until("both are logged", || count(&daemon.log(), "sent: ") == 2);
         let log = &end(daemon)[before..];
         assert_eq!(log.len(), 2 * 2, "{log:#?}");
         for line in log {
@@ -169,7 +169,7 @@ fn a_payload_cannot_forge_a_line() {
 }
 
 #[test]
-fn info_has_no_line_per_datagram() {
+fn info_log_has_no_line_per_datagram() {
     for level in ["info", "udp_echo=info", "udp_echo::http=debug,info"] {
         let daemon = Daemon::start(&["--log", level, "--timeout=none"]);
         let before = daemon.log().len();
@@ -187,7 +187,7 @@ fn info_has_no_line_per_datagram() {
 }
 
 #[test]
-fn warn_error_and_off_say_nothing_while_all_is_well() {
+fn log_is_empty_at_warn_error_and_off_without_faults() {
     for level in ["warn", "error", "off"] {
         let service = Service::start(program(), &["--log", level]);
         echoes(&service);
@@ -196,7 +196,7 @@ fn warn_error_and_off_say_nothing_while_all_is_well() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_said_at_any_level_and_in_any_format() {
+fn start_error_is_shown_at_any_log_level_and_format() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let listen = format!("--listen={}", taken.local_addr().unwrap());
     for log in [
@@ -210,7 +210,7 @@ fn what_keeps_it_from_starting_is_said_at_any_level_and_in_any_format() {
 }
 
 #[test]
-fn json_has_one_object_a_line() {
+fn json_log_has_one_object_per_line() {
     let daemon = Daemon::start(&["--log-format=json", "--log=debug", "--mode=echo"]);
     let peer = client(daemon.address());
     peer.send(b"\"quoted\" \\ {\"level\":\"ERROR\"}\n").unwrap();
@@ -229,7 +229,7 @@ fn json_has_one_object_a_line() {
 }
 
 #[test]
-fn the_first_decode_error_is_logged_with_a_hint_and_the_later_ones_are_counted() {
+fn decode_errors_are_logged_once_with_a_hint() {
     for workers in ["--workers=1", "--workers=2"] {
         let daemon = Daemon::start(&[workers, "--timeout=none"]);
         for number in 1..=20 {
@@ -252,7 +252,7 @@ fn the_first_decode_error_is_logged_with_a_hint_and_the_later_ones_are_counted()
 }
 
 #[test]
-fn a_buffer_that_the_kernel_cuts_is_warned_of_once_and_the_sysctl_named() {
+fn buffer_cut_by_the_kernel_is_warned_of_once() {
     let asked = (i32::MAX / 2).to_string();
     for (option, name, sysctl) in [
         ("--recv-buffer", "receive", "net.core.rmem_max"),
@@ -267,7 +267,7 @@ fn a_buffer_that_the_kernel_cuts_is_warned_of_once_and_the_sysctl_named() {
         let daemon = Daemon::start_as(without_capabilities(), &args);
         assert_eq!(daemon.listen.len(), 4);
         if daemon.metric(&format!("{name}_buffer_limit_bytes")) >= f64::from(i32::MAX / 2) {
-            skipped!("{sysctl} is so high that the kernel cuts nothing");
+            skipped!("{sysctl} is too high for the kernel to cut a buffer");
             continue;
         }
         let log = end(daemon);
@@ -275,14 +275,14 @@ fn a_buffer_that_the_kernel_cuts_is_warned_of_once_and_the_sysctl_named() {
             assert_has(only_warning(&log), part);
         }
     }
-    // What fits is not warned of.
+    // No warning for a size within the limit.
     let args = ["--recv-buffer=16KiB", "--send-buffer=16KiB"];
     let daemon = Daemon::start_as(without_capabilities(), &args);
     assert_eq!(count(&end(daemon), " WARN "), 0);
 }
 
 #[test]
-fn a_log_that_nobody_can_read_does_not_stop_the_echo() {
+fn echo_works_with_stderr_closed_or_full() {
     let start = |redirection| {
         let mut command = shell(&format!("exec \"$0\" \"$@\" {redirection}"));
         command.arg(program().get_program());
@@ -300,13 +300,13 @@ fn a_log_that_nobody_can_read_does_not_stop_the_echo() {
 }
 
 #[test]
-fn a_journal_that_does_not_lead_from_standard_error_is_not_used() {
+fn journal_is_not_used_if_stderr_is_not_connected() {
     for stream in ["", "garbage", "0:0", "8:99999999999"] {
         let mut command = program();
         command.env("JOURNAL_STREAM", stream);
         let log = end(Daemon::start_as(command, &[]));
         assert_has(&log[0], "  INFO listening on 127.0.0.1:");
-        // Nor has the last line a priority then.
+        // The last line has no priority then.
         let mut command = program();
         command
             .arg("--listen=192.0.2.1:9")
@@ -316,7 +316,7 @@ fn a_journal_that_does_not_lead_from_standard_error_is_not_used() {
 }
 
 #[test]
-fn a_standard_error_that_is_the_journal_gets_the_priority_before_the_last_line() {
+fn last_line_has_a_priority_if_stderr_is_the_journal() {
     let folder = Folder::new();
     let path = folder.join("stderr");
     let file = fs::File::create(&path).unwrap();
@@ -331,7 +331,7 @@ fn a_standard_error_that_is_the_journal_gets_the_priority_before_the_last_line()
 }
 
 #[test]
-fn without_a_journal_its_format_is_refused() {
+fn journald_format_is_refused_without_a_journal() {
     if Path::new("/run/systemd/journal/socket").exists() {
         skip!("there is a journal here");
     }
@@ -340,7 +340,7 @@ fn without_a_journal_its_format_is_refused() {
     assert_cannot_start(command, "the journal", "No such file");
 }
 
-/// Ends a daemon; all that it logged before.
+/// Stops a daemon and returns its log up to then.
 fn end(daemon: Daemon) -> Vec<String> {
     let log = daemon.whole_log();
     assert!(daemon.stop().success());
@@ -358,7 +358,7 @@ fn only_warning(log: &[String]) -> &str {
     log.iter().find(|line| line.contains(" WARN ")).unwrap()
 }
 
-/// As much of a parser as flat objects of strings need.
+/// Parses a flat object of strings.
 fn assert_is_json_object(line: &str) {
     let mut rest = line;
     let mut before = '{';
@@ -369,7 +369,7 @@ fn assert_is_json_object(line: &str) {
     assert_eq!(rest, "}", "{line}");
 }
 
-/// What follows a string in quotation marks.
+/// The rest of a text after a string in quotation marks.
 fn string(text: &str) -> &str {
     let mut rest = text.strip_prefix('"').expect(text);
     loop {

@@ -5,7 +5,7 @@
     clippy::panic,
     clippy::disallowed_methods,
     clippy::print_stderr,
-    reason = "tests say what broke by panicking, and wait with deadlines"
+    reason = "tests fail by panicking and wait with deadlines"
 )]
 
 #[path = "../harness/mod.rs"]
@@ -14,15 +14,20 @@ mod harness;
 mod backlog;
 mod escapes;
 mod http;
+mod inherited;
 mod journal;
 mod limits;
 mod log;
+mod manager;
+mod metrics;
 mod model;
 mod modes;
 mod offload;
-mod recipe;
+mod reference_server;
+mod refusals;
 mod repeats;
 mod running;
 mod scarce;
+mod timeouts;
 mod unread;
 mod usage;

@@ -1,4 +1,5 @@
-//! The daemon under a random script, with bursts and without, against a model of the contract.
+//! The daemon under random traffic, single datagrams and GRO batches, against a naive model of the
+//! contract.
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -10,49 +11,49 @@ use crate::modes::{
 };
 
 #[test]
-fn every_reply_and_every_count_is_as_the_model_has_it() {
+fn replies_match_the_model() {
     assert_like_the_model(&[]);
 }
 
 #[test]
-fn so_it_is_without_offload() {
+fn replies_match_the_model_without_offload() {
     assert_like_the_model(&["--offload=off"]);
 }
 
 #[test]
-fn so_it_is_with_two_workers() {
+fn replies_match_the_model_with_two_workers() {
     assert_like_the_model(&["--workers=2"]);
 }
 
 #[test]
-fn so_it_is_for_datagrams_cut_shorter_than_a_record() {
+fn replies_match_the_model_when_cut_below_record_size() {
     assert_like_the_model(&["--max-datagram=10"]);
 }
 
 #[test]
-fn so_it_is_for_peers_forgotten_amid_a_batch() {
+fn replies_match_the_model_with_evictions_mid_batch() {
     assert_like_the_model(&["--max-peers=5"]);
 }
 
 #[test]
-fn so_it_is_in_echo_mode() {
+fn replies_match_the_model_in_echo_mode() {
     assert_like_the_model(&["--mode=echo"]);
     assert_like_the_model(&["--mode=echo", "--max-datagram=700"]);
     assert_like_the_model(&["--mode=echo", "--offload=off"]);
 }
 
 #[test]
-fn so_it_is_where_each_datagram_is_logged() {
+fn replies_match_the_model_with_debug_log() {
     assert_like_the_model(&["--log=debug"]);
 }
 
-/// Sends 3000 datagrams, many at once and many in bursts, and compares all that can be seen with
-/// a [`Model`].
+/// Sends 3000 datagrams, many of them in GSO batches, and compares replies and metrics with a
+/// [`Model`].
 fn assert_like_the_model(args: &[&str]) {
     assert_plays_like_the_model(&patient(args), args);
 }
 
-/// The same for a daemon that was started with `args`.
+/// Compares a daemon that was started with `args` with a [`Model`].
 pub(crate) fn assert_plays_like_the_model(daemon: &Daemon, args: &[&str]) {
     let peers: Vec<_> = (0..60).map(|_| client(daemon.address())).collect();
     let mut random = Random::new(60);
@@ -65,9 +66,9 @@ pub(crate) fn assert_plays_like_the_model(daemon: &Daemon, args: &[&str]) {
         }
         let mut due = Vec::new();
         let mut peer = 0;
-        // About what the receive buffer holds.
-        let mut room = 64_000;
-        while room > 0 {
+        // About the capacity of the receive buffer.
+        let mut free = 64_000;
+        while free > 0 {
             if random.below(3) > 0 {
                 peer = random.below(peers.len());
             }
@@ -75,7 +76,7 @@ pub(crate) fn assert_plays_like_the_model(daemon: &Daemon, args: &[&str]) {
             datagrams.send(&peers[peer]);
             for bytes in datagrams.each() {
                 sent += 1;
-                room = usize::saturating_sub(room, bytes.len() + 500);
+                free = usize::saturating_sub(free, bytes.len() + 500);
                 let length = model.datagram(peer, bytes.len());
                 due.extend(length.map(|length| (peer, bytes[..length].to_vec())));
             }
@@ -86,7 +87,7 @@ pub(crate) fn assert_plays_like_the_model(daemon: &Daemon, args: &[&str]) {
         for (peer, reply) in due {
             assert!(receive(&peers[peer]) == reply, "within the first {sent}");
         }
-        // So that the next window finds the receive buffer empty.
+        // The receive buffer is empty before the next window.
         assert_counts(daemon, &[(RECEIVED, sent)]);
     }
     let errors = [SEND_ERRORS, RECEIVE_ERRORS, DROPS];
@@ -95,15 +96,15 @@ pub(crate) fn assert_plays_like_the_model(daemon: &Daemon, args: &[&str]) {
     let counts: Vec<_> = model.counts.into_iter().chain(none).collect();
     assert_counts(daemon, &counts);
     assert!(peers.iter().all(has_nothing));
-    // There were batches.
+    // Some receive calls returned more than one datagram.
     let calls = total(&daemon.metrics(), "batch_datagrams_count");
     assert!(calls < 0.7 * f64::from(sent), "{calls} for {sent}");
 }
 
-/// One datagram, or a burst.
+/// One datagram, or a GSO batch.
 struct Datagrams {
     bytes: Vec<u8>,
-    /// The length of each but the last.
+    /// The segment size.
     segment: usize,
 }
 
@@ -140,12 +141,12 @@ impl Datagrams {
     }
 }
 
-/// The exchange with each peer, in few words.
+/// A naive model of the modes `exchange` and `echo`.
 struct Model {
     echo_mode: bool,
     max_datagram: usize,
     max_peers: usize,
-    /// The longest-owing first.
+    /// The longest-owing peer first.
     owing: Vec<usize>,
     counts: BTreeMap<&'static str, u32>,
 }
@@ -163,7 +164,7 @@ impl Model {
         }
     }
 
-    /// How much of a datagram comes back.
+    /// The length of the reply to a datagram, if any.
     fn datagram(&mut self, peer: usize, length: usize) -> Option<usize> {
         let mut count = |name, number: usize| {
             *self.counts.entry(name).or_default() += u32::try_from(number).unwrap();

@@ -1,19 +1,16 @@
-//! What happens to datagrams.
+//! The modes: which datagrams are echoed, decoded or consumed, and the counts.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
-
 use crate::harness::{
     DEADLINE, Daemon, Random, client, has_ipv6, has_nothing, receive, total, wait_until,
 };
-use crate::offload::handing_over;
 use crate::{skip, skipped};
 
-const RECORD: [u8; 22] = [7; 22];
+pub(crate) const RECORD: [u8; 22] = [7; 22];
 
 pub(crate) const RECEIVED: &str = "datagrams_received_total";
 pub(crate) const RECEIVED_BYTES: &str = "received_bytes_total";
@@ -32,7 +29,7 @@ pub(crate) const RECEIVE_ERRORS: &str = "receive_errors_total";
 pub(crate) const DROPS: &str = "socket_drops_total";
 
 #[test]
-fn in_exchange_mode_a_datagram_is_echoed_and_the_next_is_a_record() {
+fn exchange_echoes_a_datagram_and_decodes_the_next() {
     let daemon = patient(&[]);
     let peer = client(daemon.address());
     for round in 1..=3 {
@@ -71,7 +68,7 @@ fn echo_mode_returns_every_size_whole() {
 }
 
 #[test]
-fn a_reply_leaves_from_the_address_that_was_asked() {
+fn reply_leaves_from_the_requested_address() {
     let mut cases = vec![("--listen=0.0.0.0:0", ["127.0.0.2", "127.0.0.1"])];
     if has_ipv6() {
         cases.push(("--listen=[::1]:0", ["::1", "::1"]));
@@ -91,7 +88,7 @@ fn a_reply_leaves_from_the_address_that_was_asked() {
 }
 
 #[test]
-fn each_peer_has_an_exchange_with_each_listener() {
+fn peers_have_one_exchange_per_listener() {
     let mut args = vec![
         "--listen=127.0.0.1:0",
         "--listen=localhost:0",
@@ -130,7 +127,7 @@ fn each_peer_has_an_exchange_with_each_listener() {
 }
 
 #[test]
-fn a_record_is_cut_and_one_too_short_or_empty_is_consumed() {
+fn long_records_are_cut_and_short_or_empty_ones_consumed() {
     let daemon = patient(&[]);
     let peer = client(daemon.address());
     peer.send(b"").unwrap();
@@ -152,7 +149,7 @@ fn a_record_is_cut_and_one_too_short_or_empty_is_consumed() {
 }
 
 #[test]
-fn in_lockstep_the_record_may_come_from_another() {
+fn lockstep_takes_the_record_from_any_peer() {
     let daemon = patient(&["--mode=lockstep"]);
     let [one, other] = [client(daemon.address()), client(daemon.address())];
     for _ in 0..3 {
@@ -168,7 +165,7 @@ fn in_lockstep_the_record_may_come_from_another() {
 }
 
 #[test]
-fn the_longest_owing_peer_makes_room_for_a_new_one() {
+fn longest_owing_peer_is_evicted_for_a_new_one() {
     let daemon = patient(&["--max-peers=2"]);
     let [first, second, third] = [(); 3].map(|()| client(daemon.address()));
     for peer in [&first, &second, &third] {
@@ -186,135 +183,13 @@ fn the_longest_owing_peer_makes_room_for_a_new_one() {
 }
 
 #[test]
-fn source_ports_below_the_least_are_refused() {
-    let mut peers = [(); 2].map(|()| bound_to(([127, 0, 0, 1], 0)));
-    peers.sort_by_key(|peer| peer.local_addr().unwrap().port());
-    let [below, least] = peers;
-    let port = least.local_addr().unwrap().port();
-    let daemon = Daemon::start(&[&format!("--min-source-port={port}")]);
-    for _ in 0..2 {
-        below.send_to(b"refused", daemon.address()).unwrap();
-    }
-    least.send_to(b"answered", daemon.address()).unwrap();
-    assert_eq!(receive(&least), b"answered");
-    assert_refused(&daemon, "source_port", 2);
-    assert!(has_nothing(&below));
-}
-
-#[test]
-fn the_listening_port_as_source_is_refused_in_echo_mode_alone() {
-    for (mode, refused) in [("echo", 1), ("exchange", 0), ("lockstep", 0)] {
-        let daemon = Daemon::start(&["--mode", mode]);
-        let peer = bound_to(([127, 0, 0, 3], daemon.address().port()));
-        peer.send_to(b"a", daemon.address()).unwrap();
-        if refused == 0 {
-            assert_eq!(receive(&peer), b"a", "{mode}");
-        }
-        assert_refused(&daemon, "source_port", refused);
-        assert!(has_nothing(&peer), "{mode}");
-    }
-}
-
-#[test]
-fn the_daemons_own_address_as_source_is_refused() {
-    for mode in ["--mode=exchange", "--mode=lockstep", "--mode=echo"] {
-        let daemon = Daemon::start(&[mode, "--listen=*:0", "--reuse-address"]);
-        let port = daemon.address().port();
-        let peer = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-        peer.set_reuse_address(true).unwrap();
-        let own = SocketAddr::from(([127, 0, 0, 3], port));
-        peer.bind(&own.into()).unwrap();
-        let peer = UdpSocket::from(peer);
-        peer.send_to(b"a", ("127.0.0.1", port)).unwrap();
-        assert_refused(&daemon, "own_address", 1);
-        assert!(has_nothing(&peer), "{mode}");
-    }
-}
-
-#[test]
-fn what_was_sent_to_a_group_is_refused() {
-    let all: &[_] = &["127.255.255.255", "224.0.0.1"];
-    let mut cases = vec![("--listen=*:0", all)];
-    if has_ipv6() {
-        // An IPv6 socket gets no IPv4 multicast that it did not join.
-        cases.push(("--listen=[::]:0", &all[..1]));
-    } else {
-        skipped!("there is no IPv6");
-    }
-    for (listen, groups) in cases {
-        let daemon = Daemon::start(&[listen, "--mode=echo"]);
-        let peer = bound_to(([127, 0, 0, 1], 0));
-        peer.set_broadcast(true).unwrap();
-        let peer = Socket::from(peer);
-        peer.set_multicast_if_v4(&[127, 0, 0, 1].into()).unwrap();
-        let peer = UdpSocket::from(peer);
-        for group in groups {
-            let to = (*group, daemon.address().port());
-            peer.send_to(b"all", to).unwrap();
-        }
-        let count = u32::try_from(groups.len()).unwrap();
-        assert_refused(&daemon, "destination", count);
-        assert!(has_nothing(&peer), "{listen}");
-    }
-}
-
-/// The service manager may hand over an IPv6 socket that is bound to an IPv4 address.
-#[test]
-fn a_socket_handed_over_at_an_ipv4_mapped_address_keeps_the_rules_of_ipv4() {
-    if !has_ipv6() {
-        skip!("there is no IPv6");
-    }
-    let mapped = |ip: &str, group: bool| {
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        let at: SocketAddr = format!("[::ffff:{ip}]:0").parse().unwrap();
-        socket.bind(&at.into()).unwrap();
-        if group {
-            let [group, loopback] = [ip.parse().unwrap(), [127, 0, 0, 1].into()];
-            socket.join_multicast_v4(&group, &loopback).unwrap();
-        }
-        UdpSocket::from(socket)
-    };
-    let start = |socket: UdpSocket| {
-        let port = socket.local_addr().unwrap().port();
-        let args = ["--reuse-address", "--mode=echo"];
-        (Daemon::start_exactly(handing_over(socket, &args)), port)
-    };
-
-    let (daemon, port) = start(mapped("0.0.0.0", false));
-    let asked = client(([127, 0, 0, 2], port).into());
-    assert_eq!(ask(&asked, b"from there"), b"from there");
-    let own = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    own.set_reuse_address(true).unwrap();
-    let at = SocketAddr::from(([127, 0, 0, 3], port));
-    own.bind(&at.into()).unwrap();
-    let own = UdpSocket::from(own);
-    own.send_to(b"a", ("127.0.0.1", port)).unwrap();
-    assert_refused(&daemon, "own_address", 1);
-    let peer = bound_to(([127, 0, 0, 1], 0));
-    peer.set_broadcast(true).unwrap();
-    peer.send_to(b"all", ("127.255.255.255", port)).unwrap();
-    let destination = r#"datagrams_refused_total{reason="destination"}"#;
-    assert_counts(&daemon, &[(destination, 1), (REFUSED, 2), (ECHOED, 1)]);
-    assert!(has_nothing(&own) && has_nothing(&peer));
-
-    // A group that it is itself bound to is none to it, though Linux sends nothing from there.
-    let (daemon, port) = start(mapped("224.0.0.1", true));
-    let peer = Socket::from(peer);
-    peer.set_multicast_if_v4(&[127, 0, 0, 1].into()).unwrap();
-    let peer = UdpSocket::from(peer);
-    peer.send_to(b"to its own", ("224.0.0.1", port)).unwrap();
-    assert_counts(&daemon, &[(SEND_ERRORS, 1), (REFUSED, 0)]);
-}
-
-#[test]
-fn a_reply_that_cannot_be_sent_leaves_no_record_owed() {
+fn no_record_is_owed_after_a_failed_reply() {
     if !has_ipv6() {
         skip!("there is no IPv6");
     }
     let large = vec![1; 65507];
     for mode in ["--mode=exchange", "--mode=lockstep", "--mode=echo"] {
-        // The second fragment of such a reply has no room in such a send buffer.
+        // The second fragment of the reply does not fit in the smallest send buffer.
         let args = ["--max-datagram=65507", "--listen=[::1]:0"];
         let daemon = patient(&[&[mode, "--send-buffer=1"], &args[..]].concat());
         let peer = client(daemon.address());
@@ -332,10 +207,10 @@ fn a_reply_that_cannot_be_sent_leaves_no_record_owed() {
 }
 
 #[test]
-fn clients_that_vanish_disturb_nobody() {
+fn vanishing_clients_disturb_no_other_client() {
     let daemon = patient(&[]);
     let good = client(daemon.address());
-    // A port may come back, and then owes a record.
+    // A client may get the port of an earlier one, which owes a record.
     let mut ports = BTreeSet::new();
     for vanishing in 1..=200_u32 {
         let gone = client(daemon.address());
@@ -360,7 +235,7 @@ fn clients_that_vanish_disturb_nobody() {
 }
 
 #[test]
-fn a_peer_stays_with_one_of_the_workers() {
+fn peer_stays_with_one_worker() {
     let daemon = patient(&["--workers=4"]);
     let peers: Vec<_> = (0..100).map(|_| client(daemon.address())).collect();
     for round in 1..=3 {
@@ -381,7 +256,7 @@ fn a_peer_stays_with_one_of_the_workers() {
 }
 
 #[test]
-fn what_the_kernel_drops_is_counted_to_the_last_datagram() {
+fn kernel_drops_are_counted_exactly() {
     let daemon = Daemon::start(&["--mode=echo", "--recv-buffer=64KiB"]);
     let peers: Vec<_> = (0..10).map(|_| client(daemon.address())).collect();
     daemon.pause();
@@ -397,26 +272,21 @@ fn what_the_kernel_drops_is_counted_to_the_last_datagram() {
     assert_counts(&daemon, &[(SEND_ERRORS, 0)]);
 }
 
-/// Sends a datagram and returns what comes next.
+/// Sends a datagram and returns the next reply.
 pub(crate) fn ask(peer: &UdpSocket, bytes: &[u8]) -> Vec<u8> {
     peer.send(bytes).unwrap();
     receive(peer)
 }
 
-/// A client that is not connected.
-fn bound_to(address: ([u8; 4], u16)) -> UdpSocket {
+/// A client socket that is not connected.
+pub(crate) fn bound_to(address: ([u8; 4], u16)) -> UdpSocket {
     let socket = UdpSocket::bind(SocketAddr::from(address)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket
 }
 
-fn assert_refused(daemon: &Daemon, reason: &str, count: u32) {
-    let series = format!(r#"datagrams_refused_total{{reason="{reason}"}}"#);
-    assert_counts(daemon, &[(&series, count), (REFUSED, count)]);
-}
-
-/// Waits until metrics, summed up over the labels left out, have these values and every
-/// datagram is accounted for.
+/// Waits until the metrics, summed over the labels left out, have these values and every datagram
+/// is accounted for.
 pub(crate) fn assert_counts(daemon: &Daemon, expected: &[(&str, u32)]) {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -433,7 +303,7 @@ pub(crate) fn assert_counts(daemon: &Daemon, expected: &[(&str, u32)]) {
     }
 }
 
-/// A daemon that gives nothing up, however long the machine takes.
+/// A daemon in which no record expires, however slow the machine.
 pub(crate) fn patient(args: &[&str]) -> Daemon {
     Daemon::start(&[&["--timeout=none"], args].concat())
 }

@@ -1,42 +1,42 @@
-//! What goes wrong again and again: it is told once a second, with a count of the other times.
+//! Repeated warnings: one line per second, with a count of the suppressed ones.
 
 use crate::harness::held::Held;
 use crate::harness::{Daemon, client, program, receive, wait_until};
 use crate::skip;
 
 #[test]
-fn a_worker_that_makes_no_progress_is_told_of_once_a_second_with_a_count() {
+fn stalled_worker_is_logged_once_per_second_with_a_count() {
     let mut command = program();
-    // It is looked at 50 times a second.
+    // The daemon checks its workers 50 times per second.
     command.env("WATCHDOG_USEC", "50000");
     let daemon = Daemon::start_as(command, &["--mode=echo"]);
     let Some(held) = Held::hold(daemon.pid(), "worker-0") else {
         skip!("ptrace is not allowed");
     };
-    let told = || {
+    let errors = || {
         let log = daemon.log().into_iter();
-        log.filter(|line| line.contains("gets no sign of life"))
+        log.filter(|line| line.contains("heartbeat suppressed"))
             .collect::<Vec<_>>()
     };
-    let counts = |told: &[String]| -> Vec<u32> {
-        let counts = told.iter().filter_map(|line| {
-            let (_, more) = line.split_once("sign of life (and ")?;
-            more.strip_suffix(" more since the last such line)")
+    let counts = |errors: &[String]| -> Vec<u32> {
+        let counts = errors.iter().filter_map(|line| {
+            let (_, more) = line.split_once("suppressed (and ")?;
+            more.split(' ').next()
         });
         counts.map(|count| count.parse().unwrap()).collect()
     };
-    // A pause of the machine is no hang: the first line after one may have no count.
-    wait_until("it is told three times, once for many", || {
-        let told = told();
-        told.len() >= 3 && counts(&told).iter().any(|count| *count >= 20)
+    // A pause of the machine is not a stall: the first line after one may have no count.
+    wait_until("three lines, one of them with a high count", || {
+        let errors = errors();
+        errors.len() >= 3 && counts(&errors).iter().any(|count| *count >= 20)
     });
-    let told = told();
+    let errors = errors();
     drop(held);
-    assert!(told[0].ends_with("sign of life"), "{told:#?}");
-    let counts = counts(&told);
+    assert!(errors[0].ends_with("heartbeat suppressed"), "{errors:#?}");
+    let counts = counts(&errors);
     assert!(
         counts.iter().all(|count| (1..=60).contains(count)),
-        "{told:#?}"
+        "{errors:#?}"
     );
     let peer = client(daemon.address());
     peer.send(b"hello").unwrap();

@@ -1,4 +1,4 @@
-//! A start where the system has little to give.
+//! A start with few descriptors, threads or little memory.
 
 use nix::sys::resource::Resource;
 use std::ops::RangeInclusive;
@@ -8,11 +8,11 @@ use crate::harness::{Daemon, program};
 use crate::usage::{assert_cannot_start, ended};
 
 #[test]
-fn without_a_thread_to_be_had_it_says_so_all_the_same() {
-    // The stack of a thread then has no room in the whole address space.
+fn start_fails_with_a_message_without_a_free_thread() {
+    // A stack of this size exceeds the address space.
     let stack = (1_u64 << 50).to_string();
     for (args, what) in [
-        (&["--listen=127.0.0.1:0"][..], "the thread that writes"),
+        (&["--listen=127.0.0.1:0"][..], "cannot start the log thread"),
         (&["probe", "127.0.0.1:9"], "wait for signals"),
     ] {
         let mut command = program();
@@ -22,10 +22,10 @@ fn without_a_thread_to_be_had_it_says_so_all_the_same() {
 }
 
 #[test]
-fn with_few_descriptors_it_serves_or_says_that_they_are_too_few() {
-    let until_quiet = "--mode=echo --timeout=1ns --exit-on=timeout --log=off --listen=127.0.0.1:0";
-    let one = format!("{until_quiet} --metrics-listen=127.0.0.1:0");
-    let many = format!("{until_quiet} --metrics-listen=none --workers=24");
+fn daemon_serves_or_names_the_limit_with_few_descriptors() {
+    let until_idle = "--mode=echo --timeout=1ns --exit-on=timeout --log=off --listen=127.0.0.1:0";
+    let one = format!("{until_idle} --metrics-listen=127.0.0.1:0");
+    let many = format!("{until_idle} --metrics-listen=none --workers=24");
     assert_serves_or_says_why(4..=16, &one);
     assert_serves_or_says_why(26..=36, &many);
     let daemon = Daemon::start(&["--mode=echo"]);
@@ -36,7 +36,7 @@ fn with_few_descriptors_it_serves_or_says_that_they_are_too_few() {
 }
 
 #[test]
-fn without_memory_for_the_peers_it_says_so_before_it_says_that_it_serves() {
+fn start_fails_before_ready_without_memory_for_peers() {
     for (workers, limit) in [("1", 1_000_000_000_u64), ("2", 2_000_000_000)] {
         let mut command = limited(Resource::RLIMIT_AS, limit);
         command.args(["--listen=127.0.0.1:0", "--metrics-listen=none"]);
@@ -50,14 +50,14 @@ fn without_memory_for_the_peers_it_says_so_before_it_says_that_it_serves() {
     }
 }
 
-/// From a limit of descriptors that is too low to one that is not, whatever else is open.
+/// Runs with each limit on descriptors: the low ones fail with a message, the high ones succeed.
 fn assert_serves_or_says_why(limits: RangeInclusive<u64>, args: &str) {
     let statuses = limits.chain([512]).map(|limit| {
         let mut command = limited(Resource::RLIMIT_NOFILE, limit);
         let (status, _, stderr) = ended(command.args(args.split(' ')));
         let lines = stderr.lines().count();
         match status {
-            // The loader has nothing to say it with.
+            // The dynamic loader fails before the program starts.
             Some(127) if stderr.contains("Error 24") => return Some(1),
             Some(0) => assert_eq!(lines, 0, "{limit} {args}: {stderr}"),
             Some(1) => assert!(

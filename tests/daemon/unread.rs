@@ -1,4 +1,4 @@
-//! A log that is not read: it holds up nothing, and what is lost of it is counted.
+//! A log that is not read: nothing blocks, and lost lines are counted.
 
 use std::io::{self, Read};
 use std::net::UdpSocket;
@@ -12,14 +12,14 @@ use crate::harness::service::{Service, count};
 use crate::harness::{Log, client, program, receive, request_to, samples, shell, wait_until};
 
 pub(crate) const DATAGRAMS: u32 = 20_000;
-/// Two lines for each datagram, and warnings of missing ones; no warning of a service manager that
-/// does not read.
+/// Logs two lines per datagram and the warnings of dropped lines, but none about the service
+/// manager.
 pub(crate) const ONLY_DATAGRAMS: &str = "--log=udp_echo::telemetry=warn,udp_echo::worker=debug";
 const AT_ONCE: u32 = 50;
 const GET_METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn a_full_pipe_on_standard_error_holds_up_nothing_and_what_is_lost_is_counted() {
+fn full_stderr_pipe_blocks_nothing_and_losses_are_counted() {
     for format in ["--log-format=text", "--log-format=json"] {
         let start = Instant::now();
         let args = ["--mode=echo", ONLY_DATAGRAMS, format];
@@ -31,14 +31,14 @@ fn a_full_pipe_on_standard_error_holds_up_nothing_and_what_is_lost_is_counted() 
             2 * DATAGRAMS
         );
         assert!(lost > 0);
-        // It is read again, and says what is missing.
+        // The pipe is read again; the log reports the dropped lines.
         let log = Log::follow(service.child.stderr.take().unwrap());
         assert_adds_up(&log, &service, DATAGRAMS, start);
     }
 }
 
 #[test]
-fn a_log_that_is_read_too_slowly_says_once_a_second_what_is_missing() {
+fn slow_log_reader_gets_one_loss_warning_per_second() {
     const SOME: u32 = 500;
     let start = Instant::now();
     let mut service = Service::start(program(), &["--mode=echo", ONLY_DATAGRAMS]);
@@ -46,27 +46,27 @@ fn a_log_that_is_read_too_slowly_says_once_a_second_what_is_missing() {
     let (reads, permits) = mpsc::channel();
     let log = Log::follow(Slow { stderr, permits });
     let mut datagrams = 0;
-    wait_until("it says three times what is missing", || {
+    wait_until("three warnings of dropped lines", || {
         echoes(&service, SOME);
         datagrams += SOME;
-        // 64 KiB at most, for 1000 lines of 100 bytes and more each.
+        // At most 64 KiB, while 1000 lines have at least 100 bytes each.
         for _ in 0..8 {
             reads.send(()).unwrap();
         }
-        count(&log.lines(), " missing: ") >= 3
+        count(&log.lines(), " dropped: ") >= 3
     });
     drop(reads);
     assert_adds_up(&log, &service, datagrams, start);
 }
 
 #[test]
-fn a_full_pipe_on_standard_error_does_not_hold_up_the_end() {
+fn full_stderr_pipe_does_not_delay_the_stop() {
     for format in ["--log-format=text", "--log-format=json"] {
         let service = Service::start(program(), &["--mode=echo", "--log=debug", format]);
         echoes_on(&service);
         assert!(dropped(&service) > 0);
         assert_ends(service);
-        // Nor does the line that says why it could not go on.
+        // Nor does the line that gives the reason of the end.
         let args = ["--log=debug", "--timeout=none", "--exit-on=decode-error"];
         let mut service = Service::start(program(), &[&args[..], &[format]].concat());
         let peer = client(service.listen);
@@ -83,13 +83,13 @@ fn a_full_pipe_on_standard_error_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn lines_that_cannot_be_written_are_counted() {
+fn unwritable_log_lines_are_counted() {
     let mut command = shell("exec \"$0\" \"$@\" 2>/dev/full");
     command.arg(program().get_program()).stdout(Stdio::null());
     let service = Service::start(command, &["--mode=echo", ONLY_DATAGRAMS]);
     assert_eq!(dropped(&service), 0);
     let peer = client(service.listen);
-    // The warning of that, which is tried with the second line, is no line of those.
+    // The warning of dropped lines, which fails with the second line, is not counted.
     for lines in [200, 400] {
         for _ in 0..100 {
             peer.send(b"hello").unwrap();
@@ -101,8 +101,7 @@ fn lines_that_cannot_be_written_are_counted() {
     assert_ends(service);
 }
 
-/// A standard error that is read 8 KiB at a time, each when it may be; to its end once no more
-/// permits can come.
+/// A standard error that is read at most 8 KiB per permit; without limit once the channel closes.
 struct Slow {
     stderr: ChildStderr,
     permits: Receiver<()>,
@@ -116,17 +115,18 @@ impl Read for Slow {
     }
 }
 
-/// Waits until every line of so many datagrams is written or missing, and compares with the metric.
+/// Waits until every line of `datagrams` is written or reported as dropped, and compares with the
+/// metric.
 fn assert_adds_up(log: &Log, service: &Service, datagrams: u32, start: Instant) {
     let all = u64::from(2 * datagrams);
     let [mut seen, mut written, mut warnings] = [0; 3];
     let mut lost = 0;
-    wait_until("all lines are written or missing", || {
+    wait_until("all lines are written or dropped", || {
         let lines = log.lines();
         let new = &lines[seen..];
         seen = lines.len();
         written += count(new, "recv: ") + count(new, "sent: ");
-        warnings += count(new, " missing: ");
+        warnings += count(new, " dropped: ");
         lost += missing(new);
         written as u64 + lost >= all
     });
@@ -134,11 +134,11 @@ fn assert_adds_up(log: &Log, service: &Service, datagrams: u32, start: Instant) 
     eprintln!("{written} of {all} lines, {warnings} warnings in {seconds} s");
     assert_eq!(written as u64 + lost, all);
     assert_eq!(lost, dropped(service));
-    assert!(warnings as u64 <= seconds + 1, "one a second at most");
+    assert!(warnings as u64 <= seconds + 1, "at most one per second");
     assert_eq!(count(&log.lines(), "WARN"), warnings);
 }
 
-/// Sends so many datagrams, some at once, and takes the replies.
+/// Sends [`DATAGRAMS`], some at once, and receives the replies.
 pub(crate) fn echoes_on(service: &Service) {
     echoes(service, DATAGRAMS);
 }
@@ -162,7 +162,7 @@ fn exchange(peer: &UdpSocket) {
     peer.send(&[0; 22]).unwrap();
 }
 
-/// How many lines of its log were lost, by the metric.
+/// The number of dropped lines, by the metric.
 pub(crate) fn dropped(service: &Service) -> u64 {
     let body = request_to(service.http.unwrap(), GET_METRICS).body;
     let value = samples(&body)["udp_echo_log_lines_dropped_total"];
@@ -171,23 +171,25 @@ pub(crate) fn dropped(service: &Service) -> u64 {
 
 pub(crate) fn wait_for_dropped(service: &Service, good: impl Fn(u64) -> bool) -> u64 {
     let mut lost = 0;
-    wait_until("so many lines are lost", || {
+    wait_until("enough lines are dropped", || {
         lost = dropped(service);
         good(lost)
     });
     lost
 }
 
-/// How many lines are missing, by the log itself.
+/// The number of dropped lines, by the log.
 pub(crate) fn missing(log: &[String]) -> u64 {
     let numbers = log.iter().filter_map(|line| {
-        let (before, _) = line.split_once(" lines of the log are missing: ")?;
+        let (before, _) = line
+            .split_once(" log line")
+            .filter(|_| line.contains(" dropped: "))?;
         before.rsplit([' ', '"']).next()
     });
     numbers.map(|number| number.parse::<u64>().unwrap()).sum()
 }
 
-/// That it stops when asked.
+/// Stops a service and asserts success.
 pub(crate) fn assert_ends(mut service: Service) {
     service.signal(Signal::SIGTERM);
     assert!(service.wait().success());
