@@ -20,33 +20,32 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use catalogue::FAMILIES;
-pub use clocks::Clocks;
+pub(crate) use clocks::Clocks;
 use clocks::steady;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment};
 
 /// The kernel's figures of a socket (`SO_MEMINFO`, socket(7)).
 #[derive(Debug, Clone, Copy)]
-pub struct SocketReading {
+pub(crate) struct SocketReading {
     /// `SO_RCVBUF` and `SO_SNDBUF` in bytes.
-    pub buffers: [usize; 2],
+    pub(crate) buffers: [usize; 2],
     /// The memory of the queued datagrams, in bytes.
-    pub receive_queue: u32,
+    pub(crate) receive_queue: u32,
     /// Datagrams dropped since the daemon opened or adopted the socket.
-    pub drops: u64,
+    pub(crate) drops: u64,
 }
 
 /// The sources of the metrics of one worker.
-pub struct WorkerMetrics {
+pub(crate) struct WorkerMetrics {
     /// The `listen` label: the address that the socket is bound to.
-    pub listen: String,
+    pub(crate) listen: String,
     /// The `worker` label: 0 to N−1 for each address.
-    pub worker: String,
-    /// The worker's counters.
-    pub counts: Arc<Counts>,
+    pub(crate) worker: String,
+    pub(crate) counts: Arc<Counts>,
     /// The requested receive and send buffer sizes, in bytes.
-    pub requested: [Option<usize>; 2],
+    pub(crate) requested: [Option<usize>; 2],
     /// Reads the socket's figures from the kernel.
-    pub read_socket: Box<dyn Fn() -> io::Result<SocketReading> + Send + Sync>,
+    pub(crate) read_socket: Box<dyn Fn() -> io::Result<SocketReading> + Send + Sync>,
 }
 
 impl fmt::Debug for WorkerMetrics {
@@ -60,68 +59,63 @@ impl fmt::Debug for WorkerMetrics {
 
 /// The sources of all metrics.
 #[derive(Debug)]
-pub struct MetricsSources {
+pub(crate) struct MetricsSources {
     /// One per socket.
-    pub workers: Vec<WorkerMetrics>,
+    pub(crate) workers: Vec<WorkerMetrics>,
     /// Whether the kernel timestamps received datagrams.
-    pub timestamps: bool,
-    /// The number of dropped log lines.
-    pub dropped_log_lines: Arc<AtomicU64>,
+    pub(crate) timestamps: bool,
+    pub(crate) dropped_log_lines: Arc<AtomicU64>,
     /// Reads the system's limits on receive and send buffers, in bytes.
-    pub read_limits: fn() -> [Option<usize>; 2],
+    pub(crate) read_limits: fn() -> [Option<usize>; 2],
     /// The start of the daemon, from which every [`SharedMoment`] counts.
-    pub started: Clocks,
-    /// Reads the clocks.
-    pub clocks: fn() -> Clocks,
+    pub(crate) started: Clocks,
+    pub(crate) clocks: fn() -> Clocks,
     /// The last datagram that a scrape has shown, and its time of day. Initially empty.
-    pub last: Mutex<Option<(Instant, f64)>>,
+    pub(crate) last: Mutex<Option<(Instant, f64)>>,
 }
 
 /// Sums over all workers, for the status page and the status line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
-pub struct MetricsSummary {
-    pub received: u64,
-    pub echoed: u64,
-    pub decoded: u64,
-    pub decode_errors: u64,
-    pub empty: u64,
-    pub refused: u64,
-    pub send_errors: u64,
-    pub truncated: u64,
-    pub drops: u64,
-    pub peers: u64,
+pub(crate) struct MetricsSummary {
+    pub(crate) received: u64,
+    pub(crate) echoed: u64,
+    pub(crate) decoded: u64,
+    pub(crate) decode_errors: u64,
+    pub(crate) empty: u64,
+    pub(crate) refused: u64,
+    pub(crate) send_errors: u64,
+    pub(crate) truncated: u64,
+    pub(crate) drops: u64,
+    pub(crate) peers: u64,
 }
 
 /// A socket, for the status page.
 #[derive(Debug, Clone)]
-pub struct SocketState {
-    /// The address that the socket is bound to.
-    pub listen: String,
-    /// The worker's number.
-    pub worker: String,
+pub(crate) struct SocketState {
+    pub(crate) listen: String,
+    pub(crate) worker: String,
     /// The requested receive and send buffer sizes, in bytes.
-    pub requested: [Option<usize>; 2],
+    pub(crate) requested: [Option<usize>; 2],
     /// The kernel's figures; `None` if they cannot be read.
-    pub reading: Option<SocketReading>,
+    pub(crate) reading: Option<SocketReading>,
 }
 
 /// The daemon's metrics.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     sources: Arc<MetricsSources>,
     registry: Registry,
 }
 
 impl Metrics {
     /// The Content-Type of [`Self::text`].
-    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+    pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
     /// Registers all metrics.
     ///
     /// # Errors
     /// If two metrics have the same name.
-    pub fn new(sources: MetricsSources) -> prometheus::Result<Self> {
+    pub(crate) fn new(sources: MetricsSources) -> prometheus::Result<Self> {
         let sources = Arc::new(sources);
         let registry = Registry::new();
         let describe = |family: &Family| {
@@ -140,17 +134,16 @@ impl Metrics {
     ///
     /// # Errors
     /// If a metric has no valid name.
-    pub fn text(&self) -> prometheus::Result<String> {
+    pub(crate) fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
     /// The time since the start of the daemon, suspends included.
-    pub fn uptime(&self) -> Duration {
+    pub(crate) fn uptime(&self) -> Duration {
         self.sources.uptime((self.sources.clocks)())
     }
 
-    /// Every socket, for the status page.
-    pub fn sockets(&self) -> Vec<SocketState> {
+    pub(crate) fn sockets(&self) -> Vec<SocketState> {
         let workers = self.sources.workers.iter();
         let state = |worker: &WorkerMetrics| SocketState {
             listen: worker.listen.clone(),
@@ -161,8 +154,7 @@ impl Metrics {
         workers.map(state).collect()
     }
 
-    /// Sums over all workers.
-    pub fn summary(&self) -> MetricsSummary {
+    pub(crate) fn summary(&self) -> MetricsSummary {
         let sources = &self.sources;
         let workers = sources.workers.iter();
         let readings = workers.filter_map(|worker| (worker.read_socket)().ok());

@@ -156,13 +156,13 @@ fn role(descriptor: RawFd, name: &[u8]) -> Result<(RawFd, Role), PassedInError> 
 ///
 /// # Errors
 /// See [`Listen::sockets`].
-pub fn passed_in() -> Result<Vec<(RawFd, Role)>, PassedInError> {
+pub(crate) fn passed_in() -> Result<Vec<(RawFd, Role)>, PassedInError> {
     Listen::from_environment().sockets(std::process::id())
 }
 
 /// The service manager that started the daemon, if any. A failed notification is never fatal.
 #[derive(Debug, Default)]
-pub struct Manager {
+pub(crate) struct Manager {
     warned: bool,
     /// Whether `READY=1` was sent.
     ready: bool,
@@ -175,13 +175,13 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Manager {
     /// Sends `READY=1`: datagrams and HTTP requests are answered.
-    pub fn ready(&mut self, status: String) {
+    pub(crate) fn ready(&mut self, status: String) {
         self.ready = self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
         self.status = status;
     }
 
     /// Sends `STATUS=` if the status has changed, and `READY=1` if that failed before.
-    pub fn status(&mut self, status: String) {
+    pub(crate) fn status(&mut self, status: String) {
         if !self.ready {
             self.ready(status);
         } else if status != self.status && self.notify(&[NotifyState::Status(&status)]) {
@@ -190,12 +190,12 @@ impl Manager {
     }
 
     /// Sends `WATCHDOG=1`: the daemon makes progress.
-    pub fn alive(&mut self) {
+    pub(crate) fn alive(&mut self) {
         self.notify(&[NotifyState::Watchdog]);
     }
 
     /// Sends `STOPPING=1`: the daemon is about to end.
-    pub fn stopping(&mut self) {
+    pub(crate) fn stopping(&mut self) {
         self.notify(&[NotifyState::Stopping]);
     }
 
@@ -236,6 +236,6 @@ fn send(path: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
 
 /// The longest time between two heartbeats that the service manager allows (`WatchdogSec=`); `None`
 /// without a watchdog.
-pub fn watchdog() -> Option<Duration> {
+pub(crate) fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }

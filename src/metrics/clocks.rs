@@ -4,13 +4,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// A reading of every clock.
 #[derive(Debug, Clone, Copy)]
-pub struct Clocks {
+pub(crate) struct Clocks {
     /// `CLOCK_MONOTONIC`: stands still while the machine is suspended.
-    pub monotonic: Instant,
+    pub(crate) monotonic: Instant,
     /// `CLOCK_BOOTTIME`: goes on while the machine is suspended.
-    pub since_boot: Duration,
+    pub(crate) since_boot: Duration,
     /// `CLOCK_REALTIME`: the time of day, which can be set at any time.
-    pub today: SystemTime,
+    pub(crate) today: SystemTime,
 }
 
 impl Clocks {
