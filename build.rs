@@ -1,4 +1,4 @@
-//! Tells the program which build it is: the revision and the compiler.
+//! Passes the revision and the compiler version to the program.
 
 use std::env;
 use std::path::Path;
@@ -10,7 +10,7 @@ fn main() {
         .and_then(|text| text.split_whitespace().nth(1).map(str::to_owned))
         .unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=UDP_ECHO_RUSTC={rustc}");
-    // A package built without its repository can say what it was built from.
+    // A build outside the repository sets the revision itself.
     println!("cargo:rerun-if-env-changed=UDP_ECHO_REVISION");
     let revision = env::var("UDP_ECHO_REVISION")
         .ok()
@@ -18,7 +18,7 @@ fn main() {
         .unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=UDP_ECHO_REVISION={revision}");
     println!("cargo:rerun-if-changed=build.rs");
-    // Names a commit or, on a branch, is written to with each.
+    // Git writes to one of these on each commit and checkout.
     for file in [".git/HEAD", ".git/logs/HEAD"] {
         if Path::new(file).exists() {
             println!("cargo:rerun-if-changed={file}");
@@ -26,7 +26,7 @@ fn main() {
     }
 }
 
-/// The first line that a command prints, if it can be run and succeeds.
+/// Returns the first line that a command prints, or `None` if it fails.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -1,14 +1,14 @@
 //! udp-echo, a UDP reflector for Linux:
 //!
-//! - [`record`], [`reflect`]: the core. What to do with a datagram; no socket, no clock.
-//! - [`udp`]: sockets, and datagrams in batches. The one module with `unsafe`.
-//! - [`worker`]: the loop between the two, a thread for each socket.
+//! - [`record`], [`reflect`]: the core, which decides about each datagram; no socket, no clock.
+//! - [`udp`]: sockets, and datagrams in batches. The only module with `unsafe`.
+//! - [`worker`]: the loop between core and socket, one thread per socket.
 //! - [`metrics`]: every metric, declared once.
 //! - [`probe`]: the client.
-//! - `throttle`: warnings that repeat.
-//! - `status_page`: what a browser sees.
-//! - [`address`], [`cli`], `http`, `runtime`, [`systemd`], [`telemetry`]: one thing each.
-//! - [`daemon`]: all of them put together.
+//! - `throttle`: limits repeated warnings.
+//! - `status_page`: the HTML page at `/`.
+//! - [`address`], [`cli`], `http`, `runtime`, [`systemd`], [`telemetry`]: as their names say.
+//! - [`daemon`]: puts all of them together.
 
 pub mod address;
 pub mod cli;
@@ -29,6 +29,6 @@ pub mod worker;
 #[cfg(test)]
 #[path = "../tests/harness"]
 mod harness {
-    #[allow(unreachable_pub, reason = "the tests of the programs have it too")]
+    #[allow(unreachable_pub, reason = "the integration tests use this file too")]
     pub mod skip;
 }

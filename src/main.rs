@@ -16,7 +16,7 @@ fn main() -> ExitCode {
                     telemetry::last_line(&line);
                 }
             } else {
-                // Nothing can be done about an output that is closed.
+                // A closed output leaves no way to report its error.
                 let _ = error.print();
             }
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
@@ -57,7 +57,7 @@ fn serve(args: &Args) -> ExitCode {
     }
 }
 
-/// Says why on standard error, whatever is logged and where to.
+/// Prints the error to standard error, independent of the log settings.
 fn failed(error: &dyn Display) -> ExitCode {
     telemetry::last_line(&format_args!("udp-echo: {error}"));
     ExitCode::FAILURE

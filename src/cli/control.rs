@@ -1,4 +1,4 @@
-//! Control characters on the command line, also Unicode's.
+//! Control characters on the command line, including those of Unicode.
 
 use std::ffi::OsString;
 
@@ -6,8 +6,8 @@ use clap::Command;
 
 use crate::telemetry::is_control;
 
-/// Says which argument or variable has a control character in it. No option has a use for one,
-/// and clap would show it as it is: on a terminal or in a log it could pass for something else.
+/// Returns an error text if an argument or variable has a control character. No option needs one,
+/// and clap prints it unescaped, where it could disguise itself on a terminal or in a log.
 pub(super) fn refused(command: &Command, arguments: &[OsString]) -> Option<String> {
     let variables = command
         .get_arguments()
@@ -21,6 +21,10 @@ pub(super) fn refused(command: &Command, arguments: &[OsString]) -> Option<Strin
         .chain(variables)
         .map(|(what, text)| (what, text.to_string_lossy().into_owned()))
         .find(|(_, text)| text.contains(is_control))
-        // Quoted, it is escaped.
-        .map(|(what, text)| format!("{what} has a control or separator character: {text:?}"))
+        // Debug output escapes the character.
+        .map(|(what, text)| {
+            format!(
+                "cannot use {what} {text:?}: it has a control or separator character; remove it"
+            )
+        })
 }

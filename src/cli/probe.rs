@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, Parser};
+use clap::{ArgMatches, CommandFactory, Parser, ValueHint};
 use hyper::Uri;
 
 use super::values::duration;
@@ -16,40 +16,42 @@ use crate::probe::pace::Frequency;
 use crate::probe::wire::HEADER_BYTES;
 use crate::reflect::Mode;
 
-/// Like ping, for UDP: sends requests to a reflector and tells loss, duplicates, reordering,
-/// corruption and round-trip times.
+/// Measure loss and round-trip times over UDP, as ping does over ICMP
 ///
-/// A line for each reply, and a summary at the end or on Ctrl-C. Round-trip times are from just
-/// before the send to the kernel's receipt of the reply, where it tells.
+/// Send requests to a UDP reflector and report loss, duplicates, reordering, corruption and
+/// round-trip times: a line per reply, and a summary at the end or on Ctrl-C.
+///
+/// A round-trip time runs from just before the request is sent to the kernel's receive timestamp of
+/// the reply.
 #[derive(Debug, Clone, Parser)]
 #[command(
-    max_term_width = 100,
-    after_help = "Exit status: 0, 1 too much was lost (see --max-loss) or it could not go on, \
-                  2 wrong usage."
+    term_width = super::option::WIDTH,
+    after_help = "Exit status: 0 success, 1 too many requests lost or cannot run, 2 usage error"
 )]
 pub struct ProbeArgs {
-    /// The reflector
-    #[arg(value_name = "HOST:PORT")]
+    /// Name or address of the reflector, and its port
+    #[arg(
+        value_name = "HOST:PORT",
+        value_hint = ValueHint::Hostname,
+        long_help = "Name or address of the reflector, and its port; an IPv6 address goes in \
+                     brackets, as in [2001:db8::1]:9999."
+    )]
     pub target: Target,
 
-    /// What the reflector does, as its own --mode says
-    #[arg(
-        long,
-        value_enum,
-        default_value = "exchange",
-        long_help = "What the reflector does, as its own --mode says\n\n\
-                     In exchange each reply is followed by a record, and a flow that waits for a \
-                     reply sends nothing else: with --rate, use as many --flows as are to be in \
-                     flight. A flow without a reply waits for at most --wait; meanwhile others are \
-                     used, and when all wait, requests are held up and those missed are not made \
-                     up for. A record that is lost costs the next request, so loss on the way \
-                     there shows twice. In lockstep one request is in flight over all flows. In \
-                     echo, which is right for every plain reflector, there are no records, and \
-                     requests are sent whether replies come or not."
-    )]
+    /// Mode that the reflector runs in
+    ///
+    /// Mode that the reflector runs in. For every reflector that is not udp-echo, use echo.
+    ///
+    /// In exchange mode a flow has one request in flight: it sends a record after each reply, and
+    /// waits at most --wait for a reply. Use as many --flows as you want requests in flight. A
+    /// request that is due while every flow waits is skipped. A lost record makes the daemon take
+    /// the next request for the record, so loss on the way there counts twice.
+    #[arg(long, value_enum, default_value = "exchange")]
     pub mode: Mode,
 
-    /// Stop after so many requests [default: until Ctrl-C]
+    /// Stop after N requests [default: until Ctrl-C]
+    ///
+    /// Stop after N requests, then wait for late replies.
     #[arg(
         long,
         value_name = "N",
@@ -57,7 +59,9 @@ pub struct ProbeArgs {
     )]
     pub count: Option<u64>,
 
-    /// Send for so long: seconds, or with a unit (10m) [default: until Ctrl-C]
+    /// Stop after this long [default: until Ctrl-C]
+    ///
+    /// Send for this long: seconds (5, 0.25) or a time with a unit (10m), up to 366 days.
     #[arg(
         long,
         value_name = "DURATION",
@@ -65,7 +69,9 @@ pub struct ProbeArgs {
     )]
     pub duration: Option<Duration>,
 
-    /// From one request to the next: seconds, or with a unit (10ms)
+    /// Time between requests
+    ///
+    /// Time between requests: seconds (1, 0.25) or a time with a unit (10ms), up to 366 days.
     #[arg(
         long,
         value_name = "DURATION",
@@ -74,8 +80,10 @@ pub struct ProbeArgs {
     )]
     pub interval: Duration,
 
-    /// Requests a second, instead of --interval; as many as one core sends where that is less
-    /// [default: none]
+    /// Send N requests per second [default: none]
+    ///
+    /// Send N requests per second instead of one per --interval, 1 to 10000000. One thread sends;
+    /// if it cannot keep the rate, the summary says so.
     #[arg(
         long,
         value_name = "N",
@@ -83,7 +91,9 @@ pub struct ProbeArgs {
     )]
     pub rate: Option<u32>,
 
-    /// How long a request is, 16 to 65507
+    /// Size of a request, 16 to 65507
+    ///
+    /// Size of a request in bytes of UDP payload, 16 to 65507.
     #[arg(
         long,
         value_name = "BYTES",
@@ -92,7 +102,10 @@ pub struct ProbeArgs {
     )]
     pub size: u16,
 
-    /// How long to wait for late replies at the end
+    /// Wait this long for late replies
+    ///
+    /// Wait this long for late replies at the end, and in exchange and lockstep mode for each
+    /// reply before the flow sends again: seconds or a time with a unit (250ms), up to 366 days.
     #[arg(
         long,
         value_name = "DURATION",
@@ -101,8 +114,10 @@ pub struct ProbeArgs {
     )]
     pub wait: Duration,
 
-    /// How many source ports to send from, in turn: other paths where routers and links spread
-    /// flows (ECMP, LAG)
+    /// Number of source ports, used in turn
+    ///
+    /// Number of source ports, 1 to 4096, used in turn. Routers and links that spread flows (ECMP,
+    /// LAG) send different source ports over different paths.
     #[arg(
         long,
         value_name = "N",
@@ -111,7 +126,9 @@ pub struct ProbeArgs {
     )]
     pub flows: u16,
 
-    /// Exit with status 1 when so many of a hundred are lost, or more
+    /// Exit 1 if PERCENT or more are lost
+    ///
+    /// Exit with status 1 if at least PERCENT of the requests are lost: more than 0, at most 100.
     #[arg(
         long,
         value_name = "PERCENT",
@@ -120,55 +137,42 @@ pub struct ProbeArgs {
     )]
     pub max_loss: f64,
 
-    /// Read the daemon's metrics before and after, and say where the lost ones were lost
-    /// [default: none]
-    #[arg(
-        long,
-        value_name = "URL",
-        long_help = "Read the daemon's metrics before and after, and say where the lost ones were \
-                     lost: on the way there, dropped by the daemon's host, refused by the daemon, \
-                     or on the way back. As in http://192.0.2.1:9862/metrics, without TLS; the \
-                     path may be left out. Exact while nobody else uses the daemon: where it got \
-                     more than were sent from here, that is said too [default: none]"
-    )]
+    /// Locate losses by these metrics [default: none]
+    ///
+    /// Read the daemon's metrics at this URL before and after the run, and report where requests
+    /// were lost: on the way there, in the daemon's host, refused by the daemon, or on the way
+    /// back. The URL is plain HTTP; its path defaults to /metrics. The figures are exact only if
+    /// the daemon has no other client meanwhile; if it has, the report says so.
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub metrics_url: Option<MetricsUrl>,
 
-    /// Only the summary [default: off]
-    #[arg(
-        long,
-        value_parser = BoolishValueParser::new()
-    )]
+    /// Print only the summary [default: off]
+    ///
+    /// Print only the summary; on a terminal, also a line of progress during the run.
+    #[arg(long, value_parser = BoolishValueParser::new())]
     pub quiet: bool,
 
-    /// Only one JSON object, at the end [default: off]
-    #[arg(
-        long,
-        long_help = "Only one JSON object, at the end: target, sent, received (each request once), \
-                     lost, loss_ratio (0 to 1), duplicates, reordered, corrupted, records_sent, and \
-                     rtt_seconds with min, mean, stddev, p50, p90, p99 and max, each null where \
-                     nothing came back. With --metrics-url also attribution, null where it cannot \
-                     be told: of the lost, uplink, server_drops, server_refused and downlink, and \
-                     of_others where the daemon got so many more than were sent from here \
-                     [default: off]",
-        value_parser = BoolishValueParser::new()
-    )]
+    /// Print one JSON object at the end [default: off]
+    ///
+    /// Print one JSON object at the end and nothing else. Times are seconds; a figure that is not
+    /// known is null. udp-echo-probe(1) lists its members.
+    #[arg(long, value_parser = BoolishValueParser::new())]
     pub json: bool,
 }
 
-/// Where to send: a host and a port other than 0.
+/// The address to send to; its port is not 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target(pub HostPort);
 
-/// Where a daemon serves its metrics.
+/// The URL of a daemon's metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsUrl(pub Uri);
 
 impl ProbeArgs {
-    /// Leaves `--rate` out where `--interval` counts: what is on the command line does, before what
-    /// is in the environment.
+    /// Removes `--rate` if `--interval` overrides it: the command line wins over the environment.
     ///
     /// # Errors
-    /// When both are given at the same place.
+    /// If both are on the command line, or both in the environment.
     pub(super) fn choose_frequency(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         let sources = ["rate", "interval"].map(|id| matches.value_source(id));
         let twice = match sources {
@@ -187,11 +191,12 @@ impl ProbeArgs {
                 return Ok(());
             }
         };
-        let message = format!("only one of these says how often to send: {twice}");
+        let message =
+            format!("cannot use both of {twice}: each sets how often to send; remove one");
         Err(Self::command().error(ErrorKind::ArgumentConflict, message))
     }
 
-    /// What the client is to do.
+    /// The client's settings.
     pub fn config(&self) -> probe::Config {
         probe::Config {
             target: self.target.0.clone(),
@@ -209,7 +214,6 @@ impl ProbeArgs {
         }
     }
 
-    /// How often to send.
     fn frequency(&self) -> Frequency {
         match self.rate {
             Some(count) => Frequency {
@@ -232,7 +236,7 @@ impl FromStr for Target {
             .parse::<HostPort>()
             .map_err(|error| error.to_string())?;
         if target.port() == 0 {
-            return Err("no datagram can be sent to port 0".into());
+            return Err("cannot send to port 0: it is reserved; use 1 to 65535".into());
         }
         Ok(Self(target))
     }
@@ -247,23 +251,23 @@ impl FromStr for MetricsUrl {
             .filter(|url| url.scheme_str() == Some("http"))
             .filter(|url| url.host().is_some_and(|host| !host.is_empty()))
             .map(Self)
-            .ok_or("expected a plain HTTP address, such as http://localhost:9862/metrics")
+            .ok_or("expected a plain HTTP URL, such as http://localhost:9862/metrics")
     }
 }
 
 fn some_time(text: &str) -> Result<Duration, &'static str> {
-    /// Long enough for anybody, and short enough to reckon with.
+    /// Added to any instant, this does not overflow.
     const MOST: Duration = Duration::from_hours(24 * 366);
     duration(text)
         .filter(|time| !time.is_zero() && *time <= MOST)
-        .ok_or("expected more than 0 and at most 366 days: seconds (5, 0.25) or with a unit (250ms, 1m)")
+        .ok_or("expected seconds (5, 0.25) or a time with a unit (250ms, 1m), more than 0 and at most 366 days")
 }
 
 fn percent(text: &str) -> Result<f64, &'static str> {
     text.parse()
         .ok()
         .filter(|percent| *percent > 0.0 && *percent <= 100.0)
-        .ok_or("expected more than 0 and at most 100: the status is 1 at or above it")
+        .ok_or("expected a percentage, more than 0 and at most 100")
 }
 
 #[cfg(test)]
@@ -271,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metrics_url_is_plain_http() {
+    fn metrics_url_accepts_only_plain_http() {
         for good in ["http://localhost:9862/metrics", "http://[::1]/", "http://h"] {
             assert!(good.parse::<MetricsUrl>().is_ok(), "{good}");
         }
@@ -287,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_a_percentage_that_is_not_always_reached() {
+    fn max_loss_accepts_above_0_and_at_most_100() {
         assert_eq!(percent("0.5"), Ok(0.5));
         for wrong in ["0", "100.1", "-1", "nan", "inf", "much"] {
             assert!(percent(wrong).is_err(), "{wrong}");

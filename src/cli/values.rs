@@ -1,4 +1,4 @@
-//! Values of options: their types, and how they are read.
+//! Values of options: types and parsers.
 
 use std::ffi::OsStr;
 use std::num::NonZeroU32;
@@ -11,37 +11,38 @@ use clap::{Arg, Command, ValueEnum};
 
 use crate::address::{HostPort, ParseError};
 use crate::reflect::{End, Mode, Rate, Timeout};
+use crate::telemetry;
 
-/// A timeout, or none.
+/// The timeout; `None` waits forever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaybeTimeout(pub Option<Timeout>);
 
-/// How many threads.
+/// Worker threads per address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workers {
-    /// One for each CPU that the process may use.
+    /// One per CPU that the process may use.
     Auto,
-    /// So many.
+    /// This many.
     Number(NonZeroU32),
 }
 
-/// Whether the kernel may hand over and take bursts as one.
+/// Whether to use UDP GRO and GSO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Offload {
-    /// Where the kernel can, and where no datagram can end the daemon
+    /// Where the kernel supports them
     Auto,
-    /// One datagram at a time
+    /// Never
     Off,
 }
 
-/// Where to serve HTTP, if at all.
+/// The HTTP address; `None` disables HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsListen(pub Option<HostPort>);
 
-/// How to log, as the command line has it.
+/// The log format as given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// The journal if standard error leads there, else text
+    /// journald if standard error is the journal, else text
     Auto,
     /// Native entries in the systemd journal
     Journald,
@@ -52,14 +53,24 @@ pub enum LogFormat {
 }
 
 impl Workers {
-    /// The number, at most this many.
     const MOST: u32 = 1024;
 
-    /// How many threads that is on this machine.
+    /// The number of threads on this machine.
     pub fn number(self) -> usize {
         match self {
             Self::Auto => std::thread::available_parallelism().map_or(1, usize::from),
             Self::Number(number) => number.get() as usize,
+        }
+    }
+}
+
+impl LogFormat {
+    pub(super) fn chosen(self) -> Option<telemetry::Format> {
+        match self {
+            Self::Auto => None,
+            Self::Journald => Some(telemetry::Format::Journald),
+            Self::Text => Some(telemetry::Format::Text),
+            Self::Json => Some(telemetry::Format::Json),
         }
     }
 }
@@ -97,11 +108,9 @@ impl ValueEnum for Mode {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
-            Self::Exchange => "Per peer: a datagram is echoed, the next is a record and is decoded",
-            Self::Lockstep => {
-                "The original recipe's loop: one exchange for the whole socket, whoever sends"
-            }
-            Self::Echo => "RFC 862: every datagram is echoed",
+            Self::Exchange => "Per peer: echo a datagram, decode the next one as a record",
+            Self::Lockstep => "One exchange per socket, as in the reference server",
+            Self::Echo => "Echo every datagram (RFC 862)",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }
@@ -114,18 +123,24 @@ impl ValueEnum for End {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let (name, help) = match self {
-            Self::Timeout => ("timeout", "No datagram for the whole timeout; status 0"),
+            Self::Timeout => (
+                "timeout",
+                "No datagram arrived for the whole timeout; status 0",
+            ),
             Self::Empty => (
                 "empty",
-                "An empty datagram where one to echo was due; status 0",
+                "An empty datagram where an echo datagram is due; status 0",
             ),
-            Self::DecodeError => ("decode-error", "A record of less than 22 bytes; status 1"),
+            Self::DecodeError => (
+                "decode-error",
+                "A record was shorter than 22 bytes; status 1",
+            ),
         };
         Some(PossibleValue::new(name).help(help))
     }
 }
 
-/// Parses one of a list, where a space may follow the comma.
+/// Parses an item of a list, in which spaces may follow the commas.
 #[derive(Debug, Clone)]
 pub(super) struct Trimmed<E: ValueEnum + Clone + Send + Sync + 'static>(EnumValueParser<E>);
 
@@ -153,7 +168,7 @@ impl<E: ValueEnum + Clone + Send + Sync + 'static> TypedValueParser for Trimmed<
     }
 }
 
-/// Seconds, or a number with a unit.
+/// Parses seconds, or numbers with units.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
@@ -168,7 +183,9 @@ pub(super) fn timeout(text: &str) -> Result<MaybeTimeout, &'static str> {
     duration(text)
         .and_then(Timeout::new)
         .map(|timeout| MaybeTimeout(Some(timeout)))
-        .ok_or("expected more than 0 seconds (5, 0.25), a time with a unit (250ms, 1m), or none")
+        .ok_or(
+            "expected seconds (5, 0.25), more than 0, or a time with a unit (250ms, 1m), or none",
+        )
 }
 
 pub(super) fn busy_poll(text: &str) -> Result<Duration, &'static str> {
@@ -179,10 +196,10 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
     text.parse()
         .ok()
         .and_then(Rate::new)
-        .ok_or_else(|| format!("expected 1 to {} datagrams a second", Rate::MOST))
+        .ok_or_else(|| format!("expected 1 to {} datagrams per second", Rate::MOST))
 }
 
-/// `setsockopt` takes an `int`, of which the kernel makes twice as much.
+/// `setsockopt` takes an `int`, and the kernel doubles it.
 pub(super) fn buffer_size(text: &str) -> Result<usize, String> {
     const MOST: usize = i32::MAX as usize / 2;
     text.parse::<ByteSize>()
@@ -197,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_seconds_or_have_a_unit() {
+    fn durations_are_seconds_or_have_units() {
         for (text, milliseconds) in [("5", 5000), ("0.25", 250), ("250ms", 250), ("1m 1s", 61000)] {
             assert_eq!(
                 duration(text),
@@ -222,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn buffer_sizes_have_binary_and_decimal_units() {
+    fn buffer_sizes_accept_binary_and_decimal_units() {
         for (text, bytes) in [("4MiB", 4 << 20), ("4194304", 4 << 20), ("64K", 64000)] {
             assert_eq!(buffer_size(text), Ok(bytes), "{text}");
         }

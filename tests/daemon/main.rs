@@ -13,6 +13,7 @@ mod harness;
 
 mod backlog;
 mod escapes;
+mod help;
 mod http;
 mod inherited;
 mod journal;

@@ -1,4 +1,4 @@
-//! The command line and the environment: what is taken, what is refused, and how that is said.
+//! The command line and the environment: valid and invalid values, error texts, help.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -13,15 +13,13 @@ use socket2::{Domain, Socket, Type};
 use crate::harness::confined::without_capabilities;
 use crate::harness::service::{Service, assert_has, wait_until_some};
 use crate::harness::tidy::end_with_test;
-use crate::harness::{
-    DEADLINE, Daemon, client, program, receive, request_to, samples, shell, wait_until,
-};
+use crate::harness::{DEADLINE, Daemon, client, program, receive, request_to, samples, wait_until};
 use crate::skip;
 
 const GET_METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn wrong_usage_is_status_2_and_names_the_option_and_the_value() {
+fn usage_error_is_status_2_and_names_option_and_value() {
     for (args, named) in [
         ("--timeout soon", "--timeout 'soon'"),
         ("--timeout 0", "--timeout '0'"),
@@ -69,7 +67,7 @@ fn wrong_usage_is_status_2_and_names_the_option_and_the_value() {
 }
 
 #[test]
-fn an_argument_or_a_variable_that_is_no_text_is_wrong_usage() {
+fn argument_or_variable_not_utf8_is_a_usage_error() {
     let odd = |start: &str| OsString::from_vec([start.as_bytes(), b"\xff\xfe"].concat());
     for argument in [
         "",
@@ -88,15 +86,16 @@ fn an_argument_or_a_variable_that_is_no_text_is_wrong_usage() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_status_1_and_one_line_with_the_address_and_the_cause() {
+fn start_failure_is_status_1_and_one_line_with_the_cause() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let udp = &format!("--listen={}", udp.local_addr().unwrap());
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let tcp = &format!("--metrics-listen={}", tcp.local_addr().unwrap());
     let (free, none) = ("--listen=127.0.0.1:0", "--metrics-listen=none");
+    let elsewhere = "--metrics-listen=192.0.2.1:9";
     let (in_use, not_here) = ("Address already in use", "Cannot assign requested address");
     for (args, place, cause) in [
-        // A name that no server has to be asked about.
+        // An invalid name, which the resolver rejects without a query.
         (["--listen=no..name:9", none], "no..name", "resolve"),
         ([free, "--metrics-listen=no..name:9"], "no..name", "resolve"),
         ([udp, none], &udp.replace("--listen=", "UDP "), in_use),
@@ -106,18 +105,14 @@ fn what_keeps_it_from_starting_is_status_1_and_one_line_with_the_address_and_the
             in_use,
         ),
         (["--listen=192.0.2.1:9", none], "UDP 192.0.2.1:9", not_here),
-        (
-            [free, "--metrics-listen=192.0.2.1:9"],
-            "TCP 192.0.2.1:9",
-            not_here,
-        ),
+        ([free, elsewhere], "TCP 192.0.2.1:9", not_here),
     ] {
         assert_cannot_start(program().args(args), place, cause);
     }
 }
 
 #[test]
-fn a_port_that_needs_a_privilege_is_refused_without_it() {
+fn privileged_port_fails_to_bind_without_the_capability() {
     let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if start.is_ok_and(|start| start.trim().parse::<u16>().is_ok_and(|start| start <= 7)) {
         skip!("no port needs a privilege here");
@@ -131,8 +126,8 @@ fn a_port_that_needs_a_privilege_is_refused_without_it() {
     assert_cannot_start(&mut command, "TCP 127.0.0.1:7", cause);
 }
 
-/// Each option: two values, and what each makes appear in the log or in the metrics after two
-/// peers sent `xyz`. With the second value, what the first makes appear does not.
+/// Each option: two values, and the text that each makes appear in the log or the metrics after two
+/// peers have sent `xyz`. With the second value, the text of the first does not appear.
 const EFFECTS: &str = "
     LISTEN | 127.0.0.2:0 | 127.0.0.3:0 | listening on 127.0.0.2: | listening on 127.0.0.3:
     MODE | echo | lockstep | serving in echo mode | serving in lockstep mode
@@ -151,7 +146,7 @@ const EFFECTS: &str = "
     LOG_FORMAT | json | text | \"level\":\"INFO\" | INFO serving";
 
 #[test]
-fn each_option_has_a_variable_and_the_flag_wins_over_it() {
+fn command_line_overrides_the_variable_of_each_option() {
     let mut names = environment_names();
     for line in EFFECTS.trim().lines() {
         let fields: Vec<_> = line.split(" | ").map(str::trim).collect();
@@ -165,7 +160,7 @@ fn each_option_has_a_variable_and_the_flag_wins_over_it() {
             command.env(&name, value);
             effects(Service::start(command, args))
         };
-        // A limit that is reached lets one of 64 pass.
+        // Above the limit, one in 64 passes at random.
         let tries = if name.contains("RATE_LIMIT") { 10 } else { 1 };
         let seen = (0..tries).map(|_| seen_with(one, &[]));
         let mut seen = seen.skip_while(|seen| !seen.contains(effect_of_one));
@@ -184,7 +179,7 @@ fn each_option_has_a_variable_and_the_flag_wins_over_it() {
 }
 
 #[test]
-fn exit_on_has_a_variable_and_the_flag_wins_over_it() {
+fn command_line_overrides_the_variable_of_exit_on() {
     for (variable, args, status) in [
         ("empty,decode-error", "--mode=lockstep", 0),
         ("timeout", "--exit-on=decode-error,empty", 0),
@@ -206,7 +201,7 @@ fn exit_on_has_a_variable_and_the_flag_wins_over_it() {
 }
 
 #[test]
-fn a_list_may_have_spaces_after_its_commas() {
+fn lists_accept_spaces_after_commas() {
     let listen = "127.0.0.2:0, 127.0.0.3:0";
     let exits = "empty, timeout";
     let flags = ["--listen", listen, "--exit-on", exits].map(str::to_owned);
@@ -225,8 +220,8 @@ fn a_list_may_have_spaces_after_its_commas() {
 }
 
 #[test]
-fn an_address_that_is_given_twice_by_two_names_is_refused_also_with_reuse_address() {
-    // So that the port is nobody else's, and can be bound all the same.
+fn listen_rejects_two_names_of_one_address() {
+    // This socket reserves the port, and the daemon can still bind it.
     let held = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
     held.set_reuse_address(true).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -249,12 +244,12 @@ fn an_address_that_is_given_twice_by_two_names_is_refused_also_with_reuse_addres
 }
 
 #[test]
-fn reuse_address_is_a_boolean_in_its_variable_and_the_flag_wins_over_it() {
+fn reuse_address_variable_is_a_boolean() {
     let is_set = |variable: &str, args: &[&str]| {
         let mut command = program();
         command.env("UDP_ECHO_REUSE_ADDRESS", variable);
         let service = Service::start(command, args);
-        // A socket that sets it too can join only one that did.
+        // A second socket can bind the port only if both set the option.
         let other = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         other.set_reuse_address(true).unwrap();
         other.bind(&service.listen.into()).is_ok()
@@ -269,7 +264,7 @@ fn reuse_address_is_a_boolean_in_its_variable_and_the_flag_wins_over_it() {
 }
 
 #[test]
-fn a_variable_that_is_wrong_is_wrong_usage() {
+fn invalid_variable_is_a_usage_error() {
     for (name, value, named) in [
         ("LISTEN", "a:1,nowhere", "--listen 'nowhere'"),
         ("MODE", "nope", "--mode 'nope'"),
@@ -298,10 +293,10 @@ fn a_variable_that_is_wrong_is_wrong_usage() {
 }
 
 #[test]
-fn an_empty_variable_counts_as_unset() {
+fn empty_variable_counts_as_unset() {
     let names = environment_names();
-    // A flag would win over the variable, so each is empty where no flag is. That the flags
-    // contradict each other is found only after all options were understood.
+    // A flag would override the variable under test. The flags contradict each other, which is
+    // found only after every option has been parsed.
     for name in &names {
         let (flags, said) = match name.as_str() {
             "UDP_ECHO_LISTEN" => (["--mode=lockstep", "--workers=2"], "lockstep"),
@@ -317,72 +312,14 @@ fn an_empty_variable_counts_as_unset() {
     assert_has(&log, " INFO serving in exchange mode, timeout 5s\n");
 }
 
-#[test]
-fn help_shows_every_option_with_its_variable_and_its_default() {
-    let defaults = "listen=localhost:9999 mode=exchange timeout=5s max-datagram=1024 \
-                    recv-buffer=the_kernel's send-buffer=the_kernel's workers=1 offload=auto max-peers=65536 \
-                    exit-on=nothing reuse-address=off min-source-port=1024 \
-                    rate-limit=off rate-limit-total=off \
-                    metrics-listen=127.0.0.1:9862 log=info log-format=auto";
-    for flag in ["--help", "-h"] {
-        let (status, help, stderr) = ended(program().arg(flag));
-        assert_eq!((status, stderr.as_str()), (Some(0), ""));
-        // Lines are broken anywhere.
-        let options = help.split_once("Options:").unwrap().1.split_whitespace();
-        let options = options.collect::<Vec<_>>().join(" ");
-        for (name, default) in defaults
-            .split(' ')
-            .map(|word| word.split_once('=').unwrap())
-        {
-            let mut about = options
-                .split(" --")
-                .map(|about| about.trim_start_matches("--"));
-            let about = about.find(|about| about.split(' ').next() == Some(name));
-            let about = about.unwrap_or_else(|| panic!("no --{name} in {help}"));
-            let variable = name.to_uppercase().replace('-', "_");
-            assert_has(about, &format!("[env: UDP_ECHO_{variable}]"));
-            assert_has(about, &format!("[default: {}]", default.replace('_', " ")));
-        }
-    }
-}
-
-#[test]
-fn version_is_told() {
-    for flag in ["--version", "-V"] {
-        let (status, version, stderr) = ended(program().arg(flag));
-        assert_eq!((status, stderr.as_str()), (Some(0), ""));
-        let start = concat!("udp-echo ", env!("CARGO_PKG_VERSION"), " (");
-        assert!(
-            version.starts_with(start) && version.lines().count() == 1,
-            "{version}"
-        );
-    }
-}
-
-#[test]
-fn an_output_that_is_closed_does_not_panic() {
-    for script in [
-        "\"$0\" --help | read -r line",
-        "\"$0\" --help | true",
-        "\"$0\" --help >&-",
-        "\"$0\" --version >/dev/full",
-        "\"$0\" --nonsense 2>&-; test $? = 2",
-        "\"$0\" --nonsense 2>/dev/full; test $? = 2",
-    ] {
-        let mut command = shell(script);
-        let (status, _, stderr) = ended(command.arg(program().get_program()));
-        assert_eq!((status, stderr.as_str()), (Some(0), ""), "{script}");
-    }
-}
-
-/// Runs a command that is expected to end; should it serve instead, not for ever.
+/// Runs a command that is expected to exit, and kills it at the deadline.
 pub(crate) fn ended(command: &mut Command) -> (Option<i32>, String, String) {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = end_with_test(command.stderr(Stdio::piped()))
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let deadline = Instant::now() + DEADLINE;
-    wait_until_some("it ends", || {
+    wait_until_some("the command exits", || {
         if Instant::now() > deadline {
             let _ = child.kill();
         }
@@ -395,8 +332,8 @@ pub(crate) fn ended(command: &mut Command) -> (Option<i32>, String, String) {
     (output.status.code(), stdout, stderr)
 }
 
-/// `named`: words that the message has to have.
-fn assert_wrong_usage(command: &mut Command, named: &str) {
+/// Asserts status 2 and a message with all the words of `named`.
+pub(crate) fn assert_wrong_usage(command: &mut Command, named: &str) {
     let (status, stdout, stderr) = ended(command);
     assert_eq!(
         (status, stdout.as_str()),
@@ -409,7 +346,7 @@ fn assert_wrong_usage(command: &mut Command, named: &str) {
     }
 }
 
-/// That it ends with status 1 and one line.
+/// Asserts status 1 and one line on standard error.
 pub(crate) fn assert_cannot_start(command: &mut Command, place: &str, cause: &str) {
     let (status, stdout, stderr) = ended(command);
     assert_eq!(
@@ -427,7 +364,7 @@ pub(crate) fn assert_cannot_start(command: &mut Command, place: &str, cause: &st
     );
 }
 
-/// The variables that the help names.
+/// The variables that `--help` names.
 fn environment_names() -> BTreeSet<String> {
     let help = ended(program().arg("--help")).1;
     let names = help.split("[env: ").skip(1);
@@ -438,7 +375,7 @@ fn environment_names() -> BTreeSet<String> {
     names
 }
 
-/// What is seen after two peers sent `xyz`: the metrics and the log.
+/// The metrics and the log after two peers have sent `xyz`.
 fn effects(service: Service) -> String {
     let listen = format!("listen=\"{}\"", service.listen);
     let peers = [client(service.listen), client(service.listen)];
@@ -446,7 +383,7 @@ fn effects(service: Service) -> String {
         peer.send(b"xyz").unwrap();
     }
     let mut metrics = String::new();
-    wait_until("both are counted, and what became of them", || {
+    wait_until("both datagrams and their results are counted", || {
         metrics = request_to(service.http.unwrap(), GET_METRICS).body;
         let samples = samples(&metrics);
         let ends = ["datagrams_echoed", "decode_errors", "datagrams_refused"];
@@ -457,7 +394,7 @@ fn effects(service: Service) -> String {
     });
     let (status, log) = service.end_with_whole_log();
     assert!(status.success(), "{log}");
-    // All are of one address.
+    // All series have the same address.
     let metrics = metrics.replace(&format!("{{{listen}}}"), "");
     metrics.replace(&format!("{listen},"), "") + &log
 }
