@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use probe::{MetricsUrl, ProbeArgs, Target};
 pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
@@ -55,8 +55,7 @@ pub struct Args {
                      with commas.\n\n\
                      A name resolves to its IPv4 address first. An empty host or * means every \
                      IPv4 address, [::] every address of both families. With port 0 the kernel \
-                     chooses the port. Sockets passed in by systemd replace this option.",
-        value_hint = ValueHint::Other
+                     chooses the port. Sockets passed in by systemd replace this option."
     )]
     pub listen: Vec<HostPort>,
 
@@ -216,12 +215,7 @@ pub struct Args {
     ///
     /// Address to serve metrics, health checks and the status page on over HTTP, or none. A socket
     /// passed in by systemd replaces this option.
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9862",
-        value_hint = ValueHint::Other
-    )]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9862")]
     pub metrics_listen: MetricsListen,
 
     /// Log level or filter

@@ -143,7 +143,7 @@ pub struct ProbeArgs {
     /// were lost: on the way there, in the daemon's host, refused by the daemon, or on the way
     /// back. The URL is plain HTTP; its path defaults to /metrics. The figures are exact only if
     /// the daemon has no other client meanwhile; if it has, the report says so.
-    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    #[arg(long, value_name = "URL")]
     pub metrics_url: Option<MetricsUrl>,
 
     /// Print only the summary [default: off]

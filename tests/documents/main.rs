@@ -12,6 +12,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod completions;
+mod manual;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

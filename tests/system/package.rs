@@ -9,7 +9,7 @@ use crate::harness::run;
 use crate::namespace::shell;
 
 /// Every path of the package but its documentation.
-const PATHS: [&str; 17] = [
+const PATHS: [&str; 18] = [
     "./etc/default/udp-echo",
     "./usr/bin/udp-echo",
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
@@ -17,6 +17,7 @@ const PATHS: [&str; 17] = [
     "./usr/lib/systemd/system/udp-echo.socket",
     "./usr/share/bash-completion/completions/udp-echo",
     "./usr/share/fish/vendor_completions.d/udp-echo.fish",
+    "./usr/share/man/man1/udp-echo-probe.1.gz",
     "./usr/share/man/man8/udp-echo.8.gz",
     "./usr/share/udp-echo/balancing/bird.conf",
     "./usr/share/udp-echo/balancing/nftables.conf",
@@ -62,7 +63,9 @@ fn the_package_has_what_the_contract_lists_and_the_binary_its_dependencies() {
     let file = |path: &str| format!("dpkg-deb --fsys-tarfile {package} | tar -xO {path}");
     let list = shell(&format!("{} | grep -c -a -F .dep-v0", file(PATHS[1])));
     assert_ne!(list.trim(), "0", "the binary has no list of dependencies");
-    shell(&format!("{} | gzip -t", file(PATHS[7])));
+    for page in &PATHS[7..9] {
+        shell(&format!("{} | gzip -t", file(page)));
+    }
     // Every option is explained, and none is set.
     let defaults = shell(&file(PATHS[0]));
     let help = run(crate::harness::program().arg("--help")).1;

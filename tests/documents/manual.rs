@@ -1,0 +1,173 @@
+//! The manual pages, against the program.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use crate::harness::{Daemon, has_program, program, run};
+use crate::skip;
+
+#[path = "../../packaging/manual.rs"]
+mod generator;
+
+fn pages() -> [(&'static str, String); 2] {
+    generator::pages().unwrap().try_into().unwrap()
+}
+
+#[test]
+fn manual_has_every_option_with_variable_and_default() {
+    for ((name, page), command) in pages().iter().zip([&[][..], &["probe"]]) {
+        let help = run(program().args(command).arg("-h")).1;
+        let mut count = 0;
+        for line in help.lines() {
+            let Some((option, default)) = line
+                .strip_prefix("      --")
+                .and_then(|line| line.strip_suffix(']')?.split_once(" [default: "))
+            else {
+                continue;
+            };
+            let option = option.split(' ').next().unwrap().replace('-', "\\-");
+            let mut entries = page.split("\n.TP\n\\fB\\-\\-");
+            let entry = entries.find(|entry| entry.starts_with(&format!("{option}\\fR")));
+            let entry = entry.unwrap_or_else(|| panic!("{name}: no {option}"));
+            let default = default.replace('-', "\\-").replace('\'', "\\(aq");
+            let variable = option.to_uppercase().replace("\\-", "_");
+            let end = format!("Environment: UDP_ECHO_{variable}; default: {default}");
+            let plain = entry.replace("\\%", "");
+            assert!(
+                plain.lines().any(|line| line == end),
+                "{name}: {end} in {plain}"
+            );
+            let in_synopsis = format!(".OP \\-\\-{option}");
+            assert!(page.contains(&in_synopsis), "{name}: {in_synopsis}");
+            count += 1;
+        }
+        assert!(count > 10, "{help}");
+    }
+}
+
+#[test]
+fn manual_has_every_metric_with_its_labels() {
+    let daemon = Daemon::start(&["--timestamps", "--recv-buffer=64KiB", "--send-buffer=64KiB"]);
+    let metrics = daemon.get("/metrics").body;
+    let [(_, page), _] = pages();
+    let described: BTreeSet<_> = page
+        .split(".SH METRICS\n")
+        .nth(1)
+        .and_then(|rest| rest.split("\n.SH ").next())
+        .unwrap()
+        .split("\n.TP\n\\fB")
+        .skip(1)
+        .map(|entry| {
+            let heading = entry.lines().next().unwrap();
+            heading.replace("\\fI", "").replace("\\fR", "")
+        })
+        .collect();
+    let types = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let served: BTreeSet<_> = types
+        .map(|line| {
+            let name = line.split(' ').next().unwrap();
+            let series = metrics
+                .lines()
+                .find(|line| line.starts_with(&format!("{name}{{")));
+            let labels = series.and_then(|series| series.split(['{', '}']).nth(1));
+            let labels = labels.unwrap_or_default().split(',');
+            let keys: BTreeSet<_> = labels
+                .filter_map(|label| Some(label.split_once('=')?.0))
+                .collect();
+            let keys: Vec<_> = keys.into_iter().collect();
+            if keys.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{name} ({})", keys.join(", "))
+            }
+        })
+        .collect();
+    assert_eq!(described, served);
+}
+
+#[test]
+fn manual_explains_every_part_of_the_probes_output() {
+    let daemon = Daemon::start(&[]);
+    let output = |args: &str| {
+        let mut command = program();
+        command.arg("probe").arg(daemon.address().to_string());
+        let (status, out, err) = run(command.args(args.split(' ')));
+        assert!(status.success(), "{out}{err}");
+        out
+    };
+    let url = format!("--metrics-url=http://{}", daemon.http.unwrap());
+    let [_, (_, page)] = pages();
+    // The terms of a section's list: `.B word`, or `.BR word ", " word`.
+    let terms = |title: &str| -> Vec<String> {
+        let section = page.split(title).nth(1).unwrap();
+        let section = section.split("\n.S").next().unwrap();
+        let headings = section.split(".TP\n.B").skip(1);
+        let words = headings.flat_map(|entry| {
+            let heading = entry.lines().next().unwrap();
+            heading.trim_start_matches('R').split("\", \"")
+        });
+        words.map(|word| word.trim().to_owned()).collect()
+    };
+    let text = output("--count=20 --interval=0.005 --flows=2");
+    for term in [terms(".SS A line per event"), terms(".SS Summary")].concat() {
+        let term = term.trim_end_matches(" \" \\fIN\\fR\"");
+        let seen = text.contains(term) || term == "other lines";
+        assert!(seen, "{term} in {text}");
+    }
+    let json = output(&format!("--count=2 --interval=0.005 --json {url}"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let members: BTreeSet<_> = json.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(BTreeSet::from_iter(terms(".SS JSON")), members);
+}
+
+#[test]
+fn manual_has_the_usual_sections_in_the_usual_order() {
+    let [daemon, probe] = pages().map(|(_, page)| {
+        let titles = page.lines().filter_map(|line| line.strip_prefix(".SH "));
+        titles.collect::<Vec<_>>().join(", ")
+    });
+    assert_eq!(
+        daemon,
+        "NAME, SYNOPSIS, DESCRIPTION, OPTIONS, RECORD, METRICS, HTTP, SIGNALS, EXIT STATUS, \
+         ENVIRONMENT, FILES, EXAMPLES, SEE ALSO"
+    );
+    assert_eq!(
+        probe,
+        "NAME, SYNOPSIS, DESCRIPTION, OPTIONS, OUTPUT, SIGNALS, EXIT STATUS, ENVIRONMENT, \
+         EXAMPLES, SEE ALSO"
+    );
+}
+
+#[test]
+fn manual_source_has_short_lines_as_mandoc_asks_for() {
+    for (name, page) in pages() {
+        let mut text = page.lines().filter(|line| !line.starts_with(['.', '\\']));
+        let long = text.find(|line| line.len() > 80);
+        assert_eq!(long, None, "{name}");
+    }
+}
+
+#[test]
+fn manual_renders_without_warnings_at_80_columns() {
+    if !has_program("groff") {
+        skip!("no groff");
+    }
+    for (name, page) in pages() {
+        let file = std::env::temp_dir().join(format!("{}-{name}", std::process::id()));
+        fs::write(&file, page).unwrap();
+        let mut groff = Command::new("groff");
+        groff.args(["-man", "-Tutf8", "-ww", "-P-cbou", "-rLL=78n"]);
+        let (status, text, warnings) = run(groff.arg(&file));
+        fs::remove_file(file).unwrap();
+        assert!(
+            status.success() && warnings.is_empty(),
+            "{name}: {warnings}"
+        );
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{name}: {line}");
+        }
+    }
+}
