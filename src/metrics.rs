@@ -20,32 +20,33 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use catalogue::FAMILIES;
-pub(crate) use clocks::Clocks;
+pub use clocks::Clocks;
 use clocks::steady;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment};
 
 /// The kernel's figures of a socket (`SO_MEMINFO`, socket(7)).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SocketReading {
+pub struct SocketReading {
     /// `SO_RCVBUF` and `SO_SNDBUF` in bytes.
-    pub(crate) buffers: [usize; 2],
+    pub buffers: [usize; 2],
     /// The memory of the queued datagrams, in bytes.
-    pub(crate) receive_queue: u32,
+    pub receive_queue: u32,
     /// Datagrams dropped since the daemon opened or adopted the socket.
-    pub(crate) drops: u64,
+    pub drops: u64,
 }
 
 /// The sources of the metrics of one worker.
-pub(crate) struct WorkerMetrics {
+pub struct WorkerMetrics {
     /// The `listen` label: the address that the socket is bound to.
-    pub(crate) listen: String,
+    pub listen: String,
     /// The `worker` label: 0 to N−1 for each address.
-    pub(crate) worker: String,
-    pub(crate) counts: Arc<Counts>,
+    pub worker: String,
+    /// The worker's counters.
+    pub counts: Arc<Counts>,
     /// The requested receive and send buffer sizes, in bytes.
-    pub(crate) requested: [Option<usize>; 2],
+    pub requested: [Option<usize>; 2],
     /// Reads the socket's figures from the kernel.
-    pub(crate) read_socket: Box<dyn Fn() -> io::Result<SocketReading> + Send + Sync>,
+    pub read_socket: Box<dyn Fn() -> io::Result<SocketReading> + Send + Sync>,
 }
 
 impl fmt::Debug for WorkerMetrics {
@@ -59,63 +60,68 @@ impl fmt::Debug for WorkerMetrics {
 
 /// The sources of all metrics.
 #[derive(Debug)]
-pub(crate) struct MetricsSources {
+pub struct MetricsSources {
     /// One per socket.
-    pub(crate) workers: Vec<WorkerMetrics>,
+    pub workers: Vec<WorkerMetrics>,
     /// Whether the kernel timestamps received datagrams.
-    pub(crate) timestamps: bool,
-    pub(crate) dropped_log_lines: Arc<AtomicU64>,
+    pub timestamps: bool,
+    /// The number of dropped log lines.
+    pub dropped_log_lines: Arc<AtomicU64>,
     /// Reads the system's limits on receive and send buffers, in bytes.
-    pub(crate) read_limits: fn() -> [Option<usize>; 2],
+    pub read_limits: fn() -> [Option<usize>; 2],
     /// The start of the daemon, from which every [`SharedMoment`] counts.
-    pub(crate) started: Clocks,
-    pub(crate) clocks: fn() -> Clocks,
+    pub started: Clocks,
+    /// Reads the clocks.
+    pub clocks: fn() -> Clocks,
     /// The last datagram that a scrape has shown, and its time of day. Initially empty.
-    pub(crate) last: Mutex<Option<(Instant, f64)>>,
+    pub last: Mutex<Option<(Instant, f64)>>,
 }
 
 /// Sums over all workers, for the status page and the status line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct MetricsSummary {
-    pub(crate) received: u64,
-    pub(crate) echoed: u64,
-    pub(crate) decoded: u64,
-    pub(crate) decode_errors: u64,
-    pub(crate) empty: u64,
-    pub(crate) refused: u64,
-    pub(crate) send_errors: u64,
-    pub(crate) truncated: u64,
-    pub(crate) drops: u64,
-    pub(crate) peers: u64,
+#[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
+pub struct MetricsSummary {
+    pub received: u64,
+    pub echoed: u64,
+    pub decoded: u64,
+    pub decode_errors: u64,
+    pub empty: u64,
+    pub refused: u64,
+    pub send_errors: u64,
+    pub truncated: u64,
+    pub drops: u64,
+    pub peers: u64,
 }
 
 /// A socket, for the status page.
 #[derive(Debug, Clone)]
-pub(crate) struct SocketState {
-    pub(crate) listen: String,
-    pub(crate) worker: String,
+pub struct SocketState {
+    /// The address that the socket is bound to.
+    pub listen: String,
+    /// The worker's number.
+    pub worker: String,
     /// The requested receive and send buffer sizes, in bytes.
-    pub(crate) requested: [Option<usize>; 2],
+    pub requested: [Option<usize>; 2],
     /// The kernel's figures; `None` if they cannot be read.
-    pub(crate) reading: Option<SocketReading>,
+    pub reading: Option<SocketReading>,
 }
 
 /// The daemon's metrics.
 #[derive(Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     sources: Arc<MetricsSources>,
     registry: Registry,
 }
 
 impl Metrics {
     /// The Content-Type of [`Self::text`].
-    pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
     /// Registers all metrics.
     ///
     /// # Errors
     /// If two metrics have the same name.
-    pub(crate) fn new(sources: MetricsSources) -> prometheus::Result<Self> {
+    pub fn new(sources: MetricsSources) -> prometheus::Result<Self> {
         let sources = Arc::new(sources);
         let registry = Registry::new();
         let describe = |family: &Family| {
@@ -134,16 +140,17 @@ impl Metrics {
     ///
     /// # Errors
     /// If a metric has no valid name.
-    pub(crate) fn text(&self) -> prometheus::Result<String> {
+    pub fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
     /// The time since the start of the daemon, suspends included.
-    pub(crate) fn uptime(&self) -> Duration {
+    pub fn uptime(&self) -> Duration {
         self.sources.uptime((self.sources.clocks)())
     }
 
-    pub(crate) fn sockets(&self) -> Vec<SocketState> {
+    /// Every socket, for the status page.
+    pub fn sockets(&self) -> Vec<SocketState> {
         let workers = self.sources.workers.iter();
         let state = |worker: &WorkerMetrics| SocketState {
             listen: worker.listen.clone(),
@@ -154,7 +161,8 @@ impl Metrics {
         workers.map(state).collect()
     }
 
-    pub(crate) fn summary(&self) -> MetricsSummary {
+    /// Sums over all workers.
+    pub fn summary(&self) -> MetricsSummary {
         let sources = &self.sources;
         let workers = sources.workers.iter();
         let readings = workers.filter_map(|worker| (worker.read_socket)().ok());

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// A reading of every clock.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clocks {
+pub struct Clocks {
     /// `CLOCK_MONOTONIC`: stands still while the machine is suspended.
-    pub(crate) monotonic: Instant,
+    pub monotonic: Instant,
     /// `CLOCK_BOOTTIME`: goes on while the machine is suspended.
-    pub(crate) since_boot: Duration,
+    pub since_boot: Duration,
     /// `CLOCK_REALTIME`: the time of day, which can be set at any time.
-    pub(crate) today: SystemTime,
+    pub today: SystemTime,
 }
 
 impl Clocks {
