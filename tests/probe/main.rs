@@ -18,6 +18,7 @@ mod faults;
 mod measuring;
 mod picture;
 mod reflectors;
+mod running;
 mod tally;
 mod terminal;
 mod turns;
