@@ -35,7 +35,7 @@ use crate::address::ResolveError;
 use crate::{runtime, udp};
 use attribution::{Attribution, Own};
 pub use config::Config;
-use prober::{Outcome, Prober, Settings};
+use prober::{Outcome, Prober};
 use screen::Screen;
 use summary::{Summary, Where};
 
@@ -65,34 +65,15 @@ pub enum ProbeError {
 /// # Errors
 /// When nothing can be measured.
 pub fn run(config: &Config) -> Result<bool, ProbeError> {
-    let target = &config.target;
-    let address = target.resolve()?;
+    let target = config.target.resolve()?;
+    let address = udp::named_here(target);
     let mut screen = Screen::new();
-    let settings = Settings {
-        target: address,
-        address: udp::named_here(address),
-        mode: config.mode,
-        count: config.count,
-        duration: config.duration,
-        frequency: config.frequency,
-        size: config.size,
-        wait: config.wait,
-        flows: config.flows,
-        lines: !config.quiet && !config.json,
-        progress: config.quiet && !config.json && screen.is_terminal(),
-    };
     let url = config.metrics_url.as_ref();
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;
     // A flow is a socket. If it cannot be had, that will show.
     let _ = udp::raise_open_file_limit();
     let stops = count_stops().map_err(ProbeError::Signals)?;
-    let prober = Prober::new(&settings, random(), &mut screen, &stops)?;
-    if settings.lines {
-        prober
-            .screen
-            .line(format_args!("{}", summary::heading(target, &settings)));
-    }
-    let outcome = prober.run()?;
+    let outcome = Prober::new(config, target, &address, random(), &mut screen, &stops)?.run()?;
     let whereabouts =
         url.zip(before)
             .map(|(url, before)| match fetch::counters(url, Some(&stops)) {
@@ -101,18 +82,18 @@ pub fn run(config: &Config) -> Result<bool, ProbeError> {
                 Err(error) => Where::Unknown(error.to_string()),
             });
     let text = if config.json {
-        json::object(target, &outcome, whereabouts.as_ref()).to_string()
+        json::object(&config.target, &outcome, whereabouts.as_ref()).to_string()
     } else {
         let summary = Summary {
-            target,
-            settings: &settings,
+            config,
+            address: &address,
             outcome: &outcome,
             whereabouts: whereabouts.as_ref(),
             columns: screen.columns(),
         };
         summary.to_string()
     };
-    if !settings.lines {
+    if !config.lines() {
         screen.wipe();
     }
     screen.line(format_args!("{text}"));

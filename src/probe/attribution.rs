@@ -8,11 +8,8 @@ use super::exposition::{Sample, samples};
 /// What a daemon's metrics say.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Counters {
-    received: f64,
-    echoed: f64,
-    send_errors: f64,
-    drops: f64,
-    refused: f64,
+    /// Received, echoed, send errors, drops, refused.
+    counts: [f64; 5],
     /// The same as long as the daemon runs.
     started: f64,
 }
@@ -83,50 +80,37 @@ impl Counters {
             process.name == STARTED && daemons.contains(&labels)
         };
         Ok(Self {
-            received: needed(RECEIVED)?,
-            echoed: needed("udp_echo_datagrams_echoed_total")?,
-            send_errors: sum("udp_echo_send_errors_total")?.unwrap_or(0.0),
-            drops: sum("udp_echo_socket_drops_total")?.unwrap_or(0.0),
-            refused: sum("udp_echo_datagrams_refused_total")?.unwrap_or(0.0),
+            counts: [
+                needed(RECEIVED)?,
+                needed("udp_echo_datagrams_echoed_total")?,
+                sum("udp_echo_send_errors_total")?.unwrap_or(0.0),
+                sum("udp_echo_socket_drops_total")?.unwrap_or(0.0),
+                sum("udp_echo_datagrams_refused_total")?.unwrap_or(0.0),
+            ],
             started: self::sum(STARTED, all.iter().filter(is_daemon))?.unwrap_or(0.0),
         })
     }
 
     /// What it counted since `before`; `None` if it was started anew meanwhile.
-    fn since(&self, before: &Self) -> Option<Self> {
-        let since = Self {
-            received: self.received - before.received,
-            echoed: self.echoed - before.echoed,
-            send_errors: self.send_errors - before.send_errors,
-            drops: self.drops - before.drops,
-            refused: self.refused - before.refused,
-            started: self.started - before.started,
-        };
+    fn since(&self, before: &Self) -> Option<[f64; 5]> {
         // A daemon computes it from two clocks, which it cannot read at the same moment.
-        let same = since.started.abs() < 0.1;
-        let grew = [
-            since.received,
-            since.echoed,
-            since.send_errors,
-            since.drops,
-            since.refused,
-        ];
-        (same && grew.iter().all(|value| *value >= 0.0)).then_some(since)
+        let same = (self.started - before.started).abs() < 0.1;
+        let since = std::array::from_fn(|index| self.counts[index] - before.counts[index]);
+        (same && since.iter().all(|value| *value >= 0.0)).then_some(since)
     }
 }
 
 impl Attribution {
     /// From the metrics before and after; `None` if the daemon was started anew meanwhile.
     pub(super) fn new(before: &Counters, after: &Counters, own: Own) -> Option<Self> {
-        let since = after.since(before)?;
-        let [echoed, unsent] = [since.echoed, since.send_errors].map(whole);
-        let got = whole(since.received).saturating_add(whole(since.drops));
+        let [received, echoed, unsent, drops, refused] = after.since(before)?.map(whole);
+        let got = received.saturating_add(drops);
         let [uplink, server_drops, server_refused, downlink] = shares(
             own.lost,
             [
                 own.sent.saturating_sub(got),
-                whole(since.drops),
-                whole(since.refused),
+                drops,
+                refused,
                 echoed.saturating_add(unsent).saturating_sub(own.came),
             ],
         );
@@ -277,11 +261,10 @@ mod tests {
     fn counters_are_read_with_timestamps_and_added_labels() {
         let counters = |text: String| Counters::parse(&text).unwrap();
         let before = counters(federated(10, 1_700_000_000, 1_700_000_000));
-        assert_eq!((before.received, before.echoed), (15.0, 10.0));
+        assert_eq!(before.counts[..2], [15.0, 10.0]);
         // Another process was restarted.
         let after = counters(federated(12, 1_700_000_000, 1_700_000_009));
-        let since = after.since(&before).unwrap();
-        assert_eq!((since.received, since.echoed), (2.0, 2.0));
+        assert_eq!(after.since(&before).unwrap()[..2], [2.0, 2.0]);
         let restarted = counters(federated(12, 1_700_000_009, 1_700_000_000));
         assert_eq!(restarted.since(&before), None);
     }

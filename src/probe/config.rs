@@ -36,3 +36,10 @@ pub struct Config {
     /// Whether only a JSON object is shown.
     pub json: bool,
 }
+
+impl Config {
+    /// Whether each reply gets a line.
+    pub(super) fn lines(&self) -> bool {
+        !self.quiet && !self.json
+    }
+}

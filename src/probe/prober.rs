@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::Config;
 use super::clock::RunClock;
 use super::notes::{Notes, Trouble};
 use super::pace::{Frequency, Pace};
@@ -19,33 +20,6 @@ use super::wire::Run;
 use crate::record::Record;
 use crate::reflect::Mode;
 use crate::udp::{self, Batch, Poller, Socket};
-
-/// How a run is to go.
-#[derive(Debug, Clone)]
-pub(super) struct Settings {
-    /// Where to.
-    pub target: SocketAddr,
-    /// The same as it is shown.
-    pub address: String,
-    /// What the reflector does.
-    pub mode: Mode,
-    /// How many requests, if there is an end to them.
-    pub count: Option<u64>,
-    /// For how long to send, if there is an end to it.
-    pub duration: Option<Duration>,
-    /// How often.
-    pub frequency: Frequency,
-    /// How long a request is, in bytes.
-    pub size: usize,
-    /// How long to wait for a reply.
-    pub wait: Duration,
-    /// From how many ports.
-    pub flows: usize,
-    /// Whether each reply gets a line.
-    pub lines: bool,
-    /// Whether a line of progress is shown.
-    pub progress: bool,
-}
 
 /// A run that could not begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +55,9 @@ pub(super) struct Outcome {
 
 /// A run.
 pub(super) struct Prober<'a> {
-    settings: &'a Settings,
+    config: &'a Config,
+    /// The target's address as it is shown.
+    address: &'a str,
     run: Run,
     tally: Tally,
     turns: Turns,
@@ -93,7 +69,7 @@ pub(super) struct Prober<'a> {
     batch: Batch,
     outgoing: Vec<u8>,
     clock: RunClock,
-    pub(super) screen: &'a mut Screen,
+    screen: &'a mut Screen,
     notes: Notes,
     /// The receive timeout of the only flow.
     receive_timeout: Duration,
@@ -124,28 +100,31 @@ impl<'a> Prober<'a> {
     /// # Errors
     /// When the kernel refuses one.
     pub(super) fn new(
-        settings: &'a Settings,
+        config: &'a Config,
+        target: SocketAddr,
+        address: &'a str,
         id: u32,
         screen: &'a mut Screen,
         stops: &'a AtomicU32,
     ) -> Result<Self, RunError> {
-        let flows = (0..settings.flows)
-            .map(|_| Socket::connect(settings.target, RECEIVE_BUFFER))
+        let flows = (0..config.flows)
+            .map(|_| Socket::connect(target, RECEIVE_BUFFER))
             .collect::<Result<Vec<_>, _>>()?;
         let ready = match flows.as_slice() {
             [_] => None,
             flows => Some(Poller::new(flows).map_err(RunError::Wait)?),
         };
-        let run = Run::new(id, settings.size);
-        let slot_bytes = settings.size.max(Record::BYTES) + 1;
+        let run = Run::new(id, config.size);
+        let slot_bytes = config.size.max(Record::BYTES) + 1;
         Ok(Self {
             run,
-            tally: Tally::new(settings.flows, settings.room()),
-            turns: Turns::new(settings.mode, settings.flows, settings.wait),
-            pace: Pace::new(settings.frequency),
+            tally: Tally::new(config.flows, room(config)),
+            turns: Turns::new(config.mode, config.flows, config.wait),
+            pace: Pace::new(config.frequency),
             batch: Batch::new(BATCH, slot_bytes, &flows[0]),
-            outgoing: vec![0; BATCH * settings.size],
-            settings,
+            outgoing: vec![0; BATCH * config.size],
+            config,
+            address,
             flows,
             ready,
             found: Vec::new(),
@@ -165,6 +144,7 @@ impl<'a> Prober<'a> {
     /// # Errors
     /// When it cannot wait for replies.
     pub(super) fn run(mut self) -> Result<Outcome, RunError> {
+        self.tell_start();
         loop {
             let now = self.clock.now();
             let sends = self.sends(now);
@@ -177,9 +157,7 @@ impl<'a> Prober<'a> {
             while let Some(due) = self.turns.time(now) {
                 self.send_record(due, None);
             }
-            if self.settings.lines {
-                self.tell_overdue(now);
-            }
+            self.tell_overdue(now);
             self.tell_progress(now);
             if self.screen.is_closed() || (!sends && self.is_over(now)) {
                 break;
@@ -196,7 +174,7 @@ impl<'a> Prober<'a> {
                 .map(|flow| flow.address().port())
                 .collect(),
             own_drops: drops.filter_map(Result::ok).map(|(_, drops)| drops).sum(),
-            is_plain: self.settings.mode != Mode::Echo && self.turns.is_plain(),
+            is_plain: self.config.mode != Mode::Echo && self.turns.is_plain(),
             echoed_records: self.turns.echoed_after_reply(),
             held_up: self.pace.missed(),
             tally: self.tally,
@@ -207,24 +185,24 @@ impl<'a> Prober<'a> {
 
     /// Whether there is more to send.
     fn sends(&self, now: Duration) -> bool {
-        let Settings {
-            count, duration, ..
-        } = self.settings;
         self.stops.load(Relaxed) == 0
-            && count.is_none_or(|count| self.tally.totals().sent < count)
-            && duration.is_none_or(|duration| now < duration)
+            && (self.config.count).is_none_or(|count| self.tally.totals().sent < count)
+            && (self.config.duration).is_none_or(|duration| now < duration)
     }
 
     /// Whether something is too late by the clock.
     fn gives_up(&mut self, now: Duration, sends: bool) -> bool {
-        let wait = self.settings.wait;
-        let overdue = self.tally.next_overdue().map(|sent| sent + wait);
-        let overdue = overdue.filter(|_| self.settings.lines);
-        [self.turns.next_time(), overdue]
+        [self.turns.next_time(), self.next_overdue()]
             .into_iter()
             .flatten()
             .any(|at| at <= now)
             || (!sends && self.is_over(now))
+    }
+
+    /// When the next request is too late that gets a line then.
+    fn next_overdue(&self) -> Option<Duration> {
+        let sent = self.tally.next_overdue().filter(|_| self.config.lines());
+        sent.map(|sent| sent + self.config.wait)
     }
 
     /// Takes what came meanwhile: it is not late, if only this process was held up.
@@ -246,7 +224,7 @@ impl<'a> Prober<'a> {
         if self.tally.outstanding() > 0 {
             self.all_came = None;
         }
-        let waited = now >= self.last_sent + self.settings.wait;
+        let waited = now >= self.last_sent + self.config.wait;
         waited || self.stops.load(Relaxed) > 1 || self.linger_until(now).is_some_and(|at| now >= at)
     }
 
@@ -265,21 +243,18 @@ impl<'a> Prober<'a> {
         let mut until = now + TICK;
         let mut wake = |at: Option<Duration>| until = at.map_or(until, |at| until.min(at));
         wake(self.turns.next_time());
-        if self.settings.lines {
-            let wait = self.settings.wait;
-            wake(self.tally.next_overdue().map(|sent| sent + wait));
-        }
+        wake(self.next_overdue());
         if !sends {
-            wake(Some(self.last_sent + self.settings.wait));
+            wake(Some(self.last_sent + self.config.wait));
             wake(self.linger_until(now));
         } else if self.turns.may_send() {
-            let last = self.settings.count == Some(self.tally.totals().sent);
+            let last = self.config.count == Some(self.tally.totals().sent);
             wake(if last {
                 Some(now)
             } else {
                 Some(self.pace.next())
             });
-            wake(self.settings.duration);
+            wake(self.config.duration);
         }
         until.saturating_sub(now)
     }
@@ -296,21 +271,19 @@ impl<'a> Prober<'a> {
     /// Counts an error about a request that waited, and tells it if it is new.
     fn trouble(&mut self, trouble: Trouble) {
         if self.notes.errors.add(trouble) {
-            let told = trouble.told(&self.settings.address);
+            let told = trouble.told(self.address);
             self.tell(format_args!("{told}"));
         }
     }
 }
 
-impl Settings {
-    /// How many requests to keep in the books: those of the time in which replies are waited for,
-    /// twice, within reason.
-    fn room(&self) -> usize {
-        const LEAST: usize = 1 << 12;
-        const MOST: usize = 1 << 22;
-        let Frequency { count, time } = self.frequency;
-        let wait = self.wait.max(Duration::from_secs(1)).as_nanos() * 2;
-        let most = wait * u128::from(count) / time.as_nanos().max(1);
-        usize::try_from(most).unwrap_or(MOST).clamp(LEAST, MOST)
-    }
+/// How many requests to keep in the books: those of the time in which replies are waited for,
+/// twice, within reason.
+fn room(config: &Config) -> usize {
+    const LEAST: usize = 1 << 12;
+    const MOST: usize = 1 << 22;
+    let Frequency { count, time } = config.frequency;
+    let wait = config.wait.max(Duration::from_secs(1)).as_nanos() * 2;
+    let most = wait * u128::from(count) / time.as_nanos().max(1);
+    usize::try_from(most).unwrap_or(MOST).clamp(LEAST, MOST)
 }

@@ -3,19 +3,19 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
+use super::Config;
 use super::attribution::Attribution;
 use super::notes::{Errors, Trouble};
-use super::prober::{Outcome, Settings};
+use super::prober::Outcome;
 use super::tally::{Flow, Totals};
-use crate::address::HostPort;
 use crate::reflect::Mode;
 
 /// What is told at the end.
 pub(super) struct Summary<'a> {
-    /// Where to, as it was given.
-    pub target: &'a HostPort,
     /// How the run was to go.
-    pub settings: &'a Settings,
+    pub config: &'a Config,
+    /// The target's address as it is shown.
+    pub address: &'a str,
     /// What it has seen.
     pub outcome: &'a Outcome,
     /// Where the missing were lost, if that was to be found out.
@@ -47,38 +47,16 @@ const SHORT_BAR: usize = 8;
 /// Up to how many flows each has its line; with more, those that lost nothing share one.
 const FLOWS: usize = 32;
 
-/// What is told at the start.
-pub(super) fn heading(target: &HostPort, settings: &Settings) -> impl Display {
-    let every = match (settings.frequency.count, settings.frequency.time) {
-        (1, time) => format!("one every {}", humantime::format_duration(time)),
-        (count, _) => format!("{count} a second"),
-    };
-    let flows = match settings.flows {
-        1 => String::new(),
-        flows => format!(", {flows} flows"),
-    };
-    let mode = match settings.mode {
-        Mode::Exchange => "exchange",
-        Mode::Lockstep => "lockstep",
-        Mode::Echo => "echo",
-    };
-    let (address, size) = (&settings.address, settings.size);
-    format!("probing {target} ({address}) in {mode} mode: {size} bytes, {every}{flows}")
-}
-
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self {
-            target,
-            settings,
-            outcome,
-            ..
+            config, outcome, ..
         } = self;
         let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
-        if settings.lines {
+        if config.lines() {
             writeln!(f)?;
         }
-        writeln!(f, "--- {target} ({}) ---", settings.address)?;
+        writeln!(f, "--- {} ({}) ---", config.target, self.address)?;
         write!(
             f,
             "{} sent, {} received, {} lost ({}), {} duplicate{}, {} out of order, {} corrupted",
@@ -91,7 +69,7 @@ impl Display for Summary<'_> {
             totals.reordered,
             totals.corrupted,
         )?;
-        if settings.mode != Mode::Echo {
+        if config.mode != Mode::Echo {
             let records = notes.records_sent;
             write!(f, ", {records} record{}", plural(records))?;
         }
@@ -178,7 +156,7 @@ impl Summary<'_> {
     }
 
     fn errors(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let (notes, target) = (&self.outcome.notes, &self.settings.address);
+        let (notes, target) = (&self.outcome.notes, self.address);
         for (error, count) in notes.errors.kinds() {
             write!(f, "\n{count} of them: {}", error.told(target))?;
         }
@@ -199,7 +177,7 @@ impl Summary<'_> {
 
     fn hints(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self {
-            outcome, settings, ..
+            config, outcome, ..
         } = self;
         let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
         if let Some(length) = notes.cut_to {
@@ -228,14 +206,14 @@ impl Summary<'_> {
                 notes.foreign
             )?;
         }
-        if settings.mode == Mode::Echo && every_second_one_is_lost(totals, settings.flows) {
+        if config.mode == Mode::Echo && every_second_one_is_lost(totals, config.flows) {
             write!(
                 f,
                 "\nevery second one is lost: if the daemon is in exchange mode, use --mode exchange"
             )?;
         }
         if outcome.held_up * 100 > totals.sent {
-            let why = match settings.mode {
+            let why = match config.mode {
                 Mode::Echo => "when this host had no time for them",
                 Mode::Lockstep => "while one waited for its reply",
                 Mode::Exchange => "while each flow waited for its reply: more --flows send more",

@@ -8,6 +8,7 @@ use crate::probe::notes::Trouble;
 use crate::probe::pace::Frequency;
 use crate::probe::turns::Due;
 use crate::reflect::Mode;
+use crate::udp::Socket;
 
 /// From how many that are due on they are sent over one flow, by one call, at a rate from which on
 /// one core needs that. What is caught up with at a lower rate takes the flows in turn as ever.
@@ -20,11 +21,11 @@ const FAST: Frequency = Frequency {
 impl Prober<'_> {
     /// Sends the requests that are due.
     pub(super) fn send_due(&mut self, now: Duration) {
-        let left = self.settings.count.unwrap_or(u64::MAX) - self.tally.totals().sent;
+        let left = self.config.count.unwrap_or(u64::MAX) - self.tally.totals().sent;
         let due = self.pace.due(now).min(left);
         let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
-        let together = due >= TOGETHER && self.settings.frequency.is_at_least(FAST);
-        if self.settings.mode == Mode::Echo && together {
+        let together = due >= TOGETHER && self.config.frequency.is_at_least(FAST);
+        if self.config.mode == Mode::Echo && together {
             if let Some(flow) = self.turns.next_flow() {
                 self.send_requests(flow, due);
             }
@@ -40,7 +41,7 @@ impl Prober<'_> {
 
     /// Sends so many requests over a flow.
     pub(super) fn send_requests(&mut self, flow: usize, number: usize) {
-        let size = self.settings.size;
+        let size = self.config.size;
         let first = self.tally.next_sequence();
         for (sequence, bytes) in (first..).zip(self.outgoing.chunks_mut(size).take(number)) {
             self.run.write(sequence, bytes);
@@ -52,29 +53,21 @@ impl Prober<'_> {
             self.turns.asked(flow, sequence, now);
             self.pace.sent();
         }
+        let outgoing = std::mem::take(&mut self.outgoing);
         let mut next = 0;
-        let mut tries = 0;
         while next < number {
-            let bytes = &self.outgoing[next * size..number * size];
-            let sent = match bytes.len() / size {
-                1 => self.flows[flow].send(bytes).map(|()| 1),
-                _ => self.flows[flow].send_each(bytes, size),
-            };
-            match sent {
-                Ok(sent) => {
-                    next += sent;
-                    tries = 0;
-                }
-                // It may be about an earlier one.
-                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
-                Err(error) => {
-                    self.trouble(Trouble::Unsent(error.raw_os_error().unwrap_or(0)));
-                    self.rejected(first + next as u64);
-                    next += 1;
-                    tries = 0;
-                }
-            }
+            let bytes = &outgoing[next * size..number * size];
+            let sent = self.send(flow, |socket| match bytes.len() / size {
+                1 => socket.send(bytes).map(|()| 1),
+                _ => socket.send_each(bytes, size),
+            });
+            next += sent.unwrap_or_else(|errno| {
+                self.trouble(Trouble::Unsent(errno));
+                self.rejected(first + next as u64);
+                1
+            });
         }
+        self.outgoing = outgoing;
     }
 
     /// Sends a record.
@@ -85,37 +78,38 @@ impl Prober<'_> {
             earlier,
         } = due;
         let record = self.run.record(sequence, earlier, flow, rtt).encode();
-        let mut tries = 0;
-        loop {
-            match self.flows[flow].send(&record) {
-                Ok(()) => {
-                    self.notes.records_sent += 1;
-                    return;
-                }
-                Err(error) if self.is_about_another(flow, &error, &mut tries) => {}
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or(0);
-                    let count = self.notes.unsent_records.entry(errno).or_default();
-                    *count += 1;
-                    if *count == 1 {
-                        let told = Trouble::Unsent(errno).told(&self.settings.address);
-                        self.tell(format_args!("record: {told}"));
-                    }
-                    return;
+        match self.send(flow, |socket| socket.send(&record)) {
+            Ok(()) => self.notes.records_sent += 1,
+            Err(errno) => {
+                let count = self.notes.unsent_records.entry(errno).or_default();
+                *count += 1;
+                if *count == 1 {
+                    let told = Trouble::Unsent(errno).told(self.address);
+                    self.tell(format_args!("record: {told}"));
                 }
             }
         }
     }
 
-    /// Whether a send may be tried again after an error: a signal came, or an ICMP error about an
-    /// earlier datagram was told in place of sending this one.
-    fn is_about_another(&mut self, flow: usize, error: &io::Error, tries: &mut u32) -> bool {
+    /// Sends over a flow, and again where a signal came, or an ICMP error about an earlier datagram
+    /// was told in place of sending this one.
+    fn send<T>(&mut self, flow: usize, call: impl Fn(&Socket) -> io::Result<T>) -> Result<T, i32> {
         /// More of them than that come only as fast as they are told.
         const MOST: u32 = 4;
-        *tries += 1;
-        let told = self.take_rejections(flow);
-        // What it says may have been taken just before.
-        let of_another = error.kind() == io::ErrorKind::ConnectionRefused;
-        error.kind() == io::ErrorKind::Interrupted || ((told || of_another) && *tries <= MOST)
+        let mut tries = 0;
+        loop {
+            let error = match call(&self.flows[flow]) {
+                Err(error) => error,
+                Ok(sent) => return Ok(sent),
+            };
+            tries += 1;
+            let told = self.take_rejections(flow);
+            // What it says may have been taken just before.
+            let of_another = error.kind() == io::ErrorKind::ConnectionRefused;
+            if error.kind() != io::ErrorKind::Interrupted && (tries > MOST || !(told || of_another))
+            {
+                return Err(error.raw_os_error().unwrap_or(0));
+            }
+        }
     }
 }

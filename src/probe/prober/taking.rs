@@ -80,7 +80,7 @@ impl Prober<'_> {
 
     /// Something came on a flow.
     fn came(&mut self, flow: usize, seen: Seen, length: usize, at: Duration, by: Duration) {
-        let target = &self.settings.address;
+        let target = self.address;
         match seen {
             Seen::Foreign => self.notes.foreign += 1,
             Seen::Damaged => {
@@ -148,9 +148,9 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
+    use crate::probe::Config;
     use crate::probe::notes::Errors;
     use crate::probe::pace::Frequency;
-    use crate::probe::prober::Settings;
     use crate::probe::screen::Screen;
     use crate::reflect::Mode;
     use crate::udp::Icmp;
@@ -159,9 +159,9 @@ mod tests {
     /// addresses: each with the sequence number of a request, or without.
     fn counted(mode: Mode, requests: usize, errors: &[Option<u64>]) -> (Vec<u64>, u64) {
         let silent = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-        let settings = Settings {
-            target: silent.local_addr().unwrap(),
-            address: String::new(),
+        let target = silent.local_addr().unwrap();
+        let config = Config {
+            target: target.to_string().parse().unwrap(),
             mode,
             count: None,
             duration: None,
@@ -172,11 +172,13 @@ mod tests {
             size: 64,
             wait: Duration::from_secs(1),
             flows: 1,
-            lines: false,
-            progress: false,
+            max_loss: 100.0,
+            metrics_url: None,
+            quiet: true,
+            json: false,
         };
         let (mut screen, stops) = (Screen::new(), AtomicU32::new(0));
-        let mut prober = Prober::new(&settings, 7, &mut screen, &stops).unwrap();
+        let mut prober = Prober::new(&config, target, "", 7, &mut screen, &stops).unwrap();
         prober.send_requests(0, requests);
         for (from, sequence) in (1_u32..).zip(errors) {
             let mut bytes = vec![0; 64];

@@ -4,6 +4,7 @@ use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::Prober;
+use crate::probe::Config;
 use crate::probe::tally::Came;
 use crate::probe::wire::Change;
 
@@ -11,9 +12,34 @@ use crate::probe::wire::Change;
 const PROGRESS: Duration = Duration::from_secs(1);
 
 impl Prober<'_> {
+    /// The first line.
+    pub(super) fn tell_start(&mut self) {
+        let Config {
+            target,
+            mode,
+            frequency,
+            size,
+            flows,
+            ..
+        } = self.config;
+        let every = match (frequency.count, frequency.time) {
+            (1, time) => format!("one every {}", humantime::format_duration(time)),
+            (count, _) => format!("{count} a second"),
+        };
+        let flows = match flows {
+            1 => String::new(),
+            flows => format!(", {flows} flows"),
+        };
+        let mode = mode.name();
+        let address = self.address;
+        self.tell(format_args!(
+            "probing {target} ({address}) in {mode} mode: {size} bytes, {every}{flows}"
+        ));
+    }
+
     /// A line, unless nobody wants lines.
     pub(super) fn tell(&mut self, line: Arguments<'_>) {
-        if self.settings.lines {
+        if self.config.lines() {
             self.screen.line(line);
         }
     }
@@ -21,7 +47,7 @@ impl Prober<'_> {
     /// A line for a reply.
     pub(super) fn tell_reply(&mut self, sequence: u64, change: Change, length: usize, came: Came) {
         let (rtt, flow, remark) = match came {
-            _ if !self.settings.lines => return,
+            _ if !self.config.lines() => return,
             Came::Unknown => return,
             Came::First {
                 rtt,
@@ -35,7 +61,7 @@ impl Prober<'_> {
             Change::Cut { .. } => " (cut)",
             Change::Other => " (corrupted)",
         };
-        let target = &self.settings.address;
+        let target = self.address;
         let time = rtt.as_secs_f64() * 1e3;
         let flow = self.flow_name(flow);
         self.screen.line(format_args!(
@@ -45,12 +71,15 @@ impl Prober<'_> {
 
     /// A line for each request whose reply did not come in time.
     pub(super) fn tell_overdue(&mut self, now: Duration) {
-        let Some(before) = now.checked_sub(self.settings.wait) else {
+        let Some(before) = now.checked_sub(self.config.wait) else {
             return;
         };
+        if !self.config.lines() {
+            return;
+        }
         while let Some((sequence, flow)) = self.tally.overdue(before) {
             let flow = self.flow_name(flow);
-            let wait = humantime::format_duration(self.settings.wait);
+            let wait = humantime::format_duration(self.config.wait);
             self.screen.line(format_args!(
                 "no reply to seq={sequence}{flow} within {wait}"
             ));
@@ -59,7 +88,8 @@ impl Prober<'_> {
 
     /// The line of progress, from time to time.
     pub(super) fn tell_progress(&mut self, now: Duration) {
-        if !self.settings.progress || now < self.last_progress + PROGRESS {
+        let shown = self.config.quiet && !self.config.json && self.screen.is_terminal();
+        if !shown || now < self.last_progress + PROGRESS {
             return;
         }
         self.last_progress = now;
