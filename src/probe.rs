@@ -1,17 +1,18 @@
-//! The client: sends requests to a reflector and counts what comes back.
+//! The client `udp-echo probe`: sends requests to a reflector and measures the replies.
 //!
-//! - [`Config`]: what a run is to do.
-//! - `wire`, `tally`, `rtt`, `turns`, `pace`: the core. What is sent and when, what came
-//!   and what that means; no socket, no clock.
-//! - `prober`, `clock`: the loop around it, on one plain thread.
-//! - `attribution`, `exposition`, `fetch`: where the missing were lost, by the daemon's metrics.
-//! - `summary`, `json`, `notes`, `screen`: how it is told.
+//! - [`Config`]: the settings of a run.
+//! - `wire`, `tally`, `rtt`, `exchange`, `pace`: the core, without a socket or a clock.
+//! - `prober`, `clock`: the loop around the core, on one thread.
+//! - `attribution`, `exposition`, `fetch`: where requests were lost, by the daemon's metrics.
+//! - `summary`, `json`, `notes`, `format`, `screen`: the output.
 
 mod attribution;
 mod clock;
 mod config;
+pub mod exchange;
 mod exposition;
 mod fetch;
+mod format;
 mod json;
 mod notes;
 pub(crate) mod pace;
@@ -20,7 +21,6 @@ mod rtt;
 mod screen;
 mod summary;
 pub mod tally;
-pub mod turns;
 pub mod wire;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -33,68 +33,67 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::address::ResolveError;
 use crate::{runtime, udp};
-use attribution::{Attribution, Own};
+use attribution::{Attribution, ClientCounts};
 pub use config::Config;
 use prober::{Outcome, Prober};
 use screen::Screen;
-use summary::{Summary, Where};
+use summary::{Losses, Summary};
 
-/// Why nothing could be measured.
+/// The reason why the client cannot measure.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The target's name stands for no address.
+    /// The target's name cannot be resolved.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The run could not begin or go on.
+    /// The run cannot start or continue.
     #[error(transparent)]
     Run(#[from] prober::RunError),
     /// The daemon's metrics cannot be read.
     #[error(transparent)]
     Metrics(#[from] fetch::FetchError),
-    /// Signals cannot be waited for.
+    /// The signal handlers cannot be set up.
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] io::Error),
-    /// What was seen cannot be told.
+    /// The output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
 }
 
-/// Measures as `config` says, and tells it on standard output. Says whether less was lost
-/// than is too much.
+/// Runs the client and prints its output. Returns whether the loss is below `config.max_loss`.
 ///
 /// # Errors
-/// When nothing can be measured.
+/// Fails if the client cannot measure or print.
 pub fn run(config: &Config) -> Result<bool, ProbeError> {
     let target = config.target.resolve()?;
     let address = udp::named_here(target);
     let mut screen = Screen::new();
     let url = config.metrics_url.as_ref();
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;
-    // A flow is a socket. If it cannot be had, that will show.
+    // Each flow needs a socket. A limit that is still too low shows when they are opened.
     let _ = udp::raise_open_file_limit();
     let stops = count_stops().map_err(ProbeError::Signals)?;
     let outcome = Prober::new(config, target, &address, random(), &mut screen, &stops)?.run()?;
-    let whereabouts =
-        url.zip(before)
-            .map(|(url, before)| match fetch::counters(url, Some(&stops)) {
-                Ok(after) => Attribution::new(&before, &after, own(&outcome))
-                    .map_or(Where::StartedAnew, Where::Known),
-                Err(error) => Where::Unknown(error.to_string()),
-            });
+    let losses = url
+        .zip(before)
+        .map(|(url, before)| match fetch::counters(url, Some(&stops)) {
+            Ok(after) => Attribution::new(&before, &after, own(&outcome))
+                .map_or(Losses::DaemonRestarted, Losses::Located),
+            Err(error) => Losses::Unknown(error.to_string()),
+        });
     let text = if config.json {
-        json::object(&config.target, &outcome, whereabouts.as_ref()).to_string()
+        json::object(&config.target, &outcome, losses.as_ref()).to_string()
     } else {
         let summary = Summary {
             config,
             address: &address,
             outcome: &outcome,
-            whereabouts: whereabouts.as_ref(),
+            losses: losses.as_ref(),
             columns: screen.columns(),
         };
         summary.to_string()
     };
     if !config.lines() {
-        screen.wipe();
+        screen.clear_row();
     }
     screen.line(format_args!("{text}"));
     screen.end().map_err(ProbeError::Output)?;
@@ -104,26 +103,26 @@ pub fn run(config: &Config) -> Result<bool, ProbeError> {
 
 fn random() -> u32 {
     let random = RandomState::new().build_hasher().finish();
-    // The low half is as random as all of it.
+    // All bits are equally random.
     u32::try_from(random & u64::from(u32::MAX)).unwrap_or_default()
 }
 
-/// What the client itself counted, as the daemon's metrics are to have it.
-fn own(outcome: &Outcome) -> Own {
+/// Returns the client's counts in the terms of the daemon's metrics.
+fn own(outcome: &Outcome) -> ClientCounts {
     let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
-    Own {
+    ClientCounts {
         lost: totals.lost(),
         sent: totals.sent + notes.records_sent,
-        came: totals.received
+        received: totals.received
             + totals.duplicates
             + totals.damaged
             + totals.too_late
-            + notes.records_back
+            + notes.records_echoed
             + outcome.own_drops,
     }
 }
 
-/// Counts SIGINT and SIGTERM, on a thread of its own.
+/// Starts a thread that counts SIGINT and SIGTERM.
 fn count_stops() -> io::Result<Arc<AtomicU32>> {
     let stops = Arc::new(AtomicU32::new(0));
     let runtime = runtime::new()?;

@@ -1,74 +1,74 @@
-//! Where the missing were lost, by what the daemon counted meanwhile.
+//! Where requests were lost, by the daemon's counters before and after a run.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::exposition::{Sample, samples};
 
-/// What a daemon's metrics say.
+/// A daemon's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Counters {
-    /// Received, echoed, send errors, drops, refused.
+    /// Datagrams received, echoed, not sent, dropped by the kernel, refused.
     counts: [f64; 5],
-    /// The same as long as the daemon runs.
+    /// Sum of the start times of the daemons, in seconds since 1970. It changes if one restarts.
     started: f64,
 }
 
-/// A text without the metrics of a daemon, or with some that are no counts.
+/// A text that is not the metrics of a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum MetricsError {
-    /// There is no metric that every daemon has.
-    #[error("no metrics of a udp-echo there")]
+    /// A metric of every daemon is missing.
+    #[error("the response has no metrics of udp-echo")]
     Missing,
-    /// A metric is not a number, or an infinite one.
+    /// The value of this metric is not a finite number.
     #[error("the value of {0} is not a finite number")]
     NotFinite(&'static str),
 }
 
-/// What the client itself counted.
+/// The client's counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Own {
+pub(super) struct ClientCounts {
     /// Requests without a reply.
     pub lost: u64,
-    /// Datagrams that were sent, requests and records alike.
+    /// Datagrams sent: requests and records.
     pub sent: u64,
-    /// Datagrams that came back.
-    pub came: u64,
+    /// Datagrams received, or dropped by this host's kernel.
+    pub received: u64,
 }
 
-/// Where requests were lost, or their replies. All places together are never more than the lost.
+/// The number of requests lost at each place. The sum is at most the number of lost requests.
 ///
-/// The metrics tell datagrams of all kinds: where a request and the record after it are lost at the
-/// same place, or others use the daemon too, they tell more than the lost, and each place has its
-/// share of these.
+/// The daemon counts all datagrams. It counts more losses than the client if a request and its
+/// record are lost at the same place, or if other clients use the daemon. Each place then gets its
+/// proportional share of the lost requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attribution {
-    /// On the way there.
+    /// Lost on the way to the daemon.
     pub uplink: u64,
-    /// Dropped by the daemon's host, as its socket's buffer was full.
+    /// Dropped by the daemon's host because the socket's receive buffer was full.
     pub server_drops: u64,
     /// Refused by the daemon.
     pub server_refused: u64,
-    /// On the way back; those too that the daemon could not send.
+    /// Lost on the way back, those included that the daemon could not send.
     pub downlink: u64,
-    /// Of all that the daemon was to send meanwhile, what it could not send.
+    /// Datagrams that the daemon could not send, to any client.
     pub unsent: u64,
-    /// How many more the daemon's host got than were sent from here: others send too, and the
-    /// figures are not exact.
+    /// Datagrams that the daemon's host received beyond those that this client sent. If it is not
+    /// 0, the other figures are not exact.
     pub of_others: u64,
 }
 
 impl Counters {
-    /// Reads the text format of Prometheus.
+    /// Parses the Prometheus text format, as a daemon or an aggregator serves it.
     ///
     /// # Errors
-    /// When it does not have what a daemon's has.
+    /// Fails if a metric of every daemon is missing, or a value is not a finite number.
     pub(super) fn parse(text: &str) -> Result<Self, MetricsError> {
         let all: Vec<_> = samples(text).collect();
         let sum = |name| sum(name, all.iter().filter(|sample| sample.name == name));
         let needed = |name| sum(name)?.ok_or(MetricsError::Missing);
-        // An aggregator adds labels, and may have other processes too. A process is a daemon if it
-        // has the labels that were added to a daemon's metrics.
+        // An aggregator adds labels and may have the metrics of other processes. A process is a
+        // daemon if its labels are those that were added to a daemon's metrics.
         let daemons: BTreeSet<Vec<_>> = all
             .iter()
             .filter(|sample| sample.name == RECEIVED)
@@ -91,9 +91,9 @@ impl Counters {
         })
     }
 
-    /// What it counted since `before`; `None` if it was started anew meanwhile.
+    /// Returns the difference to `before`, or `None` if a daemon restarted.
     fn since(&self, before: &Self) -> Option<[f64; 5]> {
-        // A daemon computes it from two clocks, which it cannot read at the same moment.
+        // A daemon computes its start time from two clocks and cannot read both at once.
         let same = (self.started - before.started).abs() < 0.1;
         let since = std::array::from_fn(|index| self.counts[index] - before.counts[index]);
         (same && since.iter().all(|value| *value >= 0.0)).then_some(since)
@@ -101,8 +101,8 @@ impl Counters {
 }
 
 impl Attribution {
-    /// From the metrics before and after; `None` if the daemon was started anew meanwhile.
-    pub(super) fn new(before: &Counters, after: &Counters, own: Own) -> Option<Self> {
+    /// Compares the counters before and after a run. Returns `None` if a daemon restarted.
+    pub(super) fn new(before: &Counters, after: &Counters, own: ClientCounts) -> Option<Self> {
         let [received, echoed, unsent, drops, refused] = after.since(before)?.map(whole);
         let got = received.saturating_add(drops);
         let [uplink, server_drops, server_refused, downlink] = shares(
@@ -111,7 +111,7 @@ impl Attribution {
                 own.sent.saturating_sub(got),
                 drops,
                 refused,
-                echoed.saturating_add(unsent).saturating_sub(own.came),
+                echoed.saturating_add(unsent).saturating_sub(own.received),
             ],
         );
         Some(Self {
@@ -124,8 +124,8 @@ impl Attribution {
         })
     }
 
-    /// How many of the lost it tells the place of.
-    pub(super) fn told(&self) -> u64 {
+    /// Returns the number of lost requests whose place is known.
+    pub(super) fn located(&self) -> u64 {
         self.uplink + self.server_drops + self.server_refused + self.downlink
     }
 }
@@ -133,7 +133,7 @@ impl Attribution {
 const RECEIVED: &str = "udp_echo_datagrams_received_total";
 const STARTED: &str = "process_start_time_seconds";
 
-/// The sum of a metric's samples, if there are any.
+/// Adds up the samples of a metric. Returns `None` if there are none.
 fn sum<'a>(
     name: &'static str,
     samples: impl Iterator<Item = &'a Sample<'a>>,
@@ -148,8 +148,8 @@ fn sum<'a>(
     Ok(sum)
 }
 
-/// The counts, or their shares of `whole` if they are more than that together (by the largest
-/// remainders).
+/// Returns the counts, or if their sum exceeds `whole`, their proportional shares of it (largest
+/// remainder method).
 fn shares<const PLACES: usize>(whole: u64, counts: [u64; PLACES]) -> [u64; PLACES] {
     let [whole, sum] = [
         u128::from(whole),
@@ -172,7 +172,7 @@ fn shares<const PLACES: usize>(whole: u64, counts: [u64; PLACES]) -> [u64; PLACE
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "counts, and what is none ends at the bounds"
+    reason = "a count, and a cast saturates"
 )]
 fn whole(count: f64) -> u64 {
     count.round() as u64
@@ -199,9 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn each_datagram_that_is_missing_is_missing_somewhere() {
+    fn attribution_places_every_missing_datagram() {
         let (before, after) = (counters(1000, 900, 5, 1), counters(1080, 970, 9, 4));
-        let own = |lost, sent, came| Own { lost, sent, came };
+        let own = |lost, sent, received| ClientCounts {
+            lost,
+            sent,
+            received,
+        };
         let expected = Attribution {
             uplink: 6,
             server_drops: 4,
@@ -221,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_is_told_than_is_missing(
+        fn shares_never_exceed_the_lost_requests(
             lost in 0_u64..1000, counts: [u16; 4]
         ) {
             let counts = counts.map(u64::from);
@@ -229,7 +233,7 @@ mod tests {
             let shares = shares(lost, counts);
             prop_assert_eq!(shares.iter().sum::<u64>(), sum.min(lost));
             for (share, count) in shares.into_iter().zip(counts) {
-                // Each has its part, to one.
+                // Each share is exact to one.
                 let exact = count * lost.min(sum);
                 prop_assert!((share * sum).abs_diff(exact) < sum.max(1));
             }
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_somebody_else_is_no_metrics() {
+    fn counters_reject_the_page_of_another_program() {
         assert_eq!(Counters::parse("<html>"), Err(MetricsError::Missing));
         assert_eq!(
             Counters::parse("node_cpu_seconds_total 1\n"),
@@ -245,7 +249,7 @@ mod tests {
         );
     }
 
-    /// What a federation of two daemons and another process says.
+    /// The metrics of a federation of two daemons and another process.
     fn federated(received: u32, started: u32, other_started: u32) -> String {
         format!(
             "udp_echo_datagrams_received_total{{instance=\"a b\",job=\"udp-echo\"}} {received} 1700000000000\n\
@@ -285,7 +289,7 @@ mod tests {
                 assert_eq!(Counters::parse(&text), Err(MetricsError::NotFinite(name)));
             }
         }
-        let told = "the value of process_start_time_seconds is not a finite number";
-        assert_eq!(MetricsError::NotFinite(STARTED).to_string(), told);
+        let text = "the value of process_start_time_seconds is not a finite number";
+        assert_eq!(MetricsError::NotFinite(STARTED).to_string(), text);
     }
 }

@@ -1,41 +1,41 @@
-//! The loop's clocks: one that never steps, and that of the kernel's timestamps.
+//! The clocks of the loop: the monotonic clock and the system clock of the kernel's timestamps.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Tells the time since the start of the run.
+/// Measures the time since the start of the run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RunClock {
     start: Instant,
 }
 
-/// A moment by both clocks.
+/// A moment, by both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
-    /// Since the start of the run.
+    /// Time since the start of the run.
     pub at: Duration,
-    /// Since 1970, as the system's clock has it.
+    /// System time since 1970, or 0 if it could not be read at the same moment.
     real: Duration,
 }
 
-/// How long reading both clocks may take: more means that something came between.
+/// Longest time to read both clocks. A longer one means that the process was interrupted.
 const APART: Duration = Duration::from_micros(2);
 
 impl RunClock {
-    /// The run starts now.
-    #[expect(clippy::disallowed_methods, reason = "this is the loop's")]
+    /// Starts the run.
+    #[expect(clippy::disallowed_methods, reason = "the clock of the loop")]
     pub(super) fn start() -> Self {
         Self {
             start: Instant::now(),
         }
     }
 
-    /// How long ago that was.
+    /// Returns the time since the start of the run.
     pub(super) fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// The same by both clocks, read as near to each other as can be had.
-    #[expect(clippy::disallowed_methods, reason = "this is the loop's")]
+    /// Reads both clocks at the same moment, to 2 µs.
+    #[expect(clippy::disallowed_methods, reason = "the clock of the loop")]
     pub(super) fn moment(&self) -> Moment {
         let mut before = self.now();
         for _ in 0..4 {
@@ -50,7 +50,7 @@ impl RunClock {
             }
             before = at;
         }
-        // Without the other clock there are no timestamps to compare.
+        // With the system time unknown, kernel timestamps are not used.
         Moment {
             at: before,
             real: Duration::ZERO,
@@ -59,9 +59,9 @@ impl RunClock {
 }
 
 impl Moment {
-    /// When the kernel received something that it says it received at `stamp`, since 1970. Where
-    /// that cannot be, as it would be before `sent` or is still to come, because the system's
-    /// clock was set meanwhile, it is this moment.
+    /// Converts a kernel receive timestamp (since 1970) to the time since the start of the run.
+    /// Returns this moment if there is no timestamp, or if it lies in the future or before the
+    /// start because the system clock was set.
     pub(super) fn of_receipt(&self, stamp: Option<Duration>) -> Duration {
         stamp
             .and_then(|stamp| self.real.checked_sub(stamp))
@@ -76,7 +76,7 @@ mod tests {
     use crate::skip;
 
     #[test]
-    fn a_timestamp_is_the_time_between_it_and_now_ago_whatever_the_systems_clock_says() {
+    fn timestamps_give_way_to_the_clock_when_impossible() {
         let seconds = Duration::from_secs;
         let moment = |real| Moment {
             at: seconds(10),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "it is what is read")]
+    #[expect(clippy::disallowed_methods, reason = "the test reads the system clock")]
     fn moment_lies_between_the_readings_around_the_call() {
         let clock = RunClock::start();
         let mut last = clock.moment().at;
@@ -104,7 +104,7 @@ mod tests {
         let Some(is_between) = read.next() else {
             skip!("both clocks cannot be read within {APART:?}");
         };
-        // The system's clock may be set meanwhile.
+        // The system clock may be set during the test.
         assert!(is_between || read.any(|is_between| is_between));
     }
 }

@@ -1,4 +1,4 @@
-//! What a client is to do: checked once, before anything is opened.
+//! The settings of a run, checked once by the command line.
 
 use std::time::Duration;
 
@@ -8,37 +8,37 @@ use super::pace::Frequency;
 use crate::address::HostPort;
 use crate::reflect::Mode;
 
-/// What a client is to do.
+/// The settings of a run.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The reflector.
+    /// Host and port of the reflector.
     pub target: HostPort,
-    /// What the reflector does.
+    /// Mode of the reflector.
     pub mode: Mode,
-    /// How many requests, if there is an end to them.
+    /// Number of requests, or `None` for no limit.
     pub count: Option<u64>,
-    /// For how long to send, if there is an end to it.
+    /// How long to send, or `None` for no limit.
     pub duration: Option<Duration>,
-    /// How often to send.
+    /// Rate of the requests.
     pub frequency: Frequency,
-    /// How long a request is, in bytes.
+    /// Length of a request in bytes, at least [`HEADER_BYTES`](super::wire::HEADER_BYTES).
     pub size: usize,
-    /// How long to wait for a reply.
+    /// Longest time to wait for a reply.
     pub wait: Duration,
-    /// From how many ports.
+    /// Number of source ports, at least 1.
     pub flows: usize,
-    /// How many of a hundred lost requests are too many.
+    /// Lost requests in percent from which on [`run`](super::run) returns `false`.
     pub max_loss: f64,
-    /// Where the daemon serves its metrics, if they are to be read.
+    /// URL of the daemon's metrics, which show where requests were lost.
     pub metrics_url: Option<Uri>,
-    /// Whether only the summary is shown.
+    /// Print only the summary.
     pub quiet: bool,
-    /// Whether only a JSON object is shown.
+    /// Print only the summary, as a JSON object.
     pub json: bool,
 }
 
 impl Config {
-    /// Whether each reply gets a line.
+    /// Whether to print a line for each reply.
     pub(super) fn lines(&self) -> bool {
         !self.quiet && !self.json
     }

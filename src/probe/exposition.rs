@@ -1,17 +1,17 @@
-//! Reads Prometheus's text format, as a daemon or an aggregator serves it.
+//! A parser of the Prometheus text format (version 0.0.4), as a daemon or an aggregator serves it.
 
 /// A sample: `name{label="value",…} value [timestamp]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sample<'a> {
-    /// The name of the metric.
+    /// Name of the metric.
     pub name: &'a str,
-    /// The labels, by their names.
+    /// Labels, sorted by name.
     pub labels: Vec<(&'a str, String)>,
-    /// The value, which may be no number.
+    /// Text of the value, which may not be a number.
     pub value: &'a str,
 }
 
-/// The samples of a text. All other lines are left out.
+/// Returns the samples of a text and skips all other lines.
 pub(super) fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
     text.lines().filter_map(sample)
 }
@@ -38,17 +38,17 @@ fn sample(line: &str) -> Option<Sample<'_>> {
 
 const BLANKS: [char; 2] = [' ', '\t'];
 
-/// The start of an exemplar, which follows the value and the timestamp in `OpenMetrics`.
+/// Start of an exemplar, which follows value and timestamp in `OpenMetrics`.
 const EXEMPLAR: &str = "#";
 
-/// The name of a metric or a label, and the text after it.
+/// Splits off the name of a metric or a label.
 fn identifier(text: &str) -> Option<(&str, &str)> {
     let belongs = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let end = text.find(|c| !belongs(c)).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
 }
 
-/// The labels up to the closing brace, and the text after that.
+/// Splits off the labels and the closing brace.
 fn labels(mut text: &str) -> Option<(Vec<(&str, String)>, &str)> {
     let mut labels = Vec::new();
     loop {
@@ -61,7 +61,7 @@ fn labels(mut text: &str) -> Option<(Vec<(&str, String)>, &str)> {
         let (value, rest) = quoted(rest.trim_start_matches(BLANKS).strip_prefix('"')?)?;
         labels.push((name, value));
         text = rest.trim_start_matches(BLANKS);
-        // One may follow the last label too.
+        // A comma may also follow the last label.
         match text.strip_prefix(',') {
             Some(rest) => text = rest,
             None if text.starts_with('}') => {}
@@ -70,7 +70,7 @@ fn labels(mut text: &str) -> Option<(Vec<(&str, String)>, &str)> {
     }
 }
 
-/// A label's value up to the closing quotation mark, and the text after that.
+/// Splits off a label's value and the closing quotation mark.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.char_indices();
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_have_labels_and_timestamps_or_not() {
+    fn samples_parse_with_and_without_labels_and_timestamps() {
         let label = |name, value: &str| (name, value.to_owned());
         for (line, labels) in [
             ("a_total 7", vec![]),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_samples_are_left_out() {
+    fn lines_that_are_no_samples_are_skipped() {
         for line in [
             "",
             "# HELP a_total 7",
@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_is_total(line in "[a_ \t{}=\"\\\\,#0-9]{0,40}|.*") {
+        fn parsing_samples_is_total(line in "[a_ \t{}=\"\\\\,#0-9]{0,40}|.*") {
             let _ = sample(&line);
         }
     }

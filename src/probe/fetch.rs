@@ -1,4 +1,4 @@
-//! Reads a daemon's metrics over HTTP, before and after a run, never while it lasts.
+//! Reads a daemon's metrics over HTTP, before and after a run.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,16 +17,16 @@ use tokio::net::TcpStream;
 use super::attribution::{Counters, MetricsError};
 use crate::runtime;
 
-/// How long it may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time to read the metrics.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long until a stop is seen.
+/// Longest time until a signal is noticed.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How long a page may be, in bytes.
-const MOST: usize = 16 << 20;
+/// Maximum length of a response in MiB.
+const MAX_MIB: usize = 16;
 
-/// Metrics that could not be read.
+/// Metrics that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the metrics at {url}: {cause}")]
 pub struct FetchError {
@@ -41,36 +41,36 @@ enum Cause {
     Io(#[from] io::Error),
     #[error("{0}")]
     Http(#[from] hyper::Error),
-    #[error("the address is no HTTP address")]
+    #[error("not an HTTP address")]
     Address,
-    #[error("no answer within {} s", PATIENCE.as_secs())]
-    Late,
-    #[error("asked to stop")]
-    Stopped,
-    #[error("the answer is {0}")]
+    #[error("no response within {} s", TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("interrupted")]
+    Interrupted,
+    #[error("the server responded {0}")]
     Status(StatusCode),
-    #[error("the answer is too long")]
-    Long,
+    #[error("the response is longer than {MAX_MIB} MiB")]
+    TooLong,
     #[error(transparent)]
     Metrics(#[from] MetricsError),
 }
 
-/// Reads them, until `stops` counts one more who asks for the end.
+/// Reads the counters of the daemon at `url`, until `stops` counts another signal.
 ///
 /// # Errors
-/// When nobody answers, or with something else.
+/// Fails if no response arrives in time, or if it is not the metrics of a daemon.
 pub(super) fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, FetchError> {
-    let read = || Ok(Counters::parse(&within(PATIENCE, stops, get(url))?)?);
+    let read = || Ok(Counters::parse(&within(TIMEOUT, stops, get(url))?)?);
     read().map_err(|cause| FetchError {
         url: url.clone(),
         cause,
     })
 }
 
-/// Does the work, unless it takes longer than `patience` or `stops` counts one more. A resolver that
-/// does not answer blocks a thread of the runtime, which is left behind.
+/// Does the work, for at most `timeout` and until `stops` counts another signal. A resolver that
+/// does not answer blocks a thread of the runtime, which is left running.
 fn within<T>(
-    patience: Duration,
+    timeout: Duration,
     stops: Option<&AtomicU32>,
     work: impl Future<Output = Result<T, Cause>>,
 ) -> Result<T, Cause> {
@@ -78,8 +78,8 @@ fn within<T>(
     let done = runtime.block_on(async {
         tokio::select! {
             done = work => done,
-            () = tokio::time::sleep(patience) => Err(Cause::Late),
-            () = one_more(stops) => Err(Cause::Stopped),
+            () = tokio::time::sleep(timeout) => Err(Cause::TimedOut),
+            () = one_more(stops) => Err(Cause::Interrupted),
         }
     });
     runtime.shutdown_background();
@@ -99,7 +99,7 @@ async fn get(url: &Uri) -> Result<String, Cause> {
     let port = url.port_u16().unwrap_or(80);
     let stream = TcpStream::connect((name, port)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // At its root a daemon has its status page.
+    // The status page is at the root of a daemon.
     let path = url.path_and_query().map(PathAndQuery::as_str);
     let path = path.filter(|path| *path != "/").unwrap_or("/metrics");
     let header = match url.port() {
@@ -117,13 +117,13 @@ async fn get(url: &Uri) -> Result<String, Cause> {
     tokio::pin!(answer, connection);
     tokio::select! {
         answer = &mut answer => answer,
-        // What it had to say may still have to be read.
+        // The response may be in the buffer when the connection ends.
         ended = &mut connection => { ended?; answer.await }
     }
 }
 
-/// The host of a URL as a resolver takes it, and as the header has it. An IPv6 address loses its
-/// brackets for the resolver, and its zone, which stands behind `%25`, for the header (RFC 6874).
+/// Returns the host of a URL for the resolver and for the `Host` header. For the resolver an IPv6
+/// address has no brackets. For the header it has no zone, which follows `%25` (RFC 6874).
 fn host(url: &Uri) -> Option<(String, String)> {
     let host = url.host()?;
     let inner = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
@@ -131,7 +131,7 @@ fn host(url: &Uri) -> Option<(String, String)> {
         None => (host.into(), host.into()),
         Some(None) => (inner?.into(), host.into()),
         Some(Some((address, zone))) => {
-            // People leave out the 25.
+            // The 25 is often left out.
             let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty());
             let zone = percent_decoded(zone.unwrap_or(&inner?[address.len() + 1..]));
             (format!("{address}%{zone}"), format!("[{address}]"))
@@ -164,8 +164,8 @@ async fn text(response: Response<Incoming>) -> Result<String, Cause> {
             let data: Bytes = data;
             bytes.extend_from_slice(&data);
         }
-        if bytes.len() > MOST {
-            return Err(Cause::Long);
+        if bytes.len() > MAX_MIB << 20 {
+            return Err(Cause::TooLong);
         }
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -178,8 +178,8 @@ mod tests {
 
     use super::*;
 
-    /// The cause of the end when the resolver blocks for ever.
-    fn blocked(patience: Duration, stops: Option<&Arc<AtomicU32>>) -> Cause {
+    /// Returns the error of a read whose resolver never answers.
+    fn blocked(timeout: Duration, stops: Option<&Arc<AtomicU32>>) -> Cause {
         const DEADLINE: Duration = Duration::from_mins(1);
         let (answer, answered) = mpsc::channel::<()>();
         let (ended, end) = mpsc::channel();
@@ -190,11 +190,11 @@ mod tests {
                 blocked.await.unwrap().unwrap();
                 Ok(())
             };
-            ended.send(within(patience, counted.as_deref(), resolve))
+            ended.send(within(timeout, counted.as_deref(), resolve))
         });
         let mut waited = Duration::ZERO;
         while waited < DEADLINE {
-            // Only stops after the start of the work count.
+            // Only signals after the start of the work count.
             if let Some(stops) = stops {
                 stops.fetch_add(1, Relaxed);
             }
@@ -204,19 +204,19 @@ mod tests {
             }
             waited += TICK;
         }
-        panic!("it waits for the resolver");
+        panic!("still waiting for the resolver");
     }
 
     #[test]
     fn fetch_ends_at_its_deadline_while_the_resolver_blocks() {
-        assert!(matches!(blocked(TICK, None), Cause::Late));
+        assert!(matches!(blocked(TICK, None), Cause::TimedOut));
     }
 
     #[test]
     fn fetch_ends_on_a_signal_while_the_resolver_blocks() {
         let stops = Arc::new(AtomicU32::new(0));
         let cause = blocked(Duration::from_hours(1), Some(&stops));
-        assert!(matches!(cause, Cause::Stopped));
+        assert!(matches!(cause, Cause::Interrupted));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The summary, for programs.
+//! The summary as a JSON object.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::attribution::Attribution;
 use super::prober::Outcome;
-use super::summary::Where;
+use super::summary::Losses;
 use crate::address::HostPort;
 
-/// One object.
-pub(super) fn object(target: &HostPort, outcome: &Outcome, whereabouts: Option<&Where>) -> Value {
+/// Returns the object of `--json`.
+pub(super) fn object(target: &HostPort, outcome: &Outcome, losses: Option<&Losses>) -> Value {
     let totals = outcome.tally.totals();
     let rtts = outcome.tally.rtts().summary();
     let mut object = json!({
@@ -33,10 +33,10 @@ pub(super) fn object(target: &HostPort, outcome: &Outcome, whereabouts: Option<&
             "max": rtts.map(|rtts| seconds(rtts.max)),
         },
     });
-    match whereabouts {
+    match losses {
         None => {}
-        Some(Where::Known(attribution)) => object["attribution"] = places(attribution),
-        Some(Where::StartedAnew | Where::Unknown(_)) => object["attribution"] = Value::Null,
+        Some(Losses::Located(attribution)) => object["attribution"] = places(attribution),
+        Some(Losses::DaemonRestarted | Losses::Unknown(_)) => object["attribution"] = Value::Null,
     }
     object
 }
@@ -54,7 +54,7 @@ fn places(attribution: &Attribution) -> Value {
     places
 }
 
-/// Rounded only once, unlike `as_secs_f64`: nanoseconds have at most nine decimals when printed.
+/// Returns seconds that print with at most nine decimals. `as_secs_f64` rounds twice.
 fn seconds(time: Duration) -> f64 {
     time.div_duration_f64(Duration::from_secs(1))
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_at_most_nine_decimals() {
+    fn seconds_print_with_at_most_nine_decimals() {
         for nanoseconds in (0..5_000_000_000).step_by(999_983) {
             let time = Duration::from_nanos(nanoseconds);
             let printed: f64 = format!("{:.9}", time.as_secs_f64()).parse().unwrap();

@@ -1,43 +1,42 @@
-//! What else was seen of a run, and how it is said.
+//! Errors and other events of a run, and their texts.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
 use crate::udp::{Icmp, Rejection};
 
-/// What there is to say beside the figures.
+/// The events of a run beside its requests and replies.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// What kept requests from getting there.
+    /// Errors of requests that were not delivered.
     pub errors: Errors,
-    /// Records that this host would not send, by the number of the error.
+    /// Records that could not be sent, by errno.
     pub unsent_records: BTreeMap<i32, u64>,
-    /// The longest reply that was only a beginning, in bytes.
-    pub cut_to: Option<usize>,
-    /// Datagrams that came and are not of this run.
+    /// Length of the longest truncated reply in bytes.
+    pub truncated_to: Option<usize>,
+    /// Datagrams that do not belong to this run.
     pub foreign: u64,
-    /// Records that came back.
-    pub records_back: u64,
-    /// Records that were sent.
+    /// Echoed records.
+    pub records_echoed: u64,
+    /// Records sent.
     pub records_sent: u64,
 }
 
-/// How many requests each error kept from getting there.
+/// The number of undelivered requests for each error.
 #[derive(Debug, Default)]
 pub(super) struct Errors {
-    kinds: BTreeMap<Trouble, u64>,
+    kinds: BTreeMap<DeliveryError, u64>,
     other: u64,
 }
 
 impl Errors {
-    /// How many kinds are counted apart: ICMP errors may come from any number of addresses.
-    pub(super) const MOST: usize = 32;
+    /// Maximum number of kinds. ICMP errors may come from any number of addresses.
+    pub(super) const MAX_KINDS: usize = 32;
 
-    /// Counts a request. Says whether its error is the first of a kind that is counted apart.
-    pub(super) fn add(&mut self, error: Trouble) -> bool {
-        if self.kinds.len() == Self::MOST && !self.kinds.contains_key(&error) {
+    /// Counts a request. Returns whether its error is the first of a kind that is counted by itself.
+    pub(super) fn add(&mut self, error: DeliveryError) -> bool {
+        if self.kinds.len() == Self::MAX_KINDS && !self.kinds.contains_key(&error) {
             self.other += 1;
             return false;
         }
@@ -46,34 +45,34 @@ impl Errors {
         *count == 1
     }
 
-    /// The kinds that are counted apart.
-    pub(super) fn kinds(&self) -> impl Iterator<Item = (Trouble, u64)> {
+    /// Returns the kinds of errors and their counts.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = (DeliveryError, u64)> {
         self.kinds.iter().map(|(error, count)| (*error, *count))
     }
 
-    /// How many requests had an error of a further kind.
+    /// Returns the number of requests with an error of a further kind.
     pub(super) fn other(&self) -> u64 {
         self.other
     }
 }
 
-/// What kept requests from getting there.
+/// The reason why a request or a record was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Trouble {
-    /// Somebody on the way said so.
+pub(super) enum DeliveryError {
+    /// The kernel reported an error about a datagram that was sent.
     Rejected {
-        /// What the kernel makes of it.
+        /// The errno that the kernel derived from the ICMP error.
         errno: i32,
-        /// The message.
+        /// The ICMP error, if the kernel has it.
         icmp: Option<Icmp>,
-        /// Who.
+        /// Sender of the ICMP error.
         from: Option<IpAddr>,
     },
-    /// This host would not send them.
+    /// The send failed with this errno.
     Unsent(i32),
 }
 
-impl From<&Rejection> for Trouble {
+impl From<&Rejection> for DeliveryError {
     fn from(rejection: &Rejection) -> Self {
         Self::Rejected {
             errno: rejection.errno,
@@ -83,132 +82,106 @@ impl From<&Rejection> for Trouble {
     }
 }
 
-impl Trouble {
-    /// In words, of requests to `target`.
-    pub(super) fn told(self, target: &str) -> impl fmt::Display {
-        Told(self, target)
+impl DeliveryError {
+    /// Returns the text for this error of a datagram to `target`.
+    pub(super) fn describe(self, target: &str) -> String {
+        let (errno, icmp, from) = match self {
+            Self::Unsent(errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                return format!("cannot send to {target}: {error}{}", hint(errno));
+            }
+            Self::Rejected { errno, icmp, from } => (errno, icmp, from),
+        };
+        let Some((cause, message)) = icmp.map(meaning) else {
+            let error = io::Error::from_raw_os_error(errno);
+            return format!("cannot reach {target}: {error}");
+        };
+        let from = from.map_or(String::new(), |from| format!(" from {from}"));
+        format!("cannot reach {target}: {cause} ({message}{from})")
     }
 }
 
-struct Told<'a>(Trouble, &'a str);
-
-impl fmt::Display for Told<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(trouble, target) = self;
-        match trouble {
-            Trouble::Unsent(errno) => {
-                let error = io::Error::from_raw_os_error(*errno);
-                write!(f, "cannot send to {target}: {error}{}", hint(*errno))
-            }
-            Trouble::Rejected { errno, icmp, from } => {
-                let message = icmp.map(words);
-                match message {
-                    Some((true, message)) => {
-                        write!(f, "nobody listens on {target} ({message}")?;
-                    }
-                    Some((false, message)) => {
-                        write!(f, "{target} cannot be reached: {} (", plain(&message))?;
-                        write!(f, "{message}")?;
-                    }
-                    None => {
-                        let error = io::Error::from_raw_os_error(*errno);
-                        return write!(f, "{target} cannot be reached: {error}");
-                    }
-                }
-                match from {
-                    Some(from) => write!(f, " from {from})"),
-                    None => write!(f, ")"),
-                }
-            }
-        }
-    }
-}
-
-/// What an operator can do about an error of a send.
+/// Returns what to do about an error of a send (send(2), udp(7)).
 fn hint(errno: i32) -> &'static str {
     match errno {
-        libc::EPERM => "; a firewall of this host forbids it",
-        libc::EACCES => "; a broadcast address, or a route of this host that prohibits it",
-        libc::EMSGSIZE => "; longer than what can be sent there",
-        libc::ENOBUFS => "; the interface drops it, mostly as more is sent than it can send",
-        libc::ENETUNREACH => "; `ip route get` shows the way",
+        libc::EPERM => "; a firewall on this host blocks it",
+        libc::EACCES => "; it is a broadcast address, or a route on this host prohibits it",
+        libc::EMSGSIZE => "; use a smaller --size",
+        libc::ENOBUFS => "; the interface drops it, use a lower --rate",
+        libc::ENETUNREACH => "; check the route with `ip route get`",
         _ => "",
     }
 }
 
-/// Whether nobody listens, and the name of the message (RFC 792, RFC 1812, RFC 4443).
-fn words(icmp: Icmp) -> (bool, String) {
+/// Returns the usual cause and the name of an ICMP error (RFC 792, RFC 1812, RFC 4443).
+fn meaning(icmp: Icmp) -> (&'static str, String) {
+    const NO_ROUTE: &str = "no route to it, or the host is down";
+    const FIREWALL: &str = "a firewall rejects the datagrams";
+    const TOO_LONG: &str = "the datagrams are too long for a link on the path";
     const UNREACHABLE: u8 = 3;
     const UNREACHABLE6: u8 = 1;
     let Icmp { v6, kind, code } = icmp;
-    let name = if v6 { "ICMPv6" } else { "ICMP" };
-    let text = match (v6, kind, code) {
+    let (cause, name) = match (v6, kind, code) {
         (false, UNREACHABLE, 3) | (true, UNREACHABLE6, 4) => {
-            return (true, format!("{name} port unreachable"));
+            ("no process listens on the port", "port unreachable")
         }
-        (false, UNREACHABLE, 0) | (true, UNREACHABLE6, 0) => "network unreachable",
-        (false, UNREACHABLE, 1) => "host unreachable",
-        (true, UNREACHABLE6, 3) => "address unreachable",
-        (false, UNREACHABLE, 2) => "protocol unreachable",
-        (false, UNREACHABLE, 4) => "fragmentation needed",
-        (true, 2, 0) => "packet too big",
-        (false, UNREACHABLE, 9) => "network prohibited",
-        (false, UNREACHABLE, 10) => "host prohibited",
-        (false, UNREACHABLE, 13) | (true, UNREACHABLE6, 1) => "administratively prohibited",
-        (true, UNREACHABLE6, 5) => "source address failed policy",
-        (true, UNREACHABLE6, 6) => "route rejected",
-        (false, 11, _) | (true, 3, _) => "time to live exceeded",
-        _ => return (false, format!("{name} type {kind} code {code}")),
+        (false, UNREACHABLE, 0) | (true, UNREACHABLE6, 0) => (NO_ROUTE, "network unreachable"),
+        (false, UNREACHABLE, 1) => (NO_ROUTE, "host unreachable"),
+        (true, UNREACHABLE6, 3) => (NO_ROUTE, "address unreachable"),
+        (false, UNREACHABLE, 2) => (NO_ROUTE, "protocol unreachable"),
+        (false, UNREACHABLE, 4) => (TOO_LONG, "fragmentation needed"),
+        (true, 2, 0) => (TOO_LONG, "packet too big"),
+        (false, UNREACHABLE, 9) => (FIREWALL, "network prohibited"),
+        (false, UNREACHABLE, 10) => (FIREWALL, "host prohibited"),
+        (false, UNREACHABLE, 13) | (true, UNREACHABLE6, 1) => {
+            (FIREWALL, "administratively prohibited")
+        }
+        (true, UNREACHABLE6, 5) => (FIREWALL, "source address failed policy"),
+        (true, UNREACHABLE6, 6) => (FIREWALL, "route rejected"),
+        (false, 11, _) | (true, 3, _) => ("routing loop", "time to live exceeded"),
+        _ => (NO_ROUTE, ""),
     };
-    (false, format!("{name} {text}"))
-}
-
-/// What such a message mostly means.
-fn plain(message: &str) -> &'static str {
-    let has = |text| message.contains(text);
-    if has("prohibited") || has("rejected") || has("policy") {
-        "a firewall rejects it"
-    } else if has("exceeded") {
-        "the packets go in a circle"
-    } else if has("fragmentation") || has("too big") {
-        "too long for a link on the way"
-    } else {
-        "a router or the host itself says that there is no way"
+    let protocol = if v6 { "ICMPv6" } else { "ICMP" };
+    if name.is_empty() {
+        return (cause, format!("{protocol} type {kind} code {code}"));
     }
+    (cause, format!("{protocol} {name}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(errno: i32, v6: bool, kind: u8, code: u8) -> String {
-        let trouble = Trouble::Rejected {
+    fn described(errno: i32, v6: bool, kind: u8, code: u8) -> String {
+        let error = DeliveryError::Rejected {
             errno,
             icmp: Some(Icmp { v6, kind, code }),
             from: Some("192.0.2.7".parse().unwrap()),
         };
-        trouble.told("192.0.2.1:9").to_string()
+        error.describe("192.0.2.1:9")
     }
 
     #[test]
-    fn what_came_of_it_is_said_so_that_a_person_understands() {
+    fn errors_name_the_likely_cause_and_the_icmp_message() {
         assert_eq!(
-            told(libc::ECONNREFUSED, false, 3, 3),
-            "nobody listens on 192.0.2.1:9 (ICMP port unreachable from 192.0.2.7)"
+            described(libc::ECONNREFUSED, false, 3, 3),
+            "cannot reach 192.0.2.1:9: no process listens on the port (ICMP port unreachable from \
+             192.0.2.7)"
         );
         assert_eq!(
-            told(libc::EHOSTUNREACH, false, 3, 13),
-            "192.0.2.1:9 cannot be reached: a firewall rejects it (ICMP administratively \
+            described(libc::EHOSTUNREACH, false, 3, 13),
+            "cannot reach 192.0.2.1:9: a firewall rejects the datagrams (ICMP administratively \
              prohibited from 192.0.2.7)"
         );
-        assert!(told(libc::EACCES, true, 1, 1).contains("a firewall rejects it (ICMPv6"));
-        assert!(told(libc::EHOSTUNREACH, false, 3, 1).contains("(ICMP host unreachable from"));
-        assert!(told(libc::EPROTO, false, 99, 7).contains("ICMP type 99 code 7"));
-        let unsent = Trouble::Unsent(libc::EPERM).told("192.0.2.1:9");
+        let firewall = described(libc::EACCES, true, 1, 1);
+        assert!(firewall.contains("a firewall rejects the datagrams (ICMPv6"));
+        assert!(described(libc::EHOSTUNREACH, false, 3, 1).contains("(ICMP host unreachable from"));
+        assert!(described(libc::EHOSTUNREACH, false, 11, 0).contains(": routing loop (ICMP time"));
+        assert!(described(libc::EPROTO, false, 99, 7).contains("ICMP type 99 code 7"));
         assert_eq!(
-            unsent.to_string(),
-            "cannot send to 192.0.2.1:9: Operation not permitted (os error 1); a firewall of \
-             this host forbids it"
+            DeliveryError::Unsent(libc::EPERM).describe("192.0.2.1:9"),
+            "cannot send to 192.0.2.1:9: Operation not permitted (os error 1); a firewall on \
+             this host blocks it"
         );
     }
 }

@@ -1,18 +1,18 @@
-//! When requests are due.
+//! The schedule of the requests.
 
 use std::time::Duration;
 
-/// So many requests in so much time.
+/// A rate: `count` requests per `time`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frequency {
-    /// How many.
+    /// Number of requests.
     pub count: u32,
-    /// In how long.
+    /// Period in which they are sent.
     pub time: Duration,
 }
 
 impl Frequency {
-    /// Whether it is not lower than another.
+    /// Whether this rate is equal to `other` or higher.
     pub fn is_at_least(self, other: Self) -> bool {
         let [own, others] = [(self, other), (other, self)]
             .map(|(one, other)| u128::from(one.count) * other.time.as_nanos());
@@ -20,25 +20,27 @@ impl Frequency {
     }
 }
 
-/// A schedule. Times are since the start of the run.
+/// A schedule of requests. Times are measured from the start of the run.
 #[derive(Debug)]
 pub(crate) struct Pace {
     frequency: Frequency,
-    /// When the first was due that `sent` counts.
+    /// Due time of the first request that `sent` counts.
     start: Duration,
-    /// How many were sent since.
+    /// Requests sent since `start`.
     sent: u64,
+    /// Requests that were due and are never sent.
     missed: u64,
 }
 
-/// How far behind a schedule is caught up with, at least by one request: what is above was missed
-/// for good, so that no burst follows a pause. Of a few requests that is longer.
-const BEHIND: Duration = Duration::from_millis(10);
-const BEHIND_BY_FEW: Duration = Duration::from_millis(100);
+/// How far the client catches up after a pause: with the requests of the last 10 ms, or up to 64
+/// requests of the last 100 ms, and at least one. Earlier ones are missed, or a long pause would
+/// flood the path.
+const CATCH_UP: Duration = Duration::from_millis(10);
+const CATCH_UP_FEW: Duration = Duration::from_millis(100);
 const FEW: u128 = 64;
 
 impl Pace {
-    /// The first is due at once.
+    /// Creates a schedule whose first request is due at time 0.
     pub(crate) fn new(frequency: Frequency) -> Self {
         Self {
             frequency,
@@ -48,12 +50,12 @@ impl Pace {
         }
     }
 
-    /// How many were due and will not be caught up with.
+    /// Returns the number of requests that were due and are never sent.
     pub(crate) fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// How many are due, of those that can be had at all.
+    /// Returns the number of requests to send at `now`.
     pub(crate) fn due(&mut self, now: Duration) -> u64 {
         let Frequency { count, time } = self.frequency;
         let since = now.saturating_sub(self.start);
@@ -61,28 +63,28 @@ impl Pace {
         let scheduled = since.as_nanos() * u128::from(count) / interval + 1;
         let due = scheduled.saturating_sub(u128::from(self.sent));
         let number_in = |time: Duration| time.as_nanos() * u128::from(count) / interval;
-        let few = number_in(BEHIND_BY_FEW).clamp(1, FEW);
-        let most = number_in(BEHIND).max(few);
+        let few = number_in(CATCH_UP_FEW).clamp(1, FEW);
+        let most = number_in(CATCH_UP).max(few);
         if due > most {
             self.missed += u64::try_from(due - most).unwrap_or(u64::MAX);
-            // What is due now is the newest of what is scheduled.
+            // The newest scheduled request is due now.
             self.start = now.saturating_sub(self.after(u64::try_from(most - 1).unwrap_or(0)));
             self.sent = 0;
         }
         u64::try_from(due.min(most)).unwrap_or(u64::MAX)
     }
 
-    /// One of those due was sent.
+    /// Counts a due request as sent.
     pub(crate) fn sent(&mut self) {
         self.sent += 1;
     }
 
-    /// When the next is due.
+    /// Returns the due time of the next request.
     pub(crate) fn next(&self) -> Duration {
         self.start + self.after(self.sent)
     }
 
-    /// How long after the first one is due. Rounded up, so that it is due then.
+    /// Time from the first request to request `number`, rounded up so that it is due then.
     fn after(&self, number: u64) -> Duration {
         let Frequency { count, time } = self.frequency;
         let nanoseconds = (time.as_nanos() * u128::from(number)).div_ceil(u128::from(count.max(1)));
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn frequencies_are_compared_whatever_their_times() {
+    fn frequencies_compare_across_different_periods() {
         let [ten, five] = [(1, 100), (10, 2000)].map(|(count, milliseconds)| Frequency {
             count,
             time: Duration::from_millis(milliseconds),
@@ -111,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_that_is_waited_for_is_due_when_it_was_said_to_be(
+        fn each_request_is_due_at_its_announced_time(
             count in 1_u32..10_000_000, number in 1_u64..1000
         ) {
             let mut pace = pace(count, Duration::from_secs(1));
@@ -125,7 +127,7 @@ mod tests {
         }
 
         #[test]
-        fn no_pause_is_followed_by_more_than_what_is_caught_up(
+        fn pauses_are_followed_by_a_bounded_number_of_requests(
             count in 1_u32..1_000_000, milliseconds in prop::collection::vec(0_u64..3000, 1..50)
         ) {
             let mut pace = pace(count, Duration::from_secs(1));
@@ -142,7 +144,7 @@ mod tests {
                 prop_assert_eq!(pace.due(now), 0);
                 prop_assert!(pace.next() > now);
             }
-            // What was due by now was sent or missed, to one for each pause that began anew.
+            // Each due request was sent or missed, up to one per pause.
             let all = now.as_nanos() * u128::from(count) / 1_000_000_000 + 1;
             prop_assert!(u128::from(sent) <= all);
             prop_assert!((u128::from(sent + pace.missed())).abs_diff(all) <= pauses);

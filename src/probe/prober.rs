@@ -1,8 +1,8 @@
-//! The loop: sends what is due, takes what came, until it is time to end.
+//! The loop of a run: sends due requests and records, receives replies, and decides when to end.
 
+mod receiving;
+mod reporting;
 mod sending;
-mod taking;
-mod telling;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,94 +11,95 @@ use std::time::Duration;
 
 use super::Config;
 use super::clock::RunClock;
-use super::notes::{Notes, Trouble};
+use super::exchange::Exchanges;
+use super::notes::{DeliveryError, Notes};
 use super::pace::{Frequency, Pace};
 use super::screen::Screen;
 use super::tally::Tally;
-use super::turns::Turns;
 use super::wire::Run;
 use crate::record::Record;
 use crate::reflect::Mode;
 use crate::udp::{self, Batch, Poller, Socket};
 
-/// A run that could not begin or go on.
+/// A run that cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A socket cannot be had.
+    /// A socket cannot be opened, connected or set up.
     #[error(transparent)]
     Socket(#[from] udp::SocketError),
-    /// What tells which sockets have something to receive failed.
+    /// Waiting for a readable socket failed (`epoll_wait`, `poll` or `SO_RCVTIMEO`).
     #[error("cannot wait for replies: {0}")]
     Wait(#[source] io::Error),
 }
 
-/// What a run has seen.
+/// The result of a run.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// The books.
+    /// Counts of requests and replies.
     pub tally: Tally,
-    /// What else there is to say.
+    /// Errors and other events.
     pub notes: Notes,
-    /// The ports of the flows.
+    /// Source port of each flow.
     pub ports: Vec<u16>,
-    /// Replies that this host dropped, as a socket's receive buffer was full.
+    /// Datagrams that the kernel dropped because a socket's receive buffer was full.
     pub own_drops: u64,
-    /// Whether the reflector echoes records too.
+    /// Whether the reflector was found to echo records.
     pub is_plain: bool,
-    /// How many records came back that a daemon in exchange mode would have taken.
+    /// Number of echoed records that a daemon in exchange mode would have decoded.
     pub echoed_records: u64,
-    /// How many requests were due and not sent, as flows waited or this host had no time.
-    pub held_up: u64,
-    /// How long it took.
+    /// Number of requests that were due and not sent.
+    pub not_sent: u64,
+    /// Duration of the run.
     pub time: Duration,
 }
 
-/// A run.
+/// A run in progress.
 pub(super) struct Prober<'a> {
     config: &'a Config,
-    /// The target's address as it is shown.
+    /// The target's address for output.
     address: &'a str,
     run: Run,
     tally: Tally,
-    turns: Turns,
+    exchanges: Exchanges,
     pace: Pace,
-    flows: Vec<Socket>,
-    /// Where there are more flows than one.
-    ready: Option<Poller>,
-    found: Vec<usize>,
+    sockets: Vec<Socket>,
+    /// Waits for all sockets, if there are several.
+    poller: Option<Poller>,
+    readable: Vec<usize>,
     batch: Batch,
     outgoing: Vec<u8>,
     clock: RunClock,
     screen: &'a mut Screen,
     notes: Notes,
-    /// The receive timeout of the only flow.
+    /// Receive timeout of the only socket.
     receive_timeout: Duration,
     last_sent: Duration,
     last_progress: Duration,
-    /// Since when nothing is waited for any more.
-    all_came: Option<Duration>,
-    /// How often somebody asked for the end.
+    /// When the last outstanding request was answered.
+    all_answered: Option<Duration>,
+    /// Number of signals to stop.
     stops: &'a AtomicU32,
 }
 
-/// Datagrams a call.
+/// Datagrams per system call.
 const BATCH: usize = 64;
 
-/// How long to sleep at most, so that a stop is seen.
+/// Longest time to sleep, so that a signal is noticed.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long to look for duplicates of the last reply, at least; and twice the longest round trip.
+/// Shortest time to wait for duplicates of the last reply. Twice the longest round trip is used if
+/// that is longer.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// What a socket's receive buffer is asked to be, in bytes.
+/// Requested size of a socket's receive buffer in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 impl<'a> Prober<'a> {
-    /// Opens the sockets. `id` is to be random. `stops` counts who asks for the end: once ends the
-    /// sending, twice the waiting too.
+    /// Opens the sockets. `id` is a random number. `stops` counts signals: the first ends the
+    /// sending, the second also the waiting.
     ///
     /// # Errors
-    /// When the kernel refuses one.
+    /// Fails if a socket cannot be opened or connected.
     pub(super) fn new(
         config: &'a Config,
         target: SocketAddr,
@@ -107,34 +108,34 @@ impl<'a> Prober<'a> {
         screen: &'a mut Screen,
         stops: &'a AtomicU32,
     ) -> Result<Self, RunError> {
-        let flows = (0..config.flows)
+        let sockets = (0..config.flows)
             .map(|_| Socket::connect(target, RECEIVE_BUFFER))
             .collect::<Result<Vec<_>, _>>()?;
-        let ready = match flows.as_slice() {
+        let poller = match sockets.as_slice() {
             [_] => None,
-            flows => Some(Poller::new(flows).map_err(RunError::Wait)?),
+            sockets => Some(Poller::new(sockets).map_err(RunError::Wait)?),
         };
         let run = Run::new(id, config.size);
         let slot_bytes = config.size.max(Record::BYTES) + 1;
         Ok(Self {
             run,
-            tally: Tally::new(config.flows, room(config)),
-            turns: Turns::new(config.mode, config.flows, config.wait),
+            tally: Tally::new(config.flows, tally_capacity(config)),
+            exchanges: Exchanges::new(config.mode, config.flows, config.wait),
             pace: Pace::new(config.frequency),
-            batch: Batch::new(BATCH, slot_bytes, &flows[0]),
+            batch: Batch::new(BATCH, slot_bytes, &sockets[0]),
             outgoing: vec![0; BATCH * config.size],
             config,
             address,
-            flows,
-            ready,
-            found: Vec::new(),
+            sockets,
+            poller,
+            readable: Vec::new(),
             clock: RunClock::start(),
             screen,
             notes: Notes::default(),
             receive_timeout: Duration::ZERO,
             last_sent: Duration::ZERO,
             last_progress: Duration::ZERO,
-            all_came: None,
+            all_answered: None,
             stops,
         })
     }
@@ -142,72 +143,72 @@ impl<'a> Prober<'a> {
     /// Runs to the end.
     ///
     /// # Errors
-    /// When it cannot wait for replies.
+    /// Fails if waiting for replies fails.
     pub(super) fn run(mut self) -> Result<Outcome, RunError> {
-        self.tell_start();
+        self.report_start();
         loop {
             let now = self.clock.now();
-            let sends = self.sends(now);
-            if sends {
+            let sending = self.is_sending(now);
+            if sending {
                 self.send_due(now);
             }
-            if self.gives_up(now, sends) {
+            if self.has_expired(now, sending) {
                 self.catch_up().map_err(RunError::Wait)?;
             }
-            while let Some(due) = self.turns.time(now) {
+            while let Some(due) = self.exchanges.next_record(now) {
                 self.send_record(due, None);
             }
-            self.tell_overdue(now);
-            self.tell_progress(now);
-            if self.screen.is_closed() || (!sends && self.is_over(now)) {
+            self.report_overdue(now);
+            self.show_progress(now);
+            if self.screen.is_closed() || (!sending && self.is_over(now)) {
                 break;
             }
-            let timeout = self.timeout(now, sends);
+            let timeout = self.timeout(now, sending);
             self.receive(timeout).map_err(RunError::Wait)?;
         }
         let time = self.clock.now();
-        let drops = self.flows.iter().map(Socket::queue_and_drops);
+        let drops = self.sockets.iter().map(Socket::queue_and_drops);
         Ok(Outcome {
             ports: self
-                .flows
+                .sockets
                 .iter()
-                .map(|flow| flow.address().port())
+                .map(|socket| socket.address().port())
                 .collect(),
             own_drops: drops.filter_map(Result::ok).map(|(_, drops)| drops).sum(),
-            is_plain: self.config.mode != Mode::Echo && self.turns.is_plain(),
-            echoed_records: self.turns.echoed_after_reply(),
-            held_up: self.pace.missed(),
+            is_plain: self.config.mode != Mode::Echo && self.exchanges.is_plain(),
+            echoed_records: self.exchanges.echoed_after_reply(),
+            not_sent: self.pace.missed(),
             tally: self.tally,
             notes: self.notes,
             time,
         })
     }
 
-    /// Whether there is more to send.
-    fn sends(&self, now: Duration) -> bool {
+    /// Whether there are more requests to send.
+    fn is_sending(&self, now: Duration) -> bool {
         self.stops.load(Relaxed) == 0
             && (self.config.count).is_none_or(|count| self.tally.totals().sent < count)
             && (self.config.duration).is_none_or(|duration| now < duration)
     }
 
-    /// Whether something is too late by the clock.
-    fn gives_up(&mut self, now: Duration, sends: bool) -> bool {
-        [self.turns.next_time(), self.next_overdue()]
+    /// Whether a reply or the whole run is overdue at `now`.
+    fn has_expired(&mut self, now: Duration, sending: bool) -> bool {
+        [self.exchanges.next_deadline(), self.next_overdue()]
             .into_iter()
             .flatten()
             .any(|at| at <= now)
-            || (!sends && self.is_over(now))
+            || (!sending && self.is_over(now))
     }
 
-    /// When the next request is too late that gets a line then.
+    /// Returns the time of the next line about a missing reply.
     fn next_overdue(&self) -> Option<Duration> {
         let sent = self.tally.next_overdue().filter(|_| self.config.lines());
         sent.map(|sent| sent + self.config.wait)
     }
 
-    /// Takes what came meanwhile: it is not late, if only this process was held up.
+    /// Receives all waiting datagrams. They are in time if only this process was stopped.
     fn catch_up(&mut self) -> io::Result<()> {
-        // A reply to each request and the echo of a record, and not what somebody sends without end.
+        // A reply and an echoed record per request: a flood must not keep the loop here.
         let most = self.tally.outstanding() * 2 + 1;
         let mut taken = 0;
         while taken < most {
@@ -219,35 +220,35 @@ impl<'a> Prober<'a> {
         Ok(())
     }
 
-    /// Whether there is nothing more to wait for, when all is sent.
+    /// Whether there is nothing left to wait for, once all requests are sent.
     fn is_over(&mut self, now: Duration) -> bool {
         if self.tally.outstanding() > 0 {
-            self.all_came = None;
+            self.all_answered = None;
         }
         let waited = now >= self.last_sent + self.config.wait;
         waited || self.stops.load(Relaxed) > 1 || self.linger_until(now).is_some_and(|at| now >= at)
     }
 
-    /// Until when duplicates are looked for, when all came.
+    /// Returns the time until which to wait for duplicates, if all requests are answered.
     fn linger_until(&mut self, now: Duration) -> Option<Duration> {
         if self.tally.outstanding() > 0 {
             return None;
         }
-        let since = *self.all_came.get_or_insert(now);
+        let since = *self.all_answered.get_or_insert(now);
         let longest = self.tally.rtts().summary().map_or(LINGER, |rtts| rtts.max);
         Some(since + LINGER.max(longest * 2))
     }
 
-    /// How long there is nothing to do but to receive.
-    fn timeout(&mut self, now: Duration, sends: bool) -> Duration {
+    /// Returns how long the loop may wait for datagrams.
+    fn timeout(&mut self, now: Duration, sending: bool) -> Duration {
         let mut until = now + TICK;
         let mut wake = |at: Option<Duration>| until = at.map_or(until, |at| until.min(at));
-        wake(self.turns.next_time());
+        wake(self.exchanges.next_deadline());
         wake(self.next_overdue());
-        if !sends {
+        if !sending {
             wake(Some(self.last_sent + self.config.wait));
             wake(self.linger_until(now));
-        } else if self.turns.may_send() {
+        } else if self.exchanges.may_send() {
             let last = self.config.count == Some(self.tally.totals().sent);
             wake(if last {
                 Some(now)
@@ -259,27 +260,25 @@ impl<'a> Prober<'a> {
         until.saturating_sub(now)
     }
 
-    /// A request did not get there. Says whether it waited for a reply.
+    /// Counts a request as not delivered. Returns whether it waited for a reply.
     fn rejected(&mut self, sequence: u64) -> bool {
         let flow = self.tally.rejected(sequence);
         if let Some(flow) = flow {
-            self.turns.rejected(flow, sequence);
+            self.exchanges.request_rejected(flow, sequence);
         }
         flow.is_some()
     }
 
-    /// Counts an error about a request that waited, and tells it if it is new.
-    fn trouble(&mut self, trouble: Trouble) {
-        if self.notes.errors.add(trouble) {
-            let told = trouble.told(self.address);
-            self.tell(format_args!("{told}"));
+    /// Counts an error about a waiting request, and prints the first of its kind.
+    fn count_error(&mut self, error: DeliveryError) {
+        if self.notes.errors.add(error) {
+            self.report(format_args!("{}", error.describe(self.address)));
         }
     }
 }
 
-/// How many requests to keep in the books: those of the time in which replies are waited for,
-/// twice, within reason.
-fn room(config: &Config) -> usize {
+/// Number of requests that the tally keeps: those of twice the time to wait, within bounds.
+fn tally_capacity(config: &Config) -> usize {
     const LEAST: usize = 1 << 12;
     const MOST: usize = 1 << 22;
     let Frequency { count, time } = config.frequency;

@@ -1,59 +1,59 @@
-//! Round-trip times.
+//! Statistics of round-trip times.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// All round-trip times of a run: the extremes and the mean exactly, the rest to three digits.
+/// The round-trip times of a run. Minimum, maximum and mean are exact, quantiles have three digits.
 #[derive(Debug, Clone)]
 pub struct Rtts {
     histogram: Histogram<u64>,
     least: Duration,
     greatest: Duration,
-    /// The mean, and the sum of the squares of the differences from it (Welford), in seconds.
+    /// Mean in seconds, and sum of the squared differences from it (Welford's algorithm).
     mean: f64,
     squares: f64,
 }
 
-/// What there is to say of them.
+/// The figures of a set of round-trip times.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RttSummary {
-    /// The least.
+    /// Minimum.
     pub min: Duration,
-    /// The mean.
+    /// Arithmetic mean.
     pub mean: Duration,
-    /// The standard deviation.
+    /// Standard deviation of the population.
     pub stddev: Duration,
-    /// The median.
+    /// Median.
     pub p50: Duration,
-    /// What nine in ten are within.
+    /// 90th percentile.
     pub p90: Duration,
-    /// What 99 in a hundred are within.
+    /// 99th percentile.
     pub p99: Duration,
-    /// The greatest.
+    /// Maximum.
     pub max: Duration,
 }
 
-/// Some of the times: those up to a bound.
+/// One bar of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bar {
-    /// The least time of it.
+    /// Lower bound, included.
     pub from: Duration,
-    /// The first time above it.
+    /// Upper bound, excluded except in the last bar.
     pub to: Duration,
-    /// How many there are.
+    /// Number of round-trip times within the bounds.
     pub count: u64,
 }
 
-/// What the histogram has room for: nothing waits longer.
+/// Longest time that the histogram resolves.
 const MOST: Duration = Duration::from_hours(1);
 
 impl Default for Rtts {
     fn default() -> Self {
-        // It grows to its bounds, 1 ns and `MOST`, which with three digits are always good ones.
+        // These bounds and digits are always valid.
         let histogram = Histogram::new_with_max(nanoseconds(MOST), 3);
         Self {
-            histogram: histogram.unwrap_or_else(|_| unreachable!("the bounds are good")),
+            histogram: histogram.unwrap_or_else(|_| unreachable!("valid bounds")),
             least: Duration::MAX,
             greatest: Duration::ZERO,
             mean: 0.0,
@@ -63,7 +63,7 @@ impl Default for Rtts {
 }
 
 impl Rtts {
-    /// One more.
+    /// Adds a round-trip time.
     pub fn add(&mut self, rtt: Duration) {
         self.histogram.saturating_record(nanoseconds(rtt).max(1));
         self.least = self.least.min(rtt);
@@ -74,19 +74,19 @@ impl Rtts {
         self.squares += difference * (seconds - self.mean);
     }
 
-    /// How many there are.
+    /// Returns the number of round-trip times.
     pub fn count(&self) -> u64 {
         self.histogram.len()
     }
 
-    /// What there is to say of them, if there are any.
+    /// Returns the figures, or `None` without a round-trip time.
     pub fn summary(&self) -> Option<RttSummary> {
         if self.histogram.is_empty() {
             return None;
         }
         let quantile = |quantile| {
             let value = self.histogram.value_at_quantile(quantile);
-            // The histogram gives the greatest of those it cannot tell apart.
+            // The histogram returns the upper end of a bucket, which may lie outside.
             Duration::from_nanos(value).clamp(self.least, self.greatest)
         };
         let variance = self.squares / count(self.histogram.len());
@@ -101,8 +101,8 @@ impl Rtts {
         })
     }
 
-    /// How they spread: at most `most` bars, from the least to the greatest, each so many times as
-    /// wide as the one before that all fit.
+    /// Returns a histogram of at most `most` bars from minimum to maximum. The bounds grow by a
+    /// constant factor.
     pub fn bars(&self, most: u32) -> Vec<Bar> {
         if self.histogram.is_empty() {
             return Vec::new();
@@ -136,7 +136,7 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nobody waits for 2^53 replies")]
+#[expect(clippy::cast_precision_loss, reason = "no run has 2^53 replies")]
 fn count(count: u64) -> f64 {
     count as f64
 }
@@ -149,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_figures_are_those_of_the_sorted_times(
+        fn rtt_figures_match_those_of_the_sorted_times(
             times in prop::collection::vec(1_u64..10_000_000_000, 1..200)
         ) {
             let mut rtts = Rtts::default();
@@ -178,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn without_any_there_is_nothing_to_say() {
+    fn rtt_has_no_figures_without_a_reply() {
         assert_eq!(Rtts::default().summary(), None);
         assert_eq!(Rtts::default().bars(8), []);
     }
 
     #[test]
-    fn a_time_without_end_is_kept_as_the_greatest() {
+    fn rtt_keeps_the_maximum_beyond_the_histogram() {
         let mut rtts = Rtts::default();
         rtts.add(Duration::MAX / 2);
         assert_eq!(rtts.summary().unwrap().max, Duration::MAX / 2);

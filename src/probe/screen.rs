@@ -1,24 +1,26 @@
-//! Standard output: lines, a line of progress that comes and goes, and an end if nobody reads.
+//! Standard output: lines, and on a terminal a progress line that is overwritten.
 
 use std::fmt::Arguments;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 use terminal_size::{Width, terminal_size_of};
 
-/// Where a run is told.
+/// Standard output, buffered.
 #[derive(Debug)]
 pub(super) struct Screen {
     out: BufWriter<Stdout>,
-    /// Whether a terminal reads.
+    /// Whether standard output is a terminal.
     terminal: bool,
-    /// Whether a line of progress is there.
+    /// Whether the current row shows progress.
     progress: bool,
+    /// Whether a write failed. Later output is lost.
     closed: bool,
+    /// The first error, except a broken pipe.
     failed: Option<io::Error>,
 }
 
 impl Screen {
-    /// Standard output.
+    /// Opens standard output.
     pub(super) fn new() -> Self {
         let out = io::stdout();
         Self {
@@ -30,17 +32,17 @@ impl Screen {
         }
     }
 
-    /// Whether a terminal reads.
+    /// Whether standard output is a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// Whether nobody reads any more.
+    /// Whether a write failed, such as on a closed pipe.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// How many characters a row of the terminal has, if one reads and tells.
+    /// Returns the number of columns of the terminal, if it is known.
     pub(super) fn columns(&self) -> Option<usize> {
         let size = terminal_size_of(self.out.get_ref()).filter(|_| self.terminal);
         size.map(|(Width(columns), _)| usize::from(columns))
@@ -49,26 +51,26 @@ impl Screen {
     /// Writes a line.
     pub(super) fn line(&mut self, line: Arguments<'_>) {
         if self.progress {
-            self.wipe();
+            self.clear_row();
         }
         let written = writeln!(self.out, "{line}");
         self.note(written);
     }
 
-    /// Writes a line in place of the last one of progress, as much of it as fits into a row, where
-    /// there is to be room for `^C` too: of two rows only one could be taken back.
+    /// Replaces the progress line. The line is cut so that it fits into a row together with `^C`,
+    /// because only the current row can be cleared.
     pub(super) fn progress(&mut self, line: &str) {
-        let room = |columns: usize| columns.saturating_sub("^C".len() + 1);
-        let room = self.columns().map_or(line.len(), room);
-        self.wipe();
+        let free = |columns: usize| columns.saturating_sub("^C".len() + 1);
+        let length = self.columns().map_or(line.len(), free);
+        self.clear_row();
         self.progress = true;
-        let written = write!(self.out, "{line:.room$}");
+        let written = write!(self.out, "{line:.length$}");
         self.note(written);
         self.flush();
     }
 
-    /// Takes back what is in the terminal's row: progress, or the `^C` that it shows itself.
-    pub(super) fn wipe(&mut self) {
+    /// Clears the current row of the terminal, which shows progress or an echoed `^C`.
+    pub(super) fn clear_row(&mut self) {
         self.progress = false;
         if self.terminal {
             let written = write!(self.out, "\r\x1b[K");
@@ -76,17 +78,16 @@ impl Screen {
         }
     }
 
-    /// Shows what was written.
+    /// Flushes the buffer.
     pub(super) fn flush(&mut self) {
         let flushed = self.out.flush();
         self.note(flushed);
     }
 
-    /// Shows what was written, for the last time.
+    /// Flushes the buffer at the end.
     ///
     /// # Errors
-    /// Why not all could be written, unless it is that nobody reads any more: a pipe that is closed
-    /// is an ordinary end.
+    /// Returns the first error of a write. A broken pipe is not an error: the reader has ended.
     pub(super) fn end(&mut self) -> io::Result<()> {
         self.flush();
         self.failed.take().map_or(Ok(()), Err)

@@ -1,84 +1,81 @@
-//! The summary, for people.
+//! The summary as text.
 
 use std::fmt::{self, Display, Formatter};
-use std::time::Duration;
 
 use super::Config;
 use super::attribution::Attribution;
-use super::notes::{Errors, Trouble};
+use super::format::{Milliseconds, Percent, counted};
+use super::notes::DeliveryError;
 use super::prober::Outcome;
 use super::tally::{Flow, Totals};
 use crate::reflect::Mode;
 
-/// What is told at the end.
+/// The text at the end of a run.
 pub(super) struct Summary<'a> {
-    /// How the run was to go.
+    /// The settings of the run.
     pub config: &'a Config,
-    /// The target's address as it is shown.
+    /// The target's address for output.
     pub address: &'a str,
-    /// What it has seen.
+    /// The result of the run.
     pub outcome: &'a Outcome,
-    /// Where the missing were lost, if that was to be found out.
-    pub whereabouts: Option<&'a Where>,
-    /// How long a row of the terminal is, if there is one.
+    /// Where requests were lost, with `--metrics-url`.
+    pub losses: Option<&'a Losses>,
+    /// Columns of the terminal, if there is one.
     pub columns: Option<usize>,
 }
 
-/// Where the missing were lost, by the daemon's metrics.
+/// Where requests were lost, by the daemon's metrics.
 #[derive(Debug)]
-pub(super) enum Where {
-    /// There.
-    Known(Attribution),
-    /// The daemon was started anew during the run.
-    StartedAnew,
-    /// Its metrics could not be read at the end, for this reason.
+pub(super) enum Losses {
+    /// The metrics were read before and after the run.
+    Located(Attribution),
+    /// The daemon restarted during the run.
+    DaemonRestarted,
+    /// The metrics could not be read after the run, for this reason.
     Unknown(String),
 }
 
-/// From how many replies on their times are drawn.
-const DRAWN: u64 = 10;
+/// Minimum number of replies for a histogram.
+const MIN_REPLIES: u64 = 10;
 
-/// How many bars that takes at most, how long the longest one is, and how long it is at least
-/// where a row of the terminal is short.
+/// Maximum number of bars of a histogram.
 const BARS: u32 = 8;
+
+/// Length of the longest bar in characters: as on a wide terminal, and at least.
 const BAR: usize = 40;
 const SHORT_BAR: usize = 8;
 
-/// Up to how many flows each has its line; with more, those that lost nothing share one.
+/// Maximum number of flows with a line each. With more, those without loss share one line.
 const FLOWS: usize = 32;
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self {
-            config, outcome, ..
-        } = self;
-        let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
+        let (config, outcome) = (self.config, self.outcome);
+        let totals = outcome.tally.totals();
         if config.lines() {
             writeln!(f)?;
         }
         writeln!(f, "--- {} ({}) ---", config.target, self.address)?;
         write!(
             f,
-            "{} sent, {} received, {} lost ({}), {} duplicate{}, {} out of order, {} corrupted",
+            "{} sent, {} received, {} lost ({}), {}, {} out of order, {} corrupted",
             totals.sent,
             totals.received,
             totals.lost(),
             Percent(totals.lost(), totals.sent),
-            totals.duplicates,
-            plural(totals.duplicates),
+            counted(totals.duplicates, "duplicate"),
             totals.reordered,
             totals.corrupted,
         )?;
         if config.mode != Mode::Echo {
-            let records = notes.records_sent;
-            write!(f, ", {records} record{}", plural(records))?;
+            write!(f, ", {}", counted(outcome.notes.records_sent, "record"))?;
         }
         write!(f, " in {:.1} s", outcome.time.as_secs_f64())?;
         self.times(f)?;
         self.flows(f)?;
         self.errors(f)?;
         self.hints(f)?;
-        self.whereabouts(f)
+        self.losses(f)
     }
 }
 
@@ -100,7 +97,7 @@ impl Summary<'_> {
             write!(f, "{name} {}{end}", Milliseconds(time))?;
         }
         write!(f, " (standard deviation {})", Milliseconds(summary.stddev))?;
-        if rtts.count() < DRAWN {
+        if rtts.count() < MIN_REPLIES {
             return Ok(());
         }
         let bars = rtts.bars(BARS);
@@ -108,12 +105,12 @@ impl Summary<'_> {
         let time = |time| Milliseconds(time).to_string();
         let digits = bars.iter().map(|bar| time(bar.to).len()).max().unwrap_or(0);
         let beside = format!("  {0:digits$} to {0:digits$} || {most}", "").len();
-        let room = self
+        let free = self
             .columns
             .map_or(BAR, |columns| columns.saturating_sub(beside));
-        let width = room.clamp(SHORT_BAR, BAR);
+        let width = free.clamp(SHORT_BAR, BAR);
         for bar in bars {
-            // Any at all are to be seen.
+            // A single reply is visible, too.
             let length = (bar.count * width as u64).div_ceil(most);
             let drawn = "#".repeat(usize::try_from(length).unwrap_or_default());
             let [from, to] = [bar.from, bar.to].map(time);
@@ -126,7 +123,7 @@ impl Summary<'_> {
         Ok(())
     }
 
-    /// A line for each flow when some lose and others do not: then they take other ways.
+    /// Writes a line for each flow if only some lose requests, as on a broken path of several.
     fn flows(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let loses = |flow: &Flow| flow.received < flow.sent;
         let flows = self.outcome.tally.flows();
@@ -135,7 +132,7 @@ impl Summary<'_> {
         if clean == 0 || !flows.iter().any(loses) {
             return Ok(());
         }
-        write!(f, "\nsome flows lose and others do not:")?;
+        write!(f, "\nsome flows lose requests, others do not:")?;
         let all = flows.len() <= FLOWS;
         for (index, (flow, port)) in flows.iter().zip(&self.outcome.ports).enumerate() {
             if loses(flow) || (all && flow.sent > 0) {
@@ -150,7 +147,7 @@ impl Summary<'_> {
             }
         }
         if !all {
-            write!(f, "\n  the other {clean} flows lost nothing")?;
+            write!(f, "\n  the other {clean} flows lost none")?;
         }
         Ok(())
     }
@@ -158,177 +155,125 @@ impl Summary<'_> {
     fn errors(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (notes, target) = (&self.outcome.notes, self.address);
         for (error, count) in notes.errors.kinds() {
-            write!(f, "\n{count} of them: {}", error.told(target))?;
+            let requests = counted(count, "request");
+            write!(f, "\n{requests}: {}", error.describe(target))?;
         }
         let other = notes.errors.other();
         if other > 0 {
-            let most = Errors::MOST;
-            write!(
-                f,
-                "\n{other} of them: other errors, after the first {most} kinds"
-            )?;
+            let requests = counted(other, "request");
+            write!(f, "\n{requests}: errors of further kinds")?;
         }
         for (errno, count) in &notes.unsent_records {
-            let told = Trouble::Unsent(*errno).told(target);
-            write!(f, "\n{count} record{}: {told}", plural(*count))?;
+            let error = DeliveryError::Unsent(*errno).describe(target);
+            write!(f, "\n{}: {error}", counted(*count, "record"))?;
         }
         Ok(())
     }
 
     fn hints(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self {
-            config, outcome, ..
-        } = self;
+        let (config, outcome) = (self.config, self.outcome);
         let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
-        if let Some(length) = notes.cut_to {
-            write!(
-                f,
-                "\nreplies are cut to {length} bytes: --max-datagram of the daemon"
-            )?;
+        if let Some(length) = notes.truncated_to {
+            let option = "--max-datagram of the daemon";
+            write!(f, "\nreplies are truncated to {length} bytes: see {option}")?;
         }
         if outcome.is_plain {
-            write!(
-                f,
-                "\nthe reflector echoes records too: it is a plain one, use --mode echo"
-            )?;
-        } else if outcome.echoed_records > 0 {
-            write!(
-                f,
-                "\n{} of the records came back, which a daemon in exchange mode takes: if this is a \
-                 plain reflector, use --mode echo",
-                outcome.echoed_records
-            )?;
+            write!(f, "\nthe reflector echoes records, too: use --mode echo")?;
         }
-        if notes.foreign > 0 {
-            write!(
-                f,
-                "\n{} datagrams came from there that are no replies: is it an echo server?",
-                notes.foreign
-            )?;
+        let why_not_sent = match config.mode {
+            Mode::Echo => "this host was too slow",
+            Mode::Lockstep => "the request before waited for its reply",
+            Mode::Exchange => "every flow waited for a reply, use more --flows",
+        };
+        for (is_shown, count, label, action) in [
+            (
+                !outcome.is_plain,
+                outcome.echoed_records,
+                "records echoed",
+                "a daemon in exchange mode would decode them, for a plain reflector use --mode echo",
+            ),
+            (
+                true,
+                notes.foreign,
+                "datagrams that are not replies",
+                "check that the target is an echo server",
+            ),
+            (
+                outcome.not_sent * 100 > totals.sent,
+                outcome.not_sent,
+                "requests due but not sent",
+                why_not_sent,
+            ),
+            (
+                true,
+                totals.too_late,
+                "replies too late to match their requests",
+                "use a longer --wait",
+            ),
+            (
+                true,
+                outcome.own_drops,
+                "replies dropped by this host",
+                "the client was too slow to receive them",
+            ),
+        ] {
+            if is_shown && count > 0 {
+                write!(f, "\n{label}: {count}; {action}")?;
+            }
         }
-        if config.mode == Mode::Echo && every_second_one_is_lost(totals, config.flows) {
-            write!(
-                f,
-                "\nevery second one is lost: if the daemon is in exchange mode, use --mode exchange"
-            )?;
-        }
-        if outcome.held_up * 100 > totals.sent {
-            let why = match config.mode {
-                Mode::Echo => "when this host had no time for them",
-                Mode::Lockstep => "while one waited for its reply",
-                Mode::Exchange => "while each flow waited for its reply: more --flows send more",
-            };
-            write!(
-                f,
-                "\nthe rate was not kept: {} requests were due {why}",
-                outcome.held_up
-            )?;
-        }
-        if totals.too_late > 0 {
-            write!(
-                f,
-                "\n{} replies came too late to tell what they are: see --wait",
-                totals.too_late
-            )?;
-        }
-        if outcome.own_drops > 0 {
-            write!(
-                f,
-                "\n{} datagrams were dropped here, as this host did not take them fast enough",
-                outcome.own_drops
-            )?;
+        if config.mode == Mode::Echo && every_second_is_lost(totals, config.flows) {
+            let action = "for a daemon in exchange mode use --mode exchange";
+            write!(f, "\nevery second request is lost: {action}")?;
         }
         Ok(())
     }
 
-    fn whereabouts(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    fn losses(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let lost = self.outcome.tally.totals().lost();
-        let attribution = match self.whereabouts {
-            Some(whereabouts) if lost > 0 => match whereabouts {
-                Where::Known(attribution) => attribution,
-                Where::StartedAnew => {
-                    return write!(
-                        f,
-                        "\nwhere they were lost is not known: the daemon was started anew meanwhile"
-                    );
-                }
-                Where::Unknown(why) => {
-                    return write!(f, "\nwhere they were lost is not known: {why}");
-                }
-            },
+        let attribution = match self.losses {
+            Some(Losses::Located(attribution)) if lost > 0 => attribution,
+            Some(Losses::DaemonRestarted) if lost > 0 => {
+                let why = "the daemon restarted during the run";
+                return write!(f, "\nplace of loss unknown: {why}");
+            }
+            Some(Losses::Unknown(why)) if lost > 0 => {
+                return write!(f, "\nplace of loss unknown: {why}");
+            }
             _ => return Ok(()),
         };
         write!(
             f,
-            "\nof the {lost} lost, by the daemon's metrics: {} on the way there, {} dropped by its \
-             host, {} refused by it, {} on the way back",
+            "\nplace of loss, by the daemon's metrics: {} on the way there, {} dropped by its host, \
+             {} refused by it, {} on the way back",
             attribution.uplink,
             attribution.server_drops,
             attribution.server_refused,
             attribution.downlink,
         )?;
-        let rest = lost.saturating_sub(attribution.told());
+        let rest = lost.saturating_sub(attribution.located());
         if rest > 0 {
-            write!(
-                f,
-                ", {rest} not lost but not echoed: taken for records, or late"
-            )?;
+            write!(f, ", {rest} late or decoded as records")?;
         }
         if attribution.unsent > 0 {
-            write!(
-                f,
-                "\nthe daemon could not send {} datagrams: a firewall there, or no route",
-                attribution.unsent
-            )?;
+            let action = "check the firewall and the routes of its host";
+            let datagrams = counted(attribution.unsent, "datagram");
+            write!(f, "\nthe daemon failed to send {datagrams}: {action}")?;
         }
         if attribution.of_others > 0 {
             write!(
                 f,
-                "\nthese are not exact: the daemon got {} more than were sent from here, so others \
-                 use it too, or the network duplicates",
-                attribution.of_others
+                "\nthese figures are not exact: the daemon also received {}, from other clients or \
+                 duplicated by the network",
+                counted(attribution.of_others, "further datagram"),
             )?;
         }
         Ok(())
     }
 }
 
-/// Whether that is what it looks like: half came, and never two in a row.
-fn every_second_one_is_lost(totals: &Totals, flows: usize) -> bool {
+/// Whether half of the requests have a reply, and hardly ever two in a row.
+fn every_second_is_lost(totals: &Totals, flows: usize) -> bool {
     totals.sent >= 4
         && totals.received.abs_diff(totals.lost()) <= flows as u64
         && totals.neighbours * 10 <= totals.received
-}
-
-fn plural(count: u64) -> &'static str {
-    if count == 1 { "" } else { "s" }
-}
-
-/// A time in milliseconds, to the microsecond.
-struct Milliseconds(Duration);
-
-impl Display for Milliseconds {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.3}", self.0.as_secs_f64() * 1e3)
-    }
-}
-
-/// A part in a hundred. What is not all or nothing is never shown as such.
-struct Percent(u64, u64);
-
-impl Display for Percent {
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(part, whole) = *self;
-        let percent = part as f64 * 1e2 / whole.max(1) as f64;
-        if part == 0 {
-            write!(f, "0 %")
-        } else if part == whole {
-            write!(f, "100 %")
-        } else if percent < 0.01 {
-            write!(f, "below 0.01 %")
-        } else {
-            write!(f, "{:.2} %", percent.min(99.99))
-        }
-    }
 }

@@ -1,120 +1,120 @@
-//! What was sent, what came, and what that makes: loss, duplicates, reordering, corruption.
+//! Counts loss, duplicates, reordering and corruption from the requests and replies of a run.
 
 use std::time::Duration;
 
 use super::rtt::Rtts;
 
-/// The books of a run. Times are since its start.
+/// The counts of a run. Times are measured from its start.
 #[derive(Debug)]
 pub struct Tally {
-    /// The last requests, each at its sequence number modulo `room`. Grows as requests are sent.
-    slots: Vec<Slot>,
-    /// How many requests are kept at most, a power of two.
-    room: u64,
-    /// The next sequence number; the first is 1.
+    /// The last requests, each at its sequence number modulo `capacity`. Grows as requests are sent.
+    requests: Vec<Request>,
+    /// Maximum number of requests kept, a power of two.
+    capacity: u64,
+    /// Next sequence number. The first is 1.
     next: u64,
-    /// The first that was not looked at by [`Self::overdue`].
-    unlooked: u64,
+    /// First sequence number that [`Self::overdue`] has not looked at.
+    unreported: u64,
     flows: Box<[Flow]>,
     totals: Totals,
     rtts: Rtts,
 }
 
-/// A request.
+/// A request that was sent.
 #[derive(Debug, Clone, Copy, Default)]
-struct Slot {
+struct Request {
     sent_at: Duration,
     flow: u32,
-    end: Pending,
+    status: Status,
 }
 
-/// What is known of a request.
+/// Whether a request was answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Pending {
+enum Status {
     #[default]
-    Waits,
+    Waiting,
     Replied,
-    /// Something on the way said that it did not get there.
+    /// An ICMP error or a failed send showed that the request was not delivered.
     Rejected,
 }
 
-/// What was counted of one flow.
+/// The counts of one flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Requests.
+    /// Requests sent.
     pub sent: u64,
-    /// Of them, those with a reply.
+    /// Requests answered.
     pub received: u64,
-    /// The greatest sequence number that a reply had.
+    /// Highest sequence number of a reply.
     newest: u64,
-    /// Requests that an ICMP error named, while they had no reply.
+    /// Unanswered requests that an ICMP error quoted.
     rejected: u64,
-    /// ICMP errors that named no request, each for one that waited.
+    /// ICMP errors that quoted no request, at most one for each request that waited.
     unnamed: u64,
 }
 
-/// What was counted in all.
+/// The counts of all flows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Requests.
+    /// Requests sent.
     pub sent: u64,
-    /// Of them, those with a reply.
+    /// Requests answered.
     pub received: u64,
-    /// Replies after the first to the same request.
+    /// Further replies to a request that was already answered.
     pub duplicates: u64,
-    /// First replies that came after one to a later request of their flow (RFC 4737, type
-    /// `Reordered`).
+    /// First replies that arrived after the reply to a later request of their flow (type
+    /// `Reordered` of RFC 4737).
     pub reordered: u64,
-    /// Replies that are not as their requests were, whether it can be told whose they are or not.
+    /// Replies that differ from their request, `damaged` included.
     pub corrupted: u64,
-    /// Of those, replies too damaged to tell their request.
+    /// Replies whose request cannot be identified.
     pub damaged: u64,
-    /// Replies to requests so long ago that they are no more in the books.
+    /// Replies to requests that are no longer kept.
     pub too_late: u64,
-    /// Requests of which an ICMP error said that they did not get there, while they had no reply.
+    /// Unanswered requests that were not delivered, by an ICMP error or a failed send.
     pub rejected: u64,
-    /// First replies where the request of the same flow just before or after had one too.
+    /// First replies whose flow's request just before or after had a reply, too.
     pub neighbours: u64,
 }
 
-/// What a reply was.
+/// How a reply was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Came {
-    /// The first to its request.
+pub enum ReplyKind {
+    /// The first reply to a request.
     First {
         /// The round-trip time.
         rtt: Duration,
         /// The flow of its request.
         flow: usize,
-        /// Whether one to a later request came before.
+        /// Whether the reply to a later request of the flow arrived before.
         reordered: bool,
     },
-    /// Another one.
-    Again {
+    /// A further reply to a request that was already answered.
+    Duplicate {
         /// The round-trip time.
         rtt: Duration,
         /// The flow of its request.
         flow: usize,
     },
-    /// To a request that is no more in the books, or never was.
+    /// A reply to a request that is no longer kept or was never sent.
     Unknown,
 }
 
 impl Totals {
-    /// Requests without a reply.
+    /// Returns the number of requests without a reply.
     pub fn lost(&self) -> u64 {
         self.sent - self.received
     }
 
-    /// Whether they are so many of a hundred, or more.
+    /// Whether at least `percent` percent of the requests are lost.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     pub fn lost_at_least(&self, percent: f64) -> bool {
-        /// Neither side of the comparison is exact; no count of requests comes this close.
+        /// Relative error of both sides of the comparison, far below one request in any count.
         const EXACT_TO: f64 = 1e-12;
         self.lost() as f64 * 1e2 >= percent * self.sent as f64 * (1.0 - EXACT_TO)
     }
 
-    /// Their share in all.
+    /// Returns the share of lost requests, 0 to 1. It is 0 if none was sent.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     pub fn loss_ratio(&self) -> f64 {
         self.lost() as f64 / self.sent.max(1) as f64
@@ -122,88 +122,94 @@ impl Totals {
 }
 
 impl Tally {
-    /// Books for so many flows, which keep at least the last `room` requests.
-    pub fn new(flows: usize, room: usize) -> Self {
+    /// Creates a tally for this number of flows, which keeps at least the last `capacity` requests.
+    pub fn new(flows: usize, capacity: usize) -> Self {
         Self {
             // No request has the sequence number 0.
-            slots: vec![Slot::default()],
-            room: room.max(1).next_power_of_two() as u64,
+            requests: vec![Request::default()],
+            capacity: capacity.max(1).next_power_of_two() as u64,
             next: 1,
-            unlooked: 1,
+            unreported: 1,
             flows: vec![Flow::default(); flows].into(),
             totals: Totals::default(),
             rtts: Rtts::default(),
         }
     }
 
-    /// What was counted in all.
+    /// Returns the counts of all flows.
     pub fn totals(&self) -> &Totals {
         &self.totals
     }
 
-    /// What was counted of each flow.
+    /// Returns the counts of each flow.
     pub fn flows(&self) -> &[Flow] {
         &self.flows
     }
 
-    /// The round-trip times.
+    /// Returns the round-trip times of all first replies.
     pub fn rtts(&self) -> &Rtts {
         &self.rtts
     }
 
-    /// How many requests may still get a reply.
+    /// Returns the number of requests that may still get a reply.
     pub fn outstanding(&self) -> u64 {
         self.totals.lost() - self.totals.rejected
     }
 
-    /// The sequence number of the next request.
+    /// Returns the sequence number of the next request.
     pub fn next_sequence(&self) -> u64 {
         self.next
     }
 
-    /// The next request is sent.
+    /// Counts a request that `flow` sends at time `at`.
     pub fn sent(&mut self, flow: usize, at: Duration) {
         let sequence = self.next;
         self.next += 1;
-        let slot = Slot {
+        let request = Request {
             sent_at: at,
             flow: u32::try_from(flow).unwrap_or(u32::MAX),
-            end: Pending::Waits,
+            status: Status::Waiting,
         };
-        if self.index(sequence) < self.slots.len() {
-            *self.slot_mut(sequence) = slot;
+        if self.index(sequence) < self.requests.len() {
+            *self.request_mut(sequence) = request;
         } else {
-            self.slots.push(slot);
+            self.requests.push(request);
         }
         self.flows[flow].sent += 1;
         self.totals.sent += 1;
     }
 
-    /// A reply came that tells which request it is for: `at` by the kernel's timestamp, which is
-    /// wrong if it is before the request, and `by` then at the latest.
-    pub fn reply(&mut self, sequence: u64, corrupted: bool, at: Duration, by: Duration) -> Came {
+    /// Counts a reply with a readable sequence number. It arrived at `at` by the kernel's timestamp,
+    /// and at the latest at `by`, which is used if `at` is before the request.
+    pub fn reply(
+        &mut self,
+        sequence: u64,
+        corrupted: bool,
+        at: Duration,
+        by: Duration,
+    ) -> ReplyKind {
         self.totals.corrupted += u64::from(corrupted);
         if sequence == 0 || sequence >= self.next {
-            // Its check is right by chance.
+            // The checksum matches by chance.
             self.totals.corrupted += u64::from(!corrupted);
             self.totals.damaged += 1;
-            return Came::Unknown;
+            return ReplyKind::Unknown;
         }
-        let Some(slot) = self.slot(sequence) else {
+        let Some(request) = self.request(sequence) else {
             self.totals.too_late += 1;
-            return Came::Unknown;
+            return ReplyKind::Unknown;
         };
         let rtt = at
-            .checked_sub(slot.sent_at)
-            .unwrap_or_else(|| by.saturating_sub(slot.sent_at));
-        let flow = slot.flow as usize;
-        if slot.end == Pending::Replied {
+            .checked_sub(request.sent_at)
+            .unwrap_or_else(|| by.saturating_sub(request.sent_at));
+        let flow = request.flow as usize;
+        if request.status == Status::Replied {
             self.totals.duplicates += 1;
-            return Came::Again { rtt, flow };
+            return ReplyKind::Duplicate { rtt, flow };
         }
-        self.slot_mut(sequence).end = Pending::Replied;
-        self.totals.neighbours += u64::from(self.has_neighbour(sequence, slot.flow));
-        let was_rejected = u64::from(slot.end == Pending::Rejected);
+        self.request_mut(sequence).status = Status::Replied;
+        self.totals.neighbours += u64::from(self.has_neighbour(sequence, request.flow));
+        let was_rejected = u64::from(request.status == Status::Rejected);
         self.totals.rejected -= was_rejected;
         self.totals.received += 1;
         self.rtts.add(rtt);
@@ -213,34 +219,35 @@ impl Tally {
         let reordered = sequence < counts.newest;
         counts.newest = counts.newest.max(sequence);
         self.totals.reordered += u64::from(reordered);
-        Came::First {
+        ReplyKind::First {
             rtt,
             flow,
             reordered,
         }
     }
 
-    /// A reply came that is too damaged to tell what it is for.
+    /// Counts a reply whose request cannot be identified.
     pub fn damaged(&mut self) {
         self.totals.corrupted += 1;
         self.totals.damaged += 1;
     }
 
-    /// Something on the way said that a request did not get there. Returns its flow, if it waits.
+    /// Counts a request as not delivered, and returns its flow. Returns `None` if the request does
+    /// not wait for a reply.
     pub fn rejected(&mut self, sequence: u64) -> Option<usize> {
-        let slot = self.slot(sequence)?;
-        if slot.end != Pending::Waits {
+        let request = self.request(sequence)?;
+        if request.status != Status::Waiting {
             return None;
         }
-        self.slot_mut(sequence).end = Pending::Rejected;
+        self.request_mut(sequence).status = Status::Rejected;
         self.totals.rejected += 1;
-        let flow = slot.flow as usize;
+        let flow = request.flow as usize;
         self.flows[flow].rejected += 1;
         Some(flow)
     }
 
-    /// Something on the way said that a request of a flow did not get there, but not which. Says
-    /// whether the flow has one that waits, without such an error.
+    /// Counts an ICMP error about a flow that quotes no request. Returns `false` if each waiting
+    /// request of the flow has such an error already.
     pub fn rejected_on(&mut self, flow: usize) -> bool {
         let flow = &mut self.flows[flow];
         let is_about_one = flow.unnamed < flow.sent - flow.received - flow.rejected;
@@ -248,56 +255,59 @@ impl Tally {
         is_about_one
     }
 
-    /// The next request that was sent before a moment and has no reply. Each is told once.
+    /// Returns the sequence number and the flow of the next unanswered request that was sent before
+    /// `sent_before`. Each request is returned once.
     pub fn overdue(&mut self, sent_before: Duration) -> Option<(u64, usize)> {
-        while self.unlooked < self.next {
-            let sequence = self.unlooked;
-            if let Some(slot) = self.slot(sequence) {
-                if slot.sent_at >= sent_before {
+        while self.unreported < self.next {
+            let sequence = self.unreported;
+            if let Some(request) = self.request(sequence) {
+                if request.sent_at >= sent_before {
                     return None;
                 }
-                self.unlooked += 1;
-                if slot.end == Pending::Waits {
-                    return Some((sequence, slot.flow as usize));
+                self.unreported += 1;
+                if request.status == Status::Waiting {
+                    return Some((sequence, request.flow as usize));
                 }
             } else {
-                // All before are forgotten too.
-                self.unlooked = self.next.saturating_sub(self.room);
+                // The requests before are no longer kept either.
+                self.unreported = self.next.saturating_sub(self.capacity);
             }
         }
         None
     }
 
-    /// When the first request was sent that [`Self::overdue`] has not told or passed over.
+    /// Returns the send time of the first request that [`Self::overdue`] has not looked at.
     pub fn next_overdue(&self) -> Option<Duration> {
-        self.slot(self.unlooked).map(|slot| slot.sent_at)
+        self.request(self.unreported).map(|request| request.sent_at)
     }
 
-    /// Whether the request before or after another of a flow has a reply. Flows are used in turn, or
-    /// one for several.
+    /// Whether the request of `flow` just before or after `sequence` has a reply. Flows are used in
+    /// turn, or one flow for several requests in a row.
     fn has_neighbour(&self, sequence: u64, flow: u32) -> bool {
         let flows = self.flows.len() as u64;
         [1, flows].into_iter().any(|step| {
             let both = [sequence.saturating_sub(step), sequence + step];
-            let mut slots = both.into_iter().filter_map(|sequence| self.slot(sequence));
-            slots.any(|slot| slot.flow == flow && slot.end == Pending::Replied)
+            let mut requests = both
+                .into_iter()
+                .filter_map(|sequence| self.request(sequence));
+            requests.any(|request| request.flow == flow && request.status == Status::Replied)
         })
     }
 
     fn index(&self, sequence: u64) -> usize {
-        // Only the low bits count, of which all are kept.
-        usize::try_from(sequence & (self.room - 1)).unwrap_or_default()
+        // The low bits fit into any usize.
+        usize::try_from(sequence & (self.capacity - 1)).unwrap_or_default()
     }
 
-    fn slot(&self, sequence: u64) -> Option<Slot> {
+    fn request(&self, sequence: u64) -> Option<Request> {
         let known = sequence > 0 && sequence < self.next;
-        let kept = known && self.next - sequence <= self.room;
-        kept.then(|| self.slots[self.index(sequence)])
+        let kept = known && self.next - sequence <= self.capacity;
+        kept.then(|| self.requests[self.index(sequence)])
     }
 
-    fn slot_mut(&mut self, sequence: u64) -> &mut Slot {
+    fn request_mut(&mut self, sequence: u64) -> &mut Request {
         let index = self.index(sequence);
-        &mut self.slots[index]
+        &mut self.requests[index]
     }
 }
 
@@ -306,18 +316,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tally_takes_room_only_for_requests_that_were_sent() {
-        const ROOM: usize = 1 << 22;
-        let mut tally = Tally::new(1, ROOM);
-        assert!(tally.slots.capacity() < 1000);
+    fn tally_allocates_only_for_requests_that_were_sent() {
+        const CAPACITY: usize = 1 << 22;
+        let mut tally = Tally::new(1, CAPACITY);
+        assert!(tally.requests.capacity() < 1000);
         for _ in 0..1000 {
             tally.sent(0, Duration::ZERO);
         }
-        assert!(tally.slots.capacity() < 5000);
+        assert!(tally.requests.capacity() < 5000);
         assert_eq!(tally.overdue(Duration::MAX), Some((1, 0)));
         let mut small = Tally::new(1, 64);
         (0..1000).for_each(|_| small.sent(0, Duration::ZERO));
-        assert_eq!(small.slots.len(), 64);
+        assert_eq!(small.requests.len(), 64);
     }
 
     #[test]

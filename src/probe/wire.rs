@@ -1,86 +1,87 @@
-//! What goes over the wire: requests, records, and what comes back of either.
+//! The wire format of requests and records.
 //!
-//! A request is as long as `--size` says, in network byte order:
+//! A request has `--size` bytes, in network byte order:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
-//! | 0..4 | the run: a random number, by which a client knows its own |
-//! | 4..12 | the sequence number, from 1 |
-//! | 12..16 | a check of the two |
-//! | 16.. | a pattern made from the two, so that any change is seen |
+//! | 0..4 | run ID: a random number that identifies the client's own datagrams |
+//! | 4..12 | sequence number, from 1 |
+//! | 12..16 | checksum of run ID and sequence number |
+//! | 16.. | pattern derived from run ID and sequence number, which reveals any change |
 //!
-//! A record, by the names in [`Record`]: `id` is the run, `tag` is `ue`, `stamp` the sequence
-//! number of the request it follows, `pair` how many records were sent for that request before and
-//! the flow, `value` the round-trip time in seconds, or no number where no reply came.
+//! The fields of a [`Record`]: `id` is the run ID, `tag` is `ue`, `stamp` is the sequence number of
+//! the request that the record follows. `pair` is the attempt (0 for the first record after that
+//! request) and the flow. `value` is the round-trip time in seconds, or NaN if no reply came.
 
 use std::time::Duration;
 
 use crate::record::Record;
 
-/// The least that a request has, in bytes: room for its header.
+/// Length of a request's header, which is the minimum length of a request, in bytes.
 pub const HEADER_BYTES: usize = 16;
 
-/// What marks a record of a client. Where a request has its sequence number's first bytes, which
-/// no run comes to.
+/// Marks a record of a client. In a request these are the first bytes of the sequence number, which
+/// never gets this large.
 const TAG: [u8; 2] = *b"ue";
 
-/// One run of a client: what its datagrams are made from.
+/// The identity of one run of a client, which writes and parses its datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     id: u32,
     size: usize,
 }
 
-/// What a datagram that came is.
+/// A received datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    /// A reply to the request of this sequence number.
+pub enum Message {
+    /// A reply to a request.
     Reply {
-        /// The sequence number, which may be one that was never sent.
+        /// Sequence number of the request, which may never have been sent.
         sequence: u64,
-        /// What happened to it.
+        /// How the reply differs from the request.
         change: Change,
     },
     /// One of the client's own records, echoed.
     Record {
-        /// The sequence number of the request that it was for.
+        /// Sequence number of the request that the record followed.
         sequence: u64,
-        /// How many were sent for that request before it.
-        earlier: u8,
+        /// Number of records sent for that request before this one.
+        attempt: u8,
     },
-    /// Too damaged to tell what, and of this run by its first bytes or its length.
+    /// Belongs to this run by its run ID or its length, but its sequence number is unreadable.
     Damaged,
-    /// Not of this run: a late reply to another one, or of what echoes nothing.
+    /// Belongs to another run, or is no echo at all.
     Foreign,
 }
 
 /// How a reply differs from its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Not at all.
+    /// The reply equals the request.
     None,
-    /// It is only the beginning.
-    Cut {
-        /// How long it is, in bytes.
+    /// The reply is the beginning of the request.
+    Truncated {
+        /// Length of the reply in bytes.
         length: usize,
     },
-    /// It has other bytes, or more.
-    Other,
+    /// The reply has different bytes, or is longer.
+    Altered,
 }
 
 impl Run {
-    /// A run with requests of `size` bytes, at least [`HEADER_BYTES`]. `id` is to be random.
+    /// Creates a run with the random number `id` and requests of `size` bytes. A `size` below
+    /// [`HEADER_BYTES`] is raised to it.
     pub fn new(id: u32, size: usize) -> Self {
         let size = size.max(HEADER_BYTES);
         Self { id, size }
     }
 
-    /// The length of a request in bytes.
+    /// Returns the length of a request in bytes.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Writes a request over `out`, which is as long as one.
+    /// Writes the request with this sequence number to `out`, which has [`Self::size`] bytes.
     pub fn write(&self, sequence: u64, out: &mut [u8]) {
         let (header, pattern) = out.split_at_mut(HEADER_BYTES);
         header.copy_from_slice(&self.header(sequence));
@@ -90,61 +91,61 @@ impl Run {
         }
     }
 
-    /// What a datagram of `length` bytes is, of which `bytes` was kept: all, or more than a
-    /// request has.
-    pub fn read(&self, bytes: &[u8], length: usize) -> Seen {
+    /// Parses a datagram of `length` bytes. `bytes` holds all of it, or at least one byte more than
+    /// a request has.
+    pub fn parse(&self, bytes: &[u8], length: usize) -> Message {
         let id = self.id.to_be_bytes();
         let start = &bytes[..bytes.len().min(id.len())];
         if start.is_empty() || *start != id[..start.len()] {
-            // As long as a reply and of no run at all: it was one of this run.
+            // As long as a reply, but from no run: a reply of this run with a damaged run ID.
             let damaged = length == self.size && !is_of_some_run(bytes);
             return if damaged {
-                Seen::Damaged
+                Message::Damaged
             } else {
-                Seen::Foreign
+                Message::Foreign
             };
         }
-        if let Some(seen) = self.read_record(bytes, length) {
-            return seen;
+        if let Some(message) = self.parse_record(bytes, length) {
+            return message;
         }
         let Some(sequence) = bytes.get(4..12).and_then(|bytes| bytes.try_into().ok()) else {
-            return Seen::Damaged;
+            return Message::Damaged;
         };
         let sequence = u64::from_be_bytes(sequence);
         let header = self.header(sequence);
         let kept = bytes.len().min(HEADER_BYTES);
         if bytes[..kept] != header[..kept] {
-            return Seen::Damaged;
+            return Message::Damaged;
         }
         let change = if length > self.size || !self.has_pattern(sequence, &bytes[kept..]) {
-            Change::Other
+            Change::Altered
         } else if length < self.size {
-            Change::Cut { length }
+            Change::Truncated { length }
         } else {
             Change::None
         };
-        Seen::Reply { sequence, change }
+        Message::Reply { sequence, change }
     }
 
-    /// The record that follows a request, after so many `earlier` ones.
-    pub fn record(&self, sequence: u64, earlier: u8, flow: usize, rtt: Option<Duration>) -> Record {
+    /// Returns the record that follows a request, after `attempt` other records for that request.
+    pub fn record(&self, sequence: u64, attempt: u8, flow: usize, rtt: Option<Duration>) -> Record {
         Record {
             id: self.id,
             tag: TAG,
             stamp: sequence,
-            pair: [earlier.into(), i16::try_from(flow).unwrap_or(i16::MAX)],
+            pair: [attempt.into(), i16::try_from(flow).unwrap_or(i16::MAX)],
             value: rtt.map_or(f32::NAN, |rtt| rtt.as_secs_f32()),
         }
     }
 
-    fn read_record(&self, bytes: &[u8], length: usize) -> Option<Seen> {
+    fn parse_record(&self, bytes: &[u8], length: usize) -> Option<Message> {
         let record = Record::decode(bytes).ok()?;
         if length != Record::BYTES || record.id != self.id || record.tag != TAG {
             return None;
         }
-        Some(Seen::Record {
+        Some(Message::Record {
             sequence: record.stamp,
-            earlier: u8::try_from(record.pair[0]).ok()?,
+            attempt: u8::try_from(record.pair[0]).ok()?,
         })
     }
 
@@ -169,18 +170,18 @@ impl Run {
     }
 }
 
-/// Whether it is a whole request or record, of whatever run.
+/// Whether these bytes start with the header of a request, or are a record, of any run.
 fn is_of_some_run(bytes: &[u8]) -> bool {
     let Some((id, rest)) = bytes.split_first_chunk() else {
         return false;
     };
     let run = Run::new(u32::from_be_bytes(*id), bytes.len());
     let sequence = rest.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-    run.read_record(bytes, bytes.len()).is_some()
+    run.parse_record(bytes, bytes.len()).is_some()
         || sequence.is_some_and(|sequence| bytes.starts_with(&run.header(sequence)))
 }
 
-/// `SplitMix64`.
+/// The next number of the `SplitMix64` generator.
 fn next(random: &mut u64) -> u64 {
     *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *random;
@@ -201,32 +202,32 @@ mod tests {
         bytes
     }
 
-    fn read(run: Run, bytes: &[u8]) -> Seen {
-        run.read(bytes, bytes.len())
+    fn parse(run: Run, bytes: &[u8]) -> Message {
+        run.parse(bytes, bytes.len())
     }
 
     proptest! {
         #[test]
-        fn a_reply_tells_its_request_and_whether_it_is_whole(
+        fn replies_parse_to_their_request_and_change(
             id: u32, size in 16_usize..300, sequence in 1_u64..1 << 40, cut in 0_usize..300
         ) {
             let run = Run::new(id, size);
             let mut bytes = request(run, sequence);
-            let reply = |change| Seen::Reply { sequence, change };
-            prop_assert_eq!(read(run, &bytes), reply(Change::None));
+            let reply = |change| Message::Reply { sequence, change };
+            prop_assert_eq!(parse(run, &bytes), reply(Change::None));
             bytes.push(0);
-            prop_assert_eq!(read(run, &bytes), reply(Change::Other));
+            prop_assert_eq!(parse(run, &bytes), reply(Change::Altered));
             let cut = cut % size;
             let expected = match cut {
-                0 => Seen::Foreign,
-                1..12 => Seen::Damaged,
-                _ => reply(Change::Cut { length: cut }),
+                0 => Message::Foreign,
+                1..12 => Message::Damaged,
+                _ => reply(Change::Truncated { length: cut }),
             };
-            prop_assert_eq!(read(run, &bytes[..cut]), expected);
+            prop_assert_eq!(parse(run, &bytes[..cut]), expected);
         }
 
         #[test]
-        fn no_changed_bit_goes_unseen(
+        fn parse_detects_every_changed_bit(
             id: u32, size in 16_usize..300, sequence in 1_u64..1 << 40, bit in 0_usize..2400
         ) {
             let run = Run::new(id, size);
@@ -234,41 +235,41 @@ mod tests {
             let bit = bit % (size * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             let expected = match bit / 8 {
-                0..16 => Seen::Damaged,
-                _ => Seen::Reply { sequence, change: Change::Other },
+                0..16 => Message::Damaged,
+                _ => Message::Reply { sequence, change: Change::Altered },
             };
-            prop_assert_eq!(read(run, &bytes), expected);
+            prop_assert_eq!(parse(run, &bytes), expected);
         }
 
         #[test]
-        fn a_record_that_comes_back_is_never_taken_for_a_reply(
-            id: u32, size in 16_usize..64, sequence in 1_u64..1 << 40, earlier in 0_u8..9
+        fn records_never_parse_as_replies_when_echoed(
+            id: u32, size in 16_usize..64, sequence in 1_u64..1 << 40, attempt in 0_u8..9
         ) {
             let run = Run::new(id, size);
-            let record = run.record(sequence, earlier, 3, Some(Duration::from_millis(5)));
-            prop_assert_eq!(read(run, &record.encode()), Seen::Record { sequence, earlier });
-            prop_assert_eq!(read(Run::new(!id, size), &record.encode()), Seen::Foreign);
+            let record = run.record(sequence, attempt, 3, Some(Duration::from_millis(5)));
+            prop_assert_eq!(parse(run, &record.encode()), Message::Record { sequence, attempt });
+            prop_assert_eq!(parse(Run::new(!id, size), &record.encode()), Message::Foreign);
         }
 
         #[test]
-        fn what_is_as_long_as_a_request_is_one_that_was_damaged_or_another_runs(
+        fn parse_finds_damage_in_datagrams_as_long_as_a_request(
             id: u32, other: u32, sequence in 1_u64..1 << 40, mut bytes: [u8; 64], length in 0_usize..64
         ) {
             let [run, other] = [id, other].map(|id| Run::new(id, 64));
             bytes[0] = !id.to_be_bytes()[0];
-            prop_assert_eq!(read(run, &bytes), Seen::Damaged);
-            prop_assert_eq!(read(run, &bytes[..length]), Seen::Foreign);
+            prop_assert_eq!(parse(run, &bytes), Message::Damaged);
+            prop_assert_eq!(parse(run, &bytes[..length]), Message::Foreign);
             prop_assume!(run != other);
-            prop_assert_eq!(read(run, &request(other, sequence)), Seen::Foreign);
+            prop_assert_eq!(parse(run, &request(other, sequence)), Message::Foreign);
         }
 
         #[test]
-        fn reading_is_total(id: u32, mut bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn parsing_datagrams_is_total(id: u32, mut bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let run = Run::new(id, 32);
-            let _ = read(run, &bytes);
+            let _ = parse(run, &bytes);
             let ours = bytes.len().min(4);
             bytes[..ours].copy_from_slice(&id.to_be_bytes()[..ours]);
-            let _ = read(run, &bytes);
+            let _ = parse(run, &bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the lost were lost, by the daemon's metrics.
+//! Where requests were lost, by the daemon's metrics.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,11 +10,11 @@ use serde_json::{Value, json as expected};
 use crate::harness::calm::undisturbed;
 use crate::harness::{DEADLINE, Daemon, client, kernel_drops, receive, uninterrupted, wait_until};
 use crate::reflectors::{
-    LONG, Reflector, end_waiting, ended, json, object, probe, signal, started, told,
+    LONG, Reflector, end_waiting, ended, finished, json, object, probe, signal, started,
 };
 
 #[test]
-fn each_lost_request_is_told_once_also_where_its_record_is_lost_too() {
+fn attribution_counts_each_lost_request_once_with_records() {
     for mode in ["exchange", "lockstep", "echo"] {
         let mode = format!("--mode={mode}");
         let daemon = Daemon::start(&[&mode, "--min-source-port=65535"]);
@@ -29,18 +29,18 @@ fn each_lost_request_is_told_once_also_where_its_record_is_lost_too() {
         assert_eq!((status, &seen["lost"]), (1, &5.into()), "{mode}");
         assert_eq!(seen["attribution"], refused, "{mode}");
         if mode == "--mode=echo" {
-            let words = "of the 5 lost, by the daemon's metrics: 0 on the way there, 0 dropped by \
-                         its host, 5 refused by it, 0 on the way back";
+            let text = "place of loss, by the daemon's metrics: 0 on the way there, 0 dropped by \
+                        its host, 5 refused by it, 0 on the way back";
             let run = || ended(&mut probe(daemon.address(), &args)).1;
-            let is_told = |out: &String| out.lines().any(|line| line == words);
-            let out = undisturbed(run, is_told);
-            assert!(is_told(&out), "{out}");
+            let is_right = |out: &String| out.lines().any(|line| line == text);
+            let out = undisturbed(run, is_right);
+            assert!(is_right(&out), "{out}");
         }
     }
 }
 
 #[test]
-fn what_the_daemons_host_drops_is_told_to_the_last_one() {
+fn attribution_is_exact_when_the_daemons_host_drops() {
     let is_right = |seen: &Option<Value>| {
         let lost = seen
             .as_ref()
@@ -56,7 +56,8 @@ fn what_the_daemons_host_drops_is_told_to_the_last_one() {
     assert!(is_right(&seen), "{seen:?}");
 }
 
-/// What the client says of a daemon that was stopped for a while; nothing if it got no metrics.
+/// Returns the object of a client whose daemon was stopped for a while, or `None` if the client got
+/// no metrics.
 fn dropped_by_the_daemons_host() -> Option<Value> {
     const REQUESTS: u32 = 2000;
     let daemon = Daemon::start(&["--mode=echo", "--recv-buffer=64KiB"]);
@@ -70,8 +71,8 @@ fn dropped_by_the_daemons_host() -> Option<Value> {
     let mut child = started(&mut probe(daemon.address(), &args));
     answer(&server, &mut child, &before)?;
     let drops = || kernel_drops(daemon.address().port());
-    wait_until("its host drops some, or the client ends", || {
-        // SIGCONT may come from elsewhere.
+    wait_until("the kernel drops datagrams, or the client ends", || {
+        // Another process may send SIGCONT.
         daemon.pause();
         drops() > 500 || child.try_wait().unwrap().is_some()
     });
@@ -82,17 +83,17 @@ fn dropped_by_the_daemons_host() -> Option<Value> {
         daemon.metric("datagrams_echoed_total") + drops >= f64::from(REQUESTS)
             || child.try_wait().unwrap().is_some()
     });
-    // Those that wait in the client's socket are taken before it ends.
+    // The client receives the waiting replies before it ends.
     end_waiting(&child);
     answer(&server, &mut child, &daemon.get("/metrics").body)?;
-    let (_, seen) = object(told(child.wait_with_output().unwrap()));
+    let (_, seen) = object(finished(child.wait_with_output().unwrap()));
     Some(seen)
 }
 
 #[test]
-fn what_others_do_with_the_daemon_is_not_taken_for_a_loss() {
+fn attribution_sees_no_loss_in_other_clients_datagrams() {
     let daemon = Daemon::start(&["--mode=echo"]);
-    // Its status page stands for its metrics.
+    // A URL without a path stands for /metrics.
     for path in ["", "/"] {
         let echoed = daemon.metric("datagrams_echoed_total");
         let args = format!(
@@ -100,7 +101,7 @@ fn what_others_do_with_the_daemon_is_not_taken_for_a_loss() {
             url(&daemon, path)
         );
         let child = started(&mut probe(daemon.address(), &args));
-        wait_until("it sends", || {
+        wait_until("the client sends", || {
             daemon.metric("datagrams_echoed_total") > echoed
         });
         let other = client(daemon.address());
@@ -109,7 +110,7 @@ fn what_others_do_with_the_daemon_is_not_taken_for_a_loss() {
             receive(&other);
         }
         signal(&child, Signal::SIGINT);
-        let (_, seen) = object(told(child.wait_with_output().unwrap()));
+        let (_, seen) = object(finished(child.wait_with_output().unwrap()));
         let others = expected!({"uplink": 0, "server_drops": 0, "server_refused": 0, "downlink": 0,
                                 "of_others": 10});
         assert_eq!((&seen["lost"], &seen["attribution"]), (&0.into(), &others));
@@ -117,7 +118,7 @@ fn what_others_do_with_the_daemon_is_not_taken_for_a_loss() {
 }
 
 #[test]
-fn somebody_who_asks_for_the_end_again_does_not_wait_for_the_metrics() {
+fn second_signal_ends_the_wait_for_the_metrics() {
     let silent = Reflector::new(|_| vec![]);
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let http = server.local_addr().unwrap();
@@ -127,19 +128,19 @@ fn somebody_who_asks_for_the_end_again_does_not_wait_for_the_metrics() {
         let text = "udp_echo_datagrams_received_total 1\nudp_echo_datagrams_echoed_total 1\n";
         let _after = answer(&server, &mut child, text).and_then(|()| asked(&server, &mut child));
         signal(&child, Signal::SIGINT);
-        told(child.wait_with_output().unwrap())
+        finished(child.wait_with_output().unwrap())
     };
-    let words = "where they were lost is not known: cannot read the metrics at ";
+    let text = "place of loss unknown: cannot read the metrics at ";
     let is_right = |(status, out, err): &(i32, String, String)| {
-        let is_told = out.contains(words) && out.ends_with(": asked to stop\n");
-        (*status, err.as_str()) == (1, "") && is_told
+        let is_shown = out.contains(text) && out.ends_with(": interrupted\n");
+        (*status, err.as_str()) == (1, "") && is_shown
     };
     // The client waits 5 s for the metrics.
     let seen = undisturbed(run, is_right);
     assert!(is_right(&seen), "{seen:?}");
 }
 
-/// The next connection, whose request has come; none if the client ends before.
+/// Accepts the next connection and reads its request. Returns `None` if the client ends before.
 fn asked(server: &TcpListener, child: &mut Child) -> Option<TcpStream> {
     server.set_nonblocking(true).unwrap();
     let mut connection = None;
@@ -155,7 +156,7 @@ fn asked(server: &TcpListener, child: &mut Child) -> Option<TcpStream> {
     length.is_ok_and(|length| length > 0).then_some(connection)
 }
 
-/// Answers the next request.
+/// Answers the next request. Returns `None` if the client ends before.
 fn answer(server: &TcpListener, child: &mut Child, text: &str) -> Option<()> {
     let length = text.len();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");

@@ -1,4 +1,4 @@
-//! Faults that were seen: what others send and serve, and how it is told.
+//! Faults in input from outside: metrics, addresses, sockets passed in, options.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,7 +11,7 @@ use serde_json::json as object;
 use crate::harness::program;
 use crate::reflectors::{Reflector, ended, json, probe};
 
-/// Serves the texts as metrics, one for each connection.
+/// Serves the texts as metrics, one per connection.
 fn serve(texts: [String; 2]) -> SocketAddr {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
@@ -30,7 +30,7 @@ fn serve(texts: [String; 2]) -> SocketAddr {
     address
 }
 
-/// Metrics with so many datagrams received and so many refused, of a daemon that was started then.
+/// Returns the metrics of a daemon with these counters and start time.
 fn metrics(received: u32, refused: u32, started: &str) -> String {
     let series = |name: &str, value: &str| {
         format!("{name} {{instance=\"10.0.0.1:9862\", job=\"udp echo\"}} {value} 1700000000000\n")
@@ -57,7 +57,7 @@ fn probe_reads_metrics_with_timestamps_and_added_labels() {
 }
 
 #[test]
-fn probe_names_a_metric_that_is_no_number() {
+fn probe_names_a_metric_that_is_not_a_number() {
     let silent = Reflector::new(|_| vec![]);
     let http = serve([metrics(7, 2, "1.7e9"), metrics(10, 4, "NaN")]);
     let url = format!("http://{http}/metrics");
@@ -71,8 +71,8 @@ fn probe_names_a_metric_that_is_no_number() {
 }
 
 #[test]
-fn addresses_are_shown_with_the_name_of_the_interface() {
-    // Whether or not there is IPv6, and whichever call fails: 1 is always lo.
+fn addresses_show_the_name_of_their_interface() {
+    // Interface 1 is always lo. Some call fails, with or without IPv6, and shows the address.
     for (args, shown) in [
         (
             "--listen=[fe80::7%1]:9 --metrics-listen=none",
@@ -91,7 +91,7 @@ fn addresses_are_shown_with_the_name_of_the_interface() {
 }
 
 #[test]
-fn an_unnamed_socket_of_a_wrong_kind_is_not_called_echo() {
+fn unnamed_sockets_of_a_wrong_kind_are_not_called_echo() {
     for (names, said) in [
         ("", "without a name (FileDescriptorName=)"),
         (
@@ -118,7 +118,7 @@ fn an_unnamed_socket_of_a_wrong_kind_is_not_called_echo() {
 }
 
 #[test]
-fn a_time_out_of_bounds_gets_the_bounds() {
+fn times_out_of_bounds_are_rejected_with_the_bounds() {
     for option in ["--interval", "--duration", "--wait"] {
         for time in ["367days", "0"] {
             let (status, _, err) = ended(&mut probe("h:1", &format!("{option}={time}")));

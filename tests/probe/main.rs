@@ -14,6 +14,7 @@
 mod harness;
 
 mod attribution;
+mod exchange;
 mod faults;
 mod measuring;
 mod picture;
@@ -21,5 +22,4 @@ mod reflectors;
 mod running;
 mod tally;
 mod terminal;
-mod turns;
 mod using;

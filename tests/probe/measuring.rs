@@ -1,4 +1,4 @@
-//! What it measures: against the daemon in all modes, and reflectors that misbehave by a script.
+//! Measurements of the daemon in all modes, and of scripted reflectors that misbehave.
 
 use std::net::UdpSocket;
 use std::thread;
@@ -9,11 +9,11 @@ use serde_json::{Value, json as expected};
 use crate::harness::calm::undisturbed;
 use crate::harness::{DEADLINE, Daemon, receive_from};
 use crate::reflectors::{
-    LONG, Reflector, counts, ended, json, measure, object, probe, sequence, started, told,
+    LONG, Reflector, counts, ended, finished, json, measure, object, probe, sequence, started,
 };
 
 #[test]
-fn the_daemon_answers_every_request_in_each_of_its_modes() {
+fn daemon_answers_every_request_in_each_mode() {
     for (mode, records) in [("exchange", 60_u32), ("lockstep", 60), ("echo", 0)] {
         let listen = format!("--mode={mode}");
         let daemon = Daemon::start(&[&listen, "--timeout=none"]);
@@ -43,23 +43,23 @@ fn the_daemon_answers_every_request_in_each_of_its_modes() {
 }
 
 #[test]
-fn it_counts_exactly_what_a_reflector_drops_doubles_swaps_and_changes() {
+fn probe_counts_drops_duplicates_reorders_and_damage() {
     let mut kept: Option<Vec<u8>> = None;
     let reflector = Reflector::new(move |request| {
         let mut reply = request.to_vec();
         let number = sequence(request);
         let mut replies: Vec<Vec<u8>> = match number % 10 {
-            // One in ten is dropped.
+            // Dropped.
             3 => return vec![],
-            // This one comes after the next one.
+            // Sent after the next reply.
             5 => {
                 kept = Some(reply);
                 return vec![];
             }
-            // Twice, and three times.
+            // Duplicated once and twice.
             7 => vec![reply.clone(), reply],
             8 => vec![reply.clone(), reply.clone(), reply],
-            // A bit of the pattern, and one more byte.
+            // A changed bit of the pattern, and an additional byte.
             9 if number % 20 == 9 => {
                 reply[40] ^= 4;
                 vec![reply]
@@ -68,7 +68,7 @@ fn it_counts_exactly_what_a_reflector_drops_doubles_swaps_and_changes() {
                 reply.push(0);
                 vec![reply]
             }
-            // Damaged so that nobody can tell whose it is: lost, and corrupted.
+            // Damaged so that its request is unknown: counts as lost and as corrupted.
             0 if number.is_multiple_of(50) => {
                 match number {
                     50 => reply[0] ^= 128,
@@ -81,7 +81,7 @@ fn it_counts_exactly_what_a_reflector_drops_doubles_swaps_and_changes() {
             _ => vec![reply],
         };
         replies.extend(kept.take());
-        // Of somebody else.
+        // Not replies.
         replies.push(b"hello".into());
         replies.push(vec![]);
         replies
@@ -99,19 +99,18 @@ fn it_counts_exactly_what_a_reflector_drops_doubles_swaps_and_changes() {
     ];
     assert_eq!((status, counts(&seen)), (0, expected.into()));
     assert_eq!(seen["loss_ratio"], 0.12);
-    // The same for people.
     let (_, out, _) = reflector.measure(200, &format!("{args} --quiet"));
-    let line = "200 sent, 176 received, 24 lost (12.00 %), 60 duplicates, 20 out of order, \
+    let line = "200 sent, 176 received, 24 lost (12%), 60 duplicates, 20 out of order, \
                 24 corrupted in ";
     assert!(out.contains(line), "{out}");
-    let strange = "320 datagrams came from there that are no replies: is it an echo server?";
-    assert!(out.contains(strange), "{out}");
+    let foreign = "datagrams that are not replies: 320; check that the target is an echo server";
+    assert!(out.contains(foreign), "{out}");
 }
 
 #[test]
-fn in_exchange_mode_what_is_lost_costs_nothing_but_itself() {
+fn losses_cost_no_other_request_in_exchange_mode() {
     let run = || {
-        // A daemon whose requests and replies get lost, by their sequence numbers.
+        // A daemon whose requests and replies are lost by their sequence numbers.
         let mut owes = false;
         let reflector = Reflector::new(move |datagram| {
             let is_request = datagram.len() == 64;
@@ -133,42 +132,45 @@ fn in_exchange_mode_what_is_lost_costs_nothing_but_itself() {
 }
 
 #[test]
-fn a_plain_reflector_is_told_and_loses_nothing() {
+fn plain_reflectors_are_detected_without_loss() {
     let reflector = Reflector::new(|datagram| vec![datagram.to_vec()]);
     for rate in [50, 10_000] {
         let args = format!("--count=20 --rate={rate} --quiet {LONG}");
         let (status, out, _) = ended(&mut probe(reflector.address, &args));
         assert_eq!(status, 0);
-        assert!(out.contains("20 sent, 20 received, 0 lost (0 %)"), "{out}");
+        assert!(out.contains("20 sent, 20 received, 0 lost (0%)"), "{out}");
         assert!(out.contains("use --mode echo"), "{out}");
     }
 }
 
 #[test]
-fn a_plain_reflector_that_leaves_out_what_comes_too_soon_is_told_too() {
-    // As xinetd does.
+fn plain_reflectors_that_skip_datagrams_get_a_hint() {
+    // xinetd drops a datagram that follows another too closely.
     let run = || {
         let mut records = 0;
         let reflector = Reflector::new(move |datagram| {
             let is_record = datagram.len() == 22;
             records += u32::from(is_record);
-            let is_taken = is_record && records != 4;
-            (!is_taken).then(|| datagram.to_vec()).into_iter().collect()
+            let is_dropped = is_record && records != 4;
+            (!is_dropped)
+                .then(|| datagram.to_vec())
+                .into_iter()
+                .collect()
         });
         let args = format!("--count=8 --interval=0.01 --quiet {LONG}");
         ended(&mut probe(reflector.address, &args))
     };
-    // A record that the client sends late is another case.
-    let (status, out, _) = undisturbed(run, |(_, out, _)| out.contains("1 of the records"));
+    // Only a record that the client sends in time counts.
+    let (status, out, _) = undisturbed(run, |(_, out, _)| out.contains("records echoed: 1;"));
     assert_eq!(status, 0);
-    assert!(out.contains("8 sent, 8 received, 0 lost (0 %)"), "{out}");
-    let hint = "1 of the records came back, which a daemon in exchange mode takes: if this is a \
-                plain reflector, use --mode echo";
+    assert!(out.contains("8 sent, 8 received, 0 lost (0%)"), "{out}");
+    let hint = "records echoed: 1; a daemon in exchange mode would decode them, for a plain \
+                reflector use --mode echo";
     assert!(out.contains(hint), "{out}");
 }
 
 #[test]
-fn what_the_daemon_cuts_is_corrupted_and_the_option_is_named() {
+fn truncated_replies_are_corrupted_and_name_the_option() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let args = &format!("--mode=echo --size=2000 --count=3 --interval=0.01 {LONG}");
     let (status, seen) = json(daemon.address(), args);
@@ -178,12 +180,12 @@ fn what_the_daemon_cuts_is_corrupted_and_the_option_is_named() {
     );
     let (_, out, _) = ended(&mut probe(daemon.address(), args));
     assert!(out.contains("1024 bytes from "), "{out}");
-    let hint = "replies are cut to 1024 bytes: --max-datagram of the daemon";
+    let hint = "replies are truncated to 1024 bytes: see --max-datagram of the daemon";
     assert!(out.contains(hint), "{out}");
 }
 
 #[test]
-fn a_duplicate_shortly_after_the_last_reply_is_seen() {
+fn probe_counts_a_duplicate_of_the_last_reply() {
     let reflector = UdpSocket::bind("127.0.0.1:0").unwrap();
     reflector.set_read_timeout(Some(DEADLINE)).unwrap();
     let target = reflector.local_addr().unwrap();
@@ -194,15 +196,15 @@ fn a_duplicate_shortly_after_the_last_reply_is_seen() {
         reflector.send_to(&request, peer).unwrap();
         thread::sleep(Duration::from_millis(150));
         reflector.send_to(&request, peer).unwrap();
-        object(told(child.wait_with_output().unwrap())).1
+        object(finished(child.wait_with_output().unwrap())).1
     };
     let seen = undisturbed(run, |seen| seen["duplicates"] == 1);
     assert_eq!(seen["duplicates"], 1);
 }
 
 #[test]
-fn that_every_second_one_is_lost_is_said_where_it_is_so() {
-    let hint = "every second one is lost: if the daemon is in exchange mode, use --mode exchange";
+fn probe_hints_at_exchange_mode_when_every_second_is_lost() {
+    let hint = "every second request is lost: for a daemon in exchange mode use --mode exchange";
     let exchanges = Daemon::start(&["--timeout=none"]);
     let half = Reflector::new(|request| {
         let answered = sequence(request) <= 10;
@@ -218,35 +220,35 @@ fn that_every_second_one_is_lost_is_said_where_it_is_so() {
             done >= all
         };
         let mut command = probe(exchanges.address(), &format!("{args} --count=20"));
-        for (out, is_said) in [
+        for (out, is_shown) in [
             (measure(&mut command, all_came).1, true),
             (half.measure(20, &args).1, false),
         ] {
             assert!(out.contains("20 sent, 10 received") || flows == 3, "{out}");
-            assert_eq!(out.contains(hint), is_said, "{out}");
+            assert_eq!(out.contains(hint), is_shown, "{out}");
         }
     }
 }
 
 #[test]
-fn requests_that_were_held_up_are_told() {
+fn probe_reports_requests_that_were_due_but_not_sent() {
     let silent = Reflector::new(|_| vec![]);
     let args = "--rate=1000 --duration=0.2 --wait=0.4 --quiet";
     let run = || ended(&mut probe(silent.address, args)).1;
-    let out = undisturbed(run, |out| out.contains("the rate was not kept: "));
-    let hint = " requests were due while each flow waited for its reply: more --flows send more";
+    let hint = "; every flow waited for a reply, use more --flows";
+    let out = undisturbed(run, |out| out.contains(hint));
     assert!(out.contains("1 sent, 0 received"), "{out}");
-    assert!(out.contains("the rate was not kept: "), "{out}");
+    assert!(out.contains("requests due but not sent: "), "{out}");
     assert!(out.contains(hint), "{out}");
     let daemon = Daemon::start(&[]);
     let run = || ended(&mut probe(daemon.address(), "--count=2 --interval=0.2")).1;
-    let out = undisturbed(run, |out| !out.contains("the rate was not kept"));
-    assert!(!out.contains("the rate was not kept"), "{out}");
+    let out = undisturbed(run, |out| !out.contains("due but not sent"));
+    assert!(!out.contains("due but not sent"), "{out}");
 }
 
 #[test]
-fn every_size_goes_there_and_back() {
-    // One request is in flight at a time: any buffer has room for it.
+fn probe_measures_with_every_size() {
+    // One request is in flight at a time and fits into any buffer.
     let daemon = Daemon::start(&["--max-datagram=65507", "--timeout=none"]);
     for size in [16, 17, 22, 1472, 1473, 65507] {
         let args = format!("--size={size} --count=20 --rate=1000 {LONG}");
@@ -260,21 +262,21 @@ fn every_size_goes_there_and_back() {
 }
 
 #[test]
-fn many_at_once_over_many_flows_all_come_back() {
+fn probe_accounts_for_all_requests_at_a_high_rate() {
     let buffer = "--recv-buffer=8MiB";
     let daemon = Daemon::start(&["--mode=echo", buffer]);
     for flows in [1, 64] {
         let args = format!("--mode=echo --count=20000 --rate=100000 --flows={flows}");
         let (_, seen) = json(daemon.address(), &args);
         assert_eq!(seen["sent"], 20_000);
-        // This host may drop some; all are accounted for.
+        // This host may drop some. All are accounted for.
         let sum = seen["received"].as_u64().unwrap() + seen["lost"].as_u64().unwrap();
         assert_eq!((sum, &seen["corrupted"]), (20_000, &0.into()));
     }
 }
 
 #[test]
-fn the_object_has_these_members_and_no_others() {
+fn json_object_has_exactly_the_promised_members() {
     let names =
         |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     let daemon = Daemon::start(&[]);
@@ -293,7 +295,7 @@ fn the_object_has_these_members_and_no_others() {
     assert_eq!(seen["target"], daemon.address().to_string());
     let rtts = times.map(|name| seen["rtt_seconds"][name].as_f64().unwrap());
     assert!(rtts.iter().all(|rtt| *rtt >= 0.0), "{seen}");
-    // When nothing comes, there are no times.
+    // Without a reply the times are null.
     let silent = Reflector::new(|_| vec![]);
     let (status, seen) = json(silent.address, "--count=2 --interval=0.01 --wait=0.1");
     assert_eq!(names(&seen).join(" "), all.replace("attribution ", ""));

@@ -1,4 +1,4 @@
-//! The README's picture of the terminal: made from what the client prints, and still what it prints.
+//! The README's picture of a terminal shows the current output of the client.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,10 +10,10 @@ use crate::reflectors::{Reflector, ended, probe, sequence};
 const PICTURE: &str = "tests/pictures/terminal.svg";
 const ARGS: &str = "--mode echo --flows 4 --rate 200 --duration 2 --quiet";
 
-/// To renew it, when the test has failed: `cp target/tmp/terminal.svg tests/pictures/`.
+/// To update the picture after a failure: `cp target/tmp/terminal.svg tests/pictures/`.
 #[test]
-fn the_picture_of_the_terminal_shows_what_the_client_prints() {
-    // The way of the third source port leads nowhere.
+fn terminal_picture_shows_the_output_of_the_client() {
+    // The path of the third source port is broken.
     let reflector = Reflector::new(|request| {
         let lost = sequence(request) % 4 == 3;
         (!lost).then(|| request.to_vec()).into_iter().collect()
@@ -28,20 +28,20 @@ fn the_picture_of_the_terminal_shows_what_the_client_prints() {
     };
     let kept = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PICTURE)).unwrap();
     let kept = shapes(&kept);
-    // A machine that has no time for it makes for one more line.
+    // A slow machine adds a line.
     let made = undisturbed(run, |made| shapes(made) == kept);
     if kept != shapes(&made) {
         let made_at = Path::new(env!("CARGO_TARGET_TMPDIR")).join("terminal.svg");
         fs::write(made_at, &made).unwrap();
     }
-    assert_eq!(kept, shapes(&made), "see above how to renew it");
+    assert_eq!(kept, shapes(&made), "see above how to update it");
     assert!(
         kept.iter().any(|line| line.starts_with("flow 9")),
         "{kept:#?}"
     );
 }
 
-/// A terminal with this text, as SVG.
+/// Draws a terminal with this text as SVG.
 fn picture(text: &str) -> String {
     const LINE: usize = 18;
     const COLUMN: usize = 8;
@@ -61,7 +61,7 @@ fn picture(text: &str) -> String {
             .replace('&', "&amp;")
             .replace('<', "&lt;")
             .replace('>', "&gt;");
-        // As wide as it has characters, whatever the font.
+        // The width depends on the number of characters, not on the font.
         let length = line.chars().count() * COLUMN;
         writeln!(
             svg,
@@ -73,7 +73,7 @@ fn picture(text: &str) -> String {
     svg
 }
 
-/// The lines of a picture, whatever numbers they have; a histogram may have more or fewer.
+/// Returns the lines of a picture without their numbers, and a histogram as one line.
 fn shapes(svg: &str) -> Vec<String> {
     let lines = svg
         .lines()

@@ -1,4 +1,4 @@
-//! The other end, by scripts, and the client.
+//! Scripted reflectors, and the client as a process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -16,10 +16,10 @@ use serde_json::Value;
 use crate::harness::tidy::end_with_test;
 use crate::harness::{all_is_taken, program, wait_until};
 
-/// How long a client waits where every reply comes, or the test ends the wait.
+/// A wait that never ends by itself: every reply arrives, or the test ends the wait.
 pub const LONG: &str = "--wait=60";
 
-/// Replies to datagrams as a script says, until dropped.
+/// A reflector whose replies are scripted. It stops when dropped.
 pub struct Reflector {
     pub address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
@@ -27,7 +27,7 @@ pub struct Reflector {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a reflector has replied to.
+/// The datagrams that a reflector has handled.
 #[derive(Default)]
 struct Seen {
     datagrams: u64,
@@ -35,7 +35,7 @@ struct Seen {
 }
 
 impl Reflector {
-    /// `script` gets each datagram and says what is to be sent back, in order.
+    /// Starts a reflector. `script` gets each datagram and returns the replies in order.
     pub fn new(mut script: impl FnMut(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
@@ -49,7 +49,7 @@ impl Reflector {
         let thread = thread::spawn(move || {
             let mut bytes = vec![0; 65536];
             while !stopped.load(Relaxed) {
-                // A timeout, or a signal.
+                // An error is a timeout or a signal.
                 let Ok((length, peer)) = socket.recv_from(&mut bytes) else {
                     continue;
                 };
@@ -69,13 +69,13 @@ impl Reflector {
         }
     }
 
-    /// How many datagrams it has replied to.
+    /// Returns the number of datagrams handled.
     pub fn datagrams(&self) -> u64 {
         self.seen.lock().unwrap().datagrams
     }
 
-    /// Runs a client that sends `count` datagrams, of which not all get a reply. It waits for the
-    /// others however long they take.
+    /// Runs a client that sends `count` requests, some of which get no reply. The client waits until
+    /// it has received all replies.
     pub fn measure(&self, count: u64, args: &str) -> (i32, String, String) {
         let all = self.datagrams() + count;
         self.seen.lock().unwrap().ports.clear();
@@ -94,7 +94,7 @@ impl Drop for Reflector {
     }
 }
 
-/// Runs a client, and ends its waiting for replies when all have come.
+/// Runs a client, and ends its wait once all replies have arrived.
 pub fn measure(command: &mut Command, mut all_came: impl FnMut() -> bool) -> (i32, String, String) {
     let mut child = started(command.arg(LONG));
     let mut has_ended = false;
@@ -105,10 +105,10 @@ pub fn measure(command: &mut Command, mut all_came: impl FnMut() -> bool) -> (i3
     if !has_ended {
         end_waiting(&child);
     }
-    told(child.wait_with_output().unwrap())
+    finished(child.wait_with_output().unwrap())
 }
 
-/// Ends the sending, and the waiting too. Two signals: of each kind the kernel keeps but one.
+/// Ends the sending and the waiting, by two signals. The kernel keeps only one of each kind.
 pub fn end_waiting(child: &Child) {
     signal(child, Signal::SIGINT);
     signal(child, Signal::SIGTERM);
@@ -118,12 +118,12 @@ pub fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
-/// The sequence number of a request.
+/// Returns the sequence number of a request.
 pub fn sequence(request: &[u8]) -> u64 {
     u64::from_be_bytes(request[4..12].try_into().unwrap())
 }
 
-/// The client, without variables of its surroundings.
+/// Returns the command of the client, without variables from the environment.
 pub fn probe(target: impl Display, args: &str) -> Command {
     let mut command = program();
     command.arg("probe").arg(target.to_string());
@@ -131,7 +131,8 @@ pub fn probe(target: impl Display, args: &str) -> Command {
     command
 }
 
-/// A script for the shell, with the program as `$0`. It says nothing of a locale that is missing.
+/// Returns a shell script with the program as `$0` and the target as `$1`. `LC_ALL=C` keeps the
+/// shell from warning about a missing locale.
 pub fn script(script: &str, target: impl Display) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(program().get_program());
@@ -140,9 +141,9 @@ pub fn script(script: &str, target: impl Display) -> Command {
     command
 }
 
-/// How it ended: its status, standard output, standard error.
+/// Runs the command. Returns its status, standard output and standard error.
 pub fn ended(command: &mut Command) -> (i32, String, String) {
-    told(end_with_test(command).output().unwrap())
+    finished(end_with_test(command).output().unwrap())
 }
 
 pub fn started(command: &mut Command) -> Child {
@@ -153,7 +154,7 @@ pub fn started(command: &mut Command) -> Child {
         .unwrap()
 }
 
-pub fn told(output: Output) -> (i32, String, String) {
+pub fn finished(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (out, err) = (text(output.stdout), text(output.stderr));
     assert!(!err.contains("panicked"), "{err}");
@@ -165,18 +166,18 @@ pub fn told(output: Output) -> (i32, String, String) {
     )
 }
 
-/// What `--json` says.
+/// Runs a client with `--json`. Returns its status and its object.
 pub fn json(target: impl Display, args: &str) -> (i32, Value) {
     object(ended(probe(target, args).arg("--json")))
 }
 
-/// The object that a client with `--json` wrote.
+/// Parses the output of a client with `--json`.
 pub fn object((status, out, err): (i32, String, String)) -> (i32, Value) {
     assert_eq!((err.as_str(), out.lines().count()), ("", 1), "{out}");
     (status, serde_json::from_str(&out).unwrap())
 }
 
-/// Its whole numbers.
+/// Returns the members that are whole numbers.
 pub fn counts(value: &Value) -> BTreeMap<&str, u64> {
     let members = value.as_object().unwrap().iter();
     members

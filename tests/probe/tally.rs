@@ -1,17 +1,17 @@
-//! The books against a model that keeps everything and counts at the end.
+//! The tally against a model that keeps everything and counts at the end.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use udp_echo::probe::tally::{Came, Tally};
+use udp_echo::probe::tally::{ReplyKind, Tally};
 
-/// What happens, at a time that passes by one millisecond from one to the next.
+/// An event. The time advances by one millisecond per event.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Send {
         flow: usize,
     },
-    /// A reply to a request so many before the last.
+    /// A reply to the request `back` before the last one.
     Reply {
         back: u64,
         corrupted: bool,
@@ -32,21 +32,21 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-const ROOM: u64 = 8;
+const CAPACITY: u64 = 8;
 
 proptest! {
     #[test]
-    fn every_figure_is_what_a_naive_count_gives(events in prop::collection::vec(event(), 0..200)) {
+    fn tally_matches_the_model(events in prop::collection::vec(event(), 0..200)) {
         let mut tally = Tally::new(3, 8);
-        // Sequence number less 1: flow, time.
+        // Flow and time of each request.
         let mut sent: Vec<(usize, u64)> = Vec::new();
-        // Sequence numbers in the order of the replies.
+        // Sequence numbers in order of arrival.
         let mut replies: Vec<u64> = Vec::new();
         let mut rejected: Vec<u64> = Vec::new();
         let (mut corrupted, mut too_late) = (0, 0);
         for (now, event) in (0_u64..).zip(&events) {
             let count = sent.len() as u64;
-            let kept = |sequence: u64| sequence >= 1 && sequence + ROOM > count;
+            let kept = |sequence: u64| sequence >= 1 && sequence + CAPACITY > count;
             match *event {
                 Event::Send { flow } => {
                     prop_assert_eq!(tally.next_sequence(), count + 1);
@@ -59,22 +59,22 @@ proptest! {
                     };
                     corrupted += u64::from(is);
                     let at = Duration::from_millis(now);
-                    let came = tally.reply(sequence, is, at, at);
+                    let kind = tally.reply(sequence, is, at, at);
                     if !kept(sequence) {
                         too_late += 1;
-                        prop_assert_eq!(came, Came::Unknown);
+                        prop_assert_eq!(kind, ReplyKind::Unknown);
                         continue;
                     }
                     let (flow, at) = sent[usize::try_from(sequence - 1).unwrap()];
                     let rtt = Duration::from_millis(now - at);
                     let flow_of = |number: u64| sent[usize::try_from(number - 1).unwrap()].0;
                     let expected = if replies.contains(&sequence) {
-                        Came::Again { rtt, flow }
+                        ReplyKind::Duplicate { rtt, flow }
                     } else {
                         let overtaken = |other: &u64| *other > sequence && flow_of(*other) == flow;
-                        Came::First { rtt, flow, reordered: replies.iter().any(overtaken) }
+                        ReplyKind::First { rtt, flow, reordered: replies.iter().any(overtaken) }
                     };
-                    prop_assert_eq!(came, expected);
+                    prop_assert_eq!(kind, expected);
                     replies.push(sequence);
                 }
                 Event::Reject { back } => {
@@ -113,11 +113,11 @@ proptest! {
     }
 
     #[test]
-    fn each_request_without_a_reply_is_told_once_when_it_is_overdue(
+    fn overdue_returns_each_unanswered_request_once(
         replied in prop::collection::vec(any::<bool>(), 1..100), step in 1_usize..20
     ) {
         let mut tally = Tally::new(1, 128);
-        let mut told = Vec::new();
+        let mut overdue = Vec::new();
         for (index, replied) in replied.iter().enumerate() {
             let now = Duration::from_millis(index as u64);
             tally.sent(0, now);
@@ -127,41 +127,41 @@ proptest! {
             if index % step == 0 {
                 let before = now.saturating_sub(Duration::from_millis(5));
                 while let Some((sequence, _)) = tally.overdue(before) {
-                    told.push(sequence);
+                    overdue.push(sequence);
                 }
             }
         }
-        told.extend(std::iter::from_fn(|| tally.overdue(Duration::MAX)).map(|told| told.0));
+        overdue.extend(std::iter::from_fn(|| tally.overdue(Duration::MAX)).map(|(sequence, _)| sequence));
         let lost = (1..).zip(&replied).filter(|(_, replied)| !**replied);
-        prop_assert_eq!(told, lost.map(|(sequence, _)| sequence).collect::<Vec<_>>());
+        prop_assert_eq!(overdue, lost.map(|(sequence, _)| sequence).collect::<Vec<_>>());
     }
 }
 
 #[test]
-fn what_is_forgotten_is_told_by_nobody_and_counts_as_lost() {
+fn requests_beyond_the_capacity_count_as_lost() {
     let mut tally = Tally::new(1, 4);
     (0..10).for_each(|now| tally.sent(0, Duration::from_secs(now)));
-    let told: Vec<_> = std::iter::from_fn(|| tally.overdue(Duration::MAX)).collect();
-    assert_eq!(told, [(7, 0), (8, 0), (9, 0), (10, 0)]);
+    let overdue: Vec<_> = std::iter::from_fn(|| tally.overdue(Duration::MAX)).collect();
+    assert_eq!(overdue, [(7, 0), (8, 0), (9, 0), (10, 0)]);
     assert_eq!(tally.totals().lost(), 10);
 }
 
 #[test]
-fn a_timestamp_from_before_the_request_gives_way_to_the_clock() {
+fn timestamps_before_the_request_give_way_to_the_clock() {
     let seconds = Duration::from_secs;
     let mut tally = Tally::new(1, 4);
     tally.sent(0, seconds(5));
-    let came = tally.reply(1, false, seconds(4), seconds(7));
-    let expected = Came::First {
+    let kind = tally.reply(1, false, seconds(4), seconds(7));
+    let expected = ReplyKind::First {
         rtt: seconds(2),
         flow: 0,
         reordered: false,
     };
-    assert_eq!(came, expected);
+    assert_eq!(kind, expected);
 }
 
 #[test]
-fn so_many_of_a_hundred_are_lost_exactly_from_there_on() {
+fn loss_threshold_is_exact_for_every_tenth_of_a_percent() {
     for sent in 1..=400_u32 {
         let mut tally = Tally::new(1, 1);
         (0..sent).for_each(|_| tally.sent(0, Duration::ZERO));

@@ -1,4 +1,4 @@
-//! How it looks on a terminal: a line of progress that comes and goes, Ctrl-C, bars that fit.
+//! The client on a terminal: progress line, Ctrl-C, width of the histogram.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use crate::harness::tidy::end_with_test;
 use crate::harness::{Daemon, wait_until};
 use crate::reflectors::{LONG, ended, probe};
 
-/// A client on a terminal of its own.
+/// A client on its own terminal.
 struct Terminal {
     columns: u16,
     keyboard: File,
@@ -44,7 +44,7 @@ impl Terminal {
         let seen = Arc::clone(&shown);
         let reader = thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // It fails when the last who has the terminal is gone.
+            // It fails once no process has the terminal open.
             while let Ok(count @ 1..) = master.read(&mut bytes) {
                 seen.lock().unwrap().extend_from_slice(&bytes[..count]);
             }
@@ -58,12 +58,12 @@ impl Terminal {
         }
     }
 
-    /// All that was written to it.
+    /// Returns all output so far.
     fn text(&self) -> String {
         String::from_utf8(self.shown.lock().unwrap().clone()).unwrap()
     }
 
-    /// How many were sent by each line of progress so far.
+    /// Returns the number of requests sent in each progress line so far.
     fn progress(&self) -> Vec<u64> {
         let text = self.text();
         let lines = text.split("\r\x1b[K").skip(1);
@@ -71,7 +71,7 @@ impl Terminal {
         sent.collect()
     }
 
-    /// What is to be seen, row by row.
+    /// Returns the visible rows.
     fn rows(&self) -> Vec<String> {
         let mut rows = vec![Vec::new()];
         let mut column = 0;
@@ -97,9 +97,11 @@ impl Terminal {
         rows.into_iter().map(String::from_iter).collect()
     }
 
-    /// Waits for it to end. What was to be seen then.
+    /// Waits for the client to end. Returns its status, all output and the visible rows.
     fn end(mut self) -> (ExitStatus, String, Vec<String>) {
-        wait_until("it ends", || self.child.try_wait().unwrap().is_some());
+        wait_until("the client ends", || {
+            self.child.try_wait().unwrap().is_some()
+        });
         wait_until("all is read", || self.reader.is_finished());
         let status = self.child.wait().unwrap();
         (status, self.text(), self.rows())
@@ -110,8 +112,8 @@ impl Terminal {
     }
 }
 
-/// Has the process lead a session of its own, with its standard input as the terminal: only then
-/// do keys send signals.
+/// Makes the process lead its own session with standard input as its terminal, so that keys send
+/// signals.
 #[allow(
     unsafe_code,
     reason = "std has no safe way to set an attribute of a child"
@@ -130,7 +132,7 @@ fn leads_session(command: &mut Command) -> &mut Command {
 }
 
 #[test]
-fn a_quiet_run_has_a_line_of_progress_that_goes_before_the_summary_at_any_width() {
+fn progress_line_vanishes_before_the_summary_at_any_width() {
     let daemon = Daemon::start(&[]);
     for columns in [80, 40] {
         let args = format!("--quiet --interval=0.01 {LONG}");
@@ -146,12 +148,12 @@ fn a_quiet_run_has_a_line_of_progress_that_goes_before_the_summary_at_any_width(
         assert!(status.success(), "{text:?}");
         assert!(rows[0].starts_with("--- "), "{rows:#?}");
         let seen = rows.concat();
-        assert!(seen.contains(" 0 lost (0 %)"), "{rows:#?}");
+        assert!(seen.contains(" 0 lost (0%)"), "{rows:#?}");
         assert!(
-            !seen.contains("not back") && !seen.contains("^C"),
+            !seen.contains("unanswered") && !seen.contains("^C"),
             "{rows:#?}"
         );
-        // A bar is in one row, with its times and its count.
+        // A bar fits into one row with its times and its count.
         let bars: Vec<_> = rows.iter().filter(|row| row.contains('|')).collect();
         assert!((1..=8).contains(&bars.len()), "{rows:#?}");
         for bar in &bars {
@@ -168,7 +170,7 @@ fn a_quiet_run_has_a_line_of_progress_that_goes_before_the_summary_at_any_width(
 }
 
 #[test]
-fn there_is_no_progress_among_lines_nor_for_programs_nor_in_a_pipe() {
+fn progress_is_absent_with_lines_json_or_a_pipe() {
     let daemon = Daemon::start(&[]);
     let mut lines = Terminal::start(80, &daemon, "--interval=0.1");
     let long = "--interval=0.1 --duration=2 --quiet";
@@ -180,11 +182,11 @@ fn there_is_no_progress_among_lines_nor_for_programs_nor_in_a_pipe() {
         "{out:?}"
     );
     let (_, text, rows) = json.end();
-    assert!(!text.contains("not back"), "{text:?}");
+    assert!(!text.contains("unanswered"), "{text:?}");
     assert!(rows[0].starts_with("{\""), "{rows:#?}");
     wait_until("two seconds of lines", || lines.text().contains("seq=20 "));
     lines.press_ctrl_c();
     let (status, text, rows) = lines.end();
-    assert!(status.success() && !text.contains("not back"), "{text:?}");
+    assert!(status.success() && !text.contains("unanswered"), "{text:?}");
     assert!(rows.iter().any(|row| row.starts_with("--- ")), "{rows:#?}");
 }

@@ -6,7 +6,7 @@ use crate::reflectors::{LONG, Reflector, ended, probe, script, sequence};
 use crate::skipped;
 
 #[test]
-fn wrong_usage_is_status_2_and_names_the_option_and_the_value() {
+fn usage_errors_are_status_2_and_name_option_and_value() {
     for (args, named) in [
         ("", "HOST:PORT"),
         ("nowhere", "'nowhere'"),
@@ -38,12 +38,12 @@ fn wrong_usage_is_status_2_and_names_the_option_and_the_value() {
     }
 }
 
-/// Each option, a value, and what it makes appear in the output against a daemon in echo mode.
+/// Each option, a value, and its effect on the output.
 const EFFECTS: &str = "
     COUNT | 2 | 2 sent
     DURATION | 0.5 | 1 sent
-    INTERVAL | 0.007 | every 7ms
-    RATE | 123 | 123 a second
+    INTERVAL | 0.007 | every 7 ms
+    RATE | 123 | 123 requests per second
     SIZE | 99 | 99 bytes from
     FLOWS | 3 | 3 flows
     MODE | lockstep | in lockstep mode
@@ -52,7 +52,7 @@ const EFFECTS: &str = "
     JSON | true | \"target\":";
 
 #[test]
-fn each_option_has_a_variable_that_counts_unless_it_is_empty() {
+fn each_option_has_a_variable_that_is_used_unless_empty() {
     let daemon = Daemon::start(&[]);
     let mut help = program();
     let (status, help, _) = ended(help.args(["probe", "--help"]));
@@ -73,12 +73,15 @@ fn each_option_has_a_variable_that_counts_unless_it_is_empty() {
         let mut command = probe(daemon.address(), &format!("--count=1 {LONG}"));
         let (status, out, _) = ended(command.env(&variable, ""));
         assert_eq!(status, 0, "{line}");
-        assert!(out.contains("64 bytes, one every 1s"), "{line}: {out}");
+        assert!(
+            out.contains("64 bytes, one request every 1 s"),
+            "{line}: {out}"
+        );
     }
     let variable = "UDP_ECHO_WAIT";
     assert!(help.contains(&format!("[env: {variable}]")));
     let silent = Reflector::new(|_| vec![]);
-    for (wait, said) in [("0.05", "within 50ms"), ("", "within 1s")] {
+    for (wait, said) in [("0.05", "within 50 ms"), ("", "within 1 s")] {
         let (_, out, _) = ended(probe(silent.address, "--count=1").env(variable, wait));
         assert!(out.contains(said), "{wait}: {out}");
     }
@@ -89,7 +92,7 @@ fn each_option_has_a_variable_that_counts_unless_it_is_empty() {
 }
 
 #[test]
-fn what_is_set_for_the_daemon_is_nothing_to_the_probe_and_the_other_way_round() {
+fn probe_and_daemon_ignore_each_others_variables() {
     let mut command = program();
     command.env("UDP_ECHO_SIZE", "wrong");
     command.env("UDP_ECHO_COUNT", "wrong\u{1b}");
@@ -102,14 +105,14 @@ fn what_is_set_for_the_daemon_is_nothing_to_the_probe_and_the_other_way_round() 
 }
 
 #[test]
-fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
+fn errors_before_measuring_are_status_1_and_one_line() {
     let daemon = Daemon::start(&[]);
     let http = daemon.http.unwrap();
     let page = format!("--metrics-url=http://{http}/-/healthy");
     let missing = format!("--metrics-url=http://{http}/nothing");
     let local = daemon.address().to_string();
     for (target, args, said) in [
-        // A name that no server has to be asked about.
+        // A name that fails without a query.
         ("no..name:9", "", "cannot resolve \"no..name\""),
         ("255.255.255.255:9", "", "255.255.255.255:9"),
         (
@@ -122,7 +125,7 @@ fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
             "--metrics-url=http://127.0.0.1:1/metrics",
             "http://127.0.0.1:1/metrics",
         ),
-        (&local, &page, "no metrics of a udp-echo"),
+        (&local, &page, "no metrics of udp-echo"),
         (&local, &missing, "404"),
     ] {
         if target.starts_with('[') && !has_ipv6() {
@@ -140,7 +143,7 @@ fn what_keeps_it_from_measuring_is_status_1_and_one_line() {
 }
 
 #[test]
-fn it_has_as_many_flows_as_the_process_may_have_files() {
+fn flows_are_limited_by_the_number_of_open_files() {
     let daemon = Daemon::start(&["--mode=echo"]);
     for (limit, status, said) in [
         ("-S -n 20", 0, "100 sent, 100 received"),
@@ -159,7 +162,7 @@ fn it_has_as_many_flows_as_the_process_may_have_files() {
 }
 
 #[test]
-fn the_status_tells_whether_too_much_was_lost() {
+fn status_is_1_from_max_loss_on() {
     let reflector = Reflector::new(|request| {
         let dropped = sequence(request).is_multiple_of(4);
         (!dropped).then(|| request.to_vec()).into_iter().collect()
@@ -171,7 +174,7 @@ fn the_status_tells_whether_too_much_was_lost() {
 }
 
 #[test]
-fn of_rate_and_interval_the_one_on_the_command_line_counts() {
+fn rate_or_interval_on_the_command_line_takes_precedence() {
     let daemon = Daemon::start(&[]);
     let run = |variables: &[(&str, &str)], args: &str| {
         let mut command = probe(daemon.address(), &format!("--count=1 {LONG} {args}"));
@@ -179,8 +182,8 @@ fn of_rate_and_interval_the_one_on_the_command_line_counts() {
     };
     let (rate, interval) = (("UDP_ECHO_RATE", "123"), ("UDP_ECHO_INTERVAL", "0.007"));
     for (variables, args, said) in [
-        (rate, "--interval=0.007", "one every 7ms"),
-        (interval, "--rate=123", "123 a second"),
+        (rate, "--interval=0.007", "one request every 7 ms"),
+        (interval, "--rate=123", "123 requests per second"),
     ] {
         let (status, out, _) = run(&[variables], args);
         assert!(status == 0 && out.contains(said), "{out}");
@@ -199,7 +202,7 @@ fn probe_sends_no_more_than_is_due_within_the_duration() {
         let sent = out.split(" sent").next().unwrap().lines().last().unwrap();
         sent.parse::<u32>().unwrap()
     };
-    // A machine that has no time for it sends fewer, and never more.
+    // A slow machine sends fewer, and never more.
     let sent = undisturbed(run, |sent| *sent > 1);
     assert!((2..=101).contains(&sent), "{sent}");
 }

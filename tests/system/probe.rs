@@ -21,17 +21,17 @@ fn a_firewall_that_rejects_is_told_in_words() {
         ),
         (
             "reject with icmp type host-prohibited",
-            "a firewall rejects it (ICMP host prohibited from 10.77.0.1)",
+            "a firewall rejects the datagrams (ICMP host prohibited from 10.77.0.1)",
         ),
         (
             "reject with icmp type host-unreachable",
-            "there is no way (ICMP host unreachable from 10.77.0.1)",
+            "or the host is down (ICMP host unreachable from 10.77.0.1)",
         ),
         (
             "reject with icmp type port-unreachable",
-            "nobody listens on 10.77.0.1:9999 (ICMP port unreachable from 10.77.0.1)",
+            "cannot reach 10.77.0.1:9999: no process listens on the port (ICMP port unreachable from 10.77.0.1)",
         ),
-        ("drop", "3 sent, 0 received, 3 lost (100 %)"),
+        ("drop", "3 sent, 0 received, 3 lost (100%)"),
     ] {
         let (server, clients) = Namespace::pair();
         let _daemon = server.daemon(&["--listen=10.77.0.1:9999"]);
@@ -40,17 +40,18 @@ fn a_firewall_that_rejects_is_told_in_words() {
         let (status, out) = probe(&clients, REFLECTOR, args);
         assert_eq!(status, 1, "{out}");
         assert!(out.contains(words), "{verdict}: {out}");
-        assert!(out.contains("3 sent, 0 received, 3 lost (100 %)"), "{out}");
+        assert!(out.contains("3 sent, 0 received, 3 lost (100%)"), "{out}");
     }
     let (_server, clients) = Namespace::pair();
     let args = "--count=2 --interval=0.2 --wait=0.3";
     rules(&clients, "output", "udp dport 9999 drop");
     let (status, out) = probe(&clients, REFLECTOR, args);
     assert_eq!(status, 1, "{out}");
-    assert!(out.contains("a firewall of this host forbids it"), "{out}");
+    assert!(out.contains("a firewall on this host blocks it"), "{out}");
     let (status, out) = probe(&clients, "[fd77::1]:9998", args);
     assert_eq!(status, 1, "{out}");
-    let words = "nobody listens on [fd77::1]:9998 (ICMPv6 port unreachable from fd77::1)";
+    let words = "cannot reach [fd77::1]:9998: no process listens on the port (ICMPv6 port unreachable \
+                 from fd77::1)";
     assert!(out.contains(words), "{out}");
 }
 
@@ -73,7 +74,7 @@ fn a_rejection_that_quotes_no_more_than_it_has_to_is_told_too() {
             icmp.send_to(&prohibited(peer.port()), &to.into()).unwrap();
         }
         let out = child.wait_with_output().unwrap();
-        let words = "3 of them: 10.77.0.1:9999 cannot be reached: a firewall rejects it (ICMP \
+        let words = "3 requests: cannot reach 10.77.0.1:9999: a firewall rejects the datagrams (ICMP \
                      administratively prohibited from 10.77.0.1)";
         let text = String::from_utf8(out.stdout).unwrap();
         assert!(text.contains(words), "{mode}: {text}");
@@ -113,7 +114,10 @@ fn one_flow_that_loses_among_others_that_do_not_has_a_line() {
     };
     server.shell(&format!("nft add element inet t blocked '{{ {port} }}'"));
     let out = ended(&mut child);
-    assert!(out.contains("some flows lose and others do not:"), "{out}");
+    assert!(
+        out.contains("some flows lose requests, others do not:"),
+        "{out}"
+    );
     let flows: Vec<_> = out
         .lines()
         .filter(|line| line.starts_with("  flow "))
@@ -121,7 +125,7 @@ fn one_flow_that_loses_among_others_that_do_not_has_a_line() {
     assert_eq!(flows.len(), 8, "{out}");
     let losing: Vec<_> = flows
         .iter()
-        .filter(|line| !line.contains(" 0 lost (0 %)"))
+        .filter(|line| !line.contains(" 0 lost (0%)"))
         .collect();
     assert_eq!(losing.len(), 1, "{out}");
     assert!(losing[0].contains(&format!("from port {port}:")), "{out}");
@@ -208,7 +212,7 @@ fn other_peoples_reflectors_are_measured_too() {
         }
         // ncat may join datagrams where it is held up, and after each echo xinetd throws away what
         // came meanwhile, which may be all the records: until nothing is lost.
-        let all = "20 sent, 20 received, 0 lost (0 %)";
+        let all = "20 sent, 20 received, 0 lost (0%)";
         for (mode, records) in [("echo", false), ("exchange", true)] {
             let args = format!("--mode={mode} --count=20 --interval=0.02 --wait=0.3");
             loop {

@@ -1,17 +1,17 @@
-//! What the loop sends: requests that are due, and records.
+//! Sends due requests and records.
 
 use std::io;
 use std::time::Duration;
 
 use super::{BATCH, Prober};
-use crate::probe::notes::Trouble;
+use crate::probe::exchange::DueRecord;
+use crate::probe::notes::DeliveryError;
 use crate::probe::pace::Frequency;
-use crate::probe::turns::Due;
 use crate::reflect::Mode;
 use crate::udp::Socket;
 
-/// From how many that are due on they are sent over one flow, by one call, at a rate from which on
-/// one core needs that. What is caught up with at a lower rate takes the flows in turn as ever.
+/// Number of due requests from which on one call sends them all over one flow, if the rate is at
+/// least [`FAST`]: one core cannot keep such a rate otherwise. Below it flows are used in turn.
 const TOGETHER: usize = 16;
 const FAST: Frequency = Frequency {
     count: 10_000,
@@ -26,20 +26,20 @@ impl Prober<'_> {
         let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
         let together = due >= TOGETHER && self.config.frequency.is_at_least(FAST);
         if self.config.mode == Mode::Echo && together {
-            if let Some(flow) = self.turns.next_flow() {
+            if let Some(flow) = self.exchanges.next_flow() {
                 self.send_requests(flow, due);
             }
             return;
         }
         for _ in 0..due {
-            let Some(flow) = self.turns.next_flow() else {
+            let Some(flow) = self.exchanges.next_flow() else {
                 return;
             };
             self.send_requests(flow, 1);
         }
     }
 
-    /// Sends so many requests over a flow.
+    /// Sends this number of requests over a flow.
     pub(super) fn send_requests(&mut self, flow: usize, number: usize) {
         let size = self.config.size;
         let first = self.tally.next_sequence();
@@ -50,7 +50,7 @@ impl Prober<'_> {
         self.last_sent = now;
         for sequence in (first..).take(number) {
             self.tally.sent(flow, now);
-            self.turns.asked(flow, sequence, now);
+            self.exchanges.request_sent(flow, sequence, now);
             self.pace.sent();
         }
         let outgoing = std::mem::take(&mut self.outgoing);
@@ -62,7 +62,7 @@ impl Prober<'_> {
                 _ => socket.send_each(bytes, size),
             });
             next += sent.unwrap_or_else(|errno| {
-                self.trouble(Trouble::Unsent(errno));
+                self.count_error(DeliveryError::Unsent(errno));
                 self.rejected(first + next as u64);
                 1
             });
@@ -71,43 +71,46 @@ impl Prober<'_> {
     }
 
     /// Sends a record.
-    pub(super) fn send_record(&mut self, due: Due, rtt: Option<Duration>) {
-        let Due {
+    pub(super) fn send_record(&mut self, due: DueRecord, rtt: Option<Duration>) {
+        let DueRecord {
             flow,
             sequence,
-            earlier,
+            attempt,
         } = due;
-        let record = self.run.record(sequence, earlier, flow, rtt).encode();
+        let record = self.run.record(sequence, attempt, flow, rtt).encode();
         match self.send(flow, |socket| socket.send(&record)) {
             Ok(()) => self.notes.records_sent += 1,
             Err(errno) => {
                 let count = self.notes.unsent_records.entry(errno).or_default();
                 *count += 1;
                 if *count == 1 {
-                    let told = Trouble::Unsent(errno).told(self.address);
-                    self.tell(format_args!("record: {told}"));
+                    let error = DeliveryError::Unsent(errno).describe(self.address);
+                    self.report(format_args!("record: {error}"));
                 }
             }
         }
     }
 
-    /// Sends over a flow, and again where a signal came, or an ICMP error about an earlier datagram
-    /// was told in place of sending this one.
+    /// Sends over a flow. Repeats the call after a signal, and if the kernel reported an ICMP error
+    /// about an earlier datagram instead of sending this one (`IP_RECVERR` in ip(7)).
+    ///
+    /// # Errors
+    /// Returns the errno of the failed call.
     fn send<T>(&mut self, flow: usize, call: impl Fn(&Socket) -> io::Result<T>) -> Result<T, i32> {
-        /// More of them than that come only as fast as they are told.
-        const MOST: u32 = 4;
+        /// An ICMP error arrives at most this often while one datagram is sent.
+        const MAX_TRIES: u32 = 4;
         let mut tries = 0;
         loop {
-            let error = match call(&self.flows[flow]) {
+            let error = match call(&self.sockets[flow]) {
                 Err(error) => error,
                 Ok(sent) => return Ok(sent),
             };
             tries += 1;
-            let told = self.take_rejections(flow);
-            // What it says may have been taken just before.
-            let of_another = error.kind() == io::ErrorKind::ConnectionRefused;
-            if error.kind() != io::ErrorKind::Interrupted && (tries > MOST || !(told || of_another))
-            {
+            // The error queue may have been read just before.
+            let is_icmp_error =
+                self.take_rejections(flow) || error.kind() == io::ErrorKind::ConnectionRefused;
+            let retry = is_icmp_error && tries <= MAX_TRIES;
+            if !retry && error.kind() != io::ErrorKind::Interrupted {
                 return Err(error.raw_os_error().unwrap_or(0));
             }
         }

@@ -87,7 +87,7 @@ impl Typed {
             let summary = said.lines().find(|line| line.contains(" sent, "));
             let summary = summary.unwrap_or_else(|| panic!("no summary: {said}"));
             assert!(!summary.starts_with("0 sent"), "{said}");
-            assert!(summary.contains(" 0 lost (0 %)"), "{said}");
+            assert!(summary.contains(" 0 lost (0%)"), "{said}");
         }
     }
 

@@ -1,65 +1,69 @@
-//! What the loop takes: replies, records that came back, ICMP errors.
+//! Receives replies, echoed records and ICMP errors.
 
 use std::io;
 use std::time::Duration;
 
 use super::{BATCH, Prober};
-use crate::probe::notes::Trouble;
-use crate::probe::tally::Came;
-use crate::probe::wire::{Change, HEADER_BYTES, Seen};
+use crate::probe::notes::DeliveryError;
+use crate::probe::tally::ReplyKind;
+use crate::probe::wire::{Change, HEADER_BYTES, Message};
 use crate::udp::{Rejection, Wait};
 
-/// What a socket's receive timeout is exact to, on any kernel.
-const COARSE: Duration = Duration::from_millis(20);
+/// Granularity of a receive timeout, on any kernel.
+const GRANULARITY: Duration = Duration::from_millis(20);
 
 impl Prober<'_> {
-    /// Takes some of what came, after waiting for it. Says how much, errors included.
+    /// Waits for datagrams for at most `timeout`, and receives some. Returns their number, errors
+    /// included.
     pub(super) fn receive(&mut self, timeout: Duration) -> io::Result<u64> {
         if !timeout.is_zero() {
             self.screen.flush();
         }
-        let Some(ready) = &mut self.ready else {
+        let Some(poller) = &mut self.poller else {
             let mut wait = Wait::Poll;
-            if timeout > COARSE * 2 {
-                self.set_receive_timeout(timeout.saturating_sub(COARSE))?;
+            if timeout > GRANULARITY * 2 {
+                self.set_receive_timeout(timeout.saturating_sub(GRANULARITY))?;
                 wait = Wait::Block;
-            } else if !timeout.is_zero() && !self.flows[0].wait_readable(timeout)? {
+            } else if !timeout.is_zero() && !self.sockets[0].wait_readable(timeout)? {
                 return Ok(0);
             }
-            return Ok(self.take(0, wait));
+            return Ok(self.receive_on(0, wait));
         };
-        let mut found = std::mem::take(&mut self.found);
-        ready.wait(timeout, &mut found)?;
-        let taken = found.iter().map(|flow| self.take(*flow, Wait::Poll)).sum();
-        self.found = found;
+        let mut readable = std::mem::take(&mut self.readable);
+        poller.wait(timeout, &mut readable)?;
+        let taken = readable
+            .iter()
+            .map(|flow| self.receive_on(*flow, Wait::Poll))
+            .sum();
+        self.readable = readable;
         Ok(taken)
     }
 
     fn set_receive_timeout(&mut self, timeout: Duration) -> io::Result<()> {
-        // Nothing is lost by a wait that is a little shorter; most need no call then.
-        let steps = timeout.as_millis() / COARSE.as_millis();
-        let timeout = COARSE * u32::try_from(steps.max(1)).unwrap_or(1);
+        // A slightly shorter wait does no harm, and saves most of the system calls.
+        let steps = timeout.as_millis() / GRANULARITY.as_millis();
+        let timeout = GRANULARITY * u32::try_from(steps.max(1)).unwrap_or(1);
         if timeout != self.receive_timeout {
-            self.flows[0].set_receive_timeout(Some(timeout))?;
+            self.sockets[0].set_receive_timeout(Some(timeout))?;
             self.receive_timeout = timeout;
         }
         Ok(())
     }
 
-    /// Takes some of what came on a flow. Says how much.
-    fn take(&mut self, flow: usize, wait: Wait) -> u64 {
-        // With one request in flight one datagram is all there is (Batch::receive).
+    /// Receives some datagrams of a flow. Returns their number.
+    fn receive_on(&mut self, flow: usize, wait: Wait) -> u64 {
+        // With one request in flight there is only one datagram to receive (see Batch::receive).
         let most = self.tally.outstanding().clamp(1, BATCH as u64);
         let most = usize::try_from(most).unwrap_or(BATCH);
-        match self.batch.receive(&self.flows[flow], wait, most) {
+        match self.batch.receive(&self.sockets[flow], wait, most) {
             Ok(count) => {
                 let now = self.clock.moment();
                 for slot in 0..count {
                     let received = self.batch.meta(slot);
                     let bytes = self.batch.bytes(slot);
-                    let seen = self.run.read(bytes, received.length);
+                    let message = self.run.parse(bytes, received.length);
                     let at = now.of_receipt(received.received_at);
-                    self.came(flow, seen, received.length, at, now.at);
+                    self.handle(flow, message, received.length, at, now.at);
                 }
                 count as u64
             }
@@ -67,7 +71,7 @@ impl Prober<'_> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => {
                 if !self.take_rejections(flow) && self.tally.rejected_on(flow) {
-                    self.trouble(Trouble::Rejected {
+                    self.count_error(DeliveryError::Rejected {
                         errno: error.raw_os_error().unwrap_or(0),
                         icmp: None,
                         from: None,
@@ -78,66 +82,66 @@ impl Prober<'_> {
         }
     }
 
-    /// Something came on a flow.
-    fn came(&mut self, flow: usize, seen: Seen, length: usize, at: Duration, by: Duration) {
+    /// Counts and prints a datagram that arrived at `at`, at the latest at `by`.
+    fn handle(&mut self, flow: usize, message: Message, length: usize, at: Duration, by: Duration) {
         let target = self.address;
-        match seen {
-            Seen::Foreign => self.notes.foreign += 1,
-            Seen::Damaged => {
+        match message {
+            Message::Foreign => self.notes.foreign += 1,
+            Message::Damaged => {
                 self.tally.damaged();
                 if length < HEADER_BYTES {
-                    self.notes.cut_to = self.notes.cut_to.max(Some(length));
+                    self.notes.truncated_to = self.notes.truncated_to.max(Some(length));
                 }
-                self.tell(format_args!(
-                    "{length} bytes from {target}: damaged, it cannot be told whose reply it is"
+                self.report(format_args!(
+                    "{length} bytes from {target}: damaged reply to an unknown request"
                 ));
             }
-            Seen::Record { sequence, earlier } => {
-                self.notes.records_back += 1;
-                if let Some(due) = self.turns.record_came_back(flow, sequence, earlier) {
+            Message::Record { sequence, attempt } => {
+                self.notes.records_echoed += 1;
+                if let Some(due) = self.exchanges.record_echoed(flow, sequence, attempt) {
                     self.send_record(due, None);
                 }
             }
-            Seen::Reply { sequence, change } => {
-                if let Change::Cut { length } = change {
-                    self.notes.cut_to = self.notes.cut_to.max(Some(length));
+            Message::Reply { sequence, change } => {
+                if let Change::Truncated { length } = change {
+                    self.notes.truncated_to = self.notes.truncated_to.max(Some(length));
                 }
-                let came = self.tally.reply(sequence, change != Change::None, at, by);
-                if let Came::First { flow, rtt, .. } = came
-                    && let Some(due) = self.turns.replied(flow, sequence, rtt, at, by)
+                let kind = self.tally.reply(sequence, change != Change::None, at, by);
+                if let ReplyKind::First { flow, rtt, .. } = kind
+                    && let Some(due) = self.exchanges.reply_received(flow, sequence, rtt, at, by)
                 {
                     self.send_record(due, Some(rtt));
                 }
-                self.tell_reply(sequence, change, length, came);
+                self.report_reply(sequence, change, length, kind);
             }
         }
     }
 
-    /// Takes what ICMP errors there are about what a flow sent. Says whether there were any.
+    /// Reads and counts the ICMP errors about datagrams of a flow. Returns whether there were any.
     pub(super) fn take_rejections(&mut self, flow: usize) -> bool {
         let mut any = false;
-        while let Some(rejection) = self.flows[flow].take_rejection() {
+        while let Some(rejection) = self.sockets[flow].take_rejection() {
             any = true;
-            self.take_rejection(flow, &rejection);
+            self.count_rejection(flow, &rejection);
         }
         any
     }
 
-    /// Counts an ICMP error if it is about a request that waits: a forger can send any number of
-    /// others.
-    fn take_rejection(&mut self, flow: usize, rejection: &Rejection) {
+    /// Counts an ICMP error if it is about a waiting request. Any number of others can be forged.
+    fn count_rejection(&mut self, flow: usize, rejection: &Rejection) {
         let bytes = &rejection.bytes;
-        let is_about_one = match self.run.read(bytes, bytes.len()) {
-            Seen::Reply { sequence, .. } => self.rejected(sequence),
-            // Nothing of it has to come back (RFC 792): then it is about what the flow waits for.
-            _ if bytes.len() < HEADER_BYTES => match self.turns.asked_on(flow) {
+        let is_about_one = match self.run.parse(bytes, bytes.len()) {
+            Message::Reply { sequence, .. } => self.rejected(sequence),
+            // An ICMP error need not quote the payload (RFC 792). It is then about the request that
+            // the flow waits for.
+            _ if bytes.len() < HEADER_BYTES => match self.exchanges.waiting_request(flow) {
                 Some(sequence) => self.rejected(sequence),
-                None => self.turns.is_plain() && self.tally.rejected_on(flow),
+                None => self.exchanges.is_plain() && self.tally.rejected_on(flow),
             },
             _ => false,
         };
         if is_about_one {
-            self.trouble(Trouble::from(rejection));
+            self.count_error(rejection.into());
         }
     }
 }
@@ -155,8 +159,8 @@ mod tests {
     use crate::reflect::Mode;
     use crate::udp::Icmp;
 
-    /// What is counted when so many requests were sent, and then come ICMP errors from ever new
-    /// addresses: each with the sequence number of a request, or without.
+    /// Sends requests, then feeds in ICMP errors, each from a new address and with the sequence
+    /// number of a request or without. Returns the counts of each kind and of further kinds.
     fn counted(mode: Mode, requests: usize, errors: &[Option<u64>]) -> (Vec<u64>, u64) {
         let silent = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let target = silent.local_addr().unwrap();
@@ -196,7 +200,7 @@ mod tests {
                 from: Some(Ipv4Addr::from_bits(from).into()),
                 bytes,
             };
-            prober.take_rejection(0, &rejection);
+            prober.count_rejection(0, &rejection);
         }
         let errors = &prober.notes.errors;
         (
@@ -215,15 +219,15 @@ mod tests {
             (Mode::Exchange, 1, None, 1),
             (Mode::Lockstep, 1, None, 1),
         ] {
-            let seen = counted(mode, requests, &[about; 1000]);
-            assert_eq!(seen, (vec![1; kinds], 0), "{mode:?} {about:?}");
+            let counts = counted(mode, requests, &[about; 1000]);
+            assert_eq!(counts, (vec![1; kinds], 0), "{mode:?} {about:?}");
         }
     }
 
     #[test]
-    fn prober_counts_a_bounded_number_of_kinds_of_errors_apart() {
+    fn prober_lists_a_bounded_number_of_error_kinds() {
         let requests: Vec<_> = (1..=60).map(Some).collect();
         let (kinds, other) = counted(Mode::Echo, requests.len(), &requests);
-        assert_eq!((kinds, other), (vec![1; Errors::MOST], 28));
+        assert_eq!((kinds, other), (vec![1; Errors::MAX_KINDS], 28));
     }
 }

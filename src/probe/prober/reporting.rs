@@ -1,19 +1,20 @@
-//! What the loop says while it runs.
+//! Prints lines and progress while the loop runs.
 
 use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::Prober;
 use crate::probe::Config;
-use crate::probe::tally::Came;
+use crate::probe::format::{Percent, Time};
+use crate::probe::tally::ReplyKind;
 use crate::probe::wire::Change;
 
-/// How often progress is shown.
+/// Time between updates of the progress line.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 impl Prober<'_> {
-    /// The first line.
-    pub(super) fn tell_start(&mut self) {
+    /// Prints the first line.
+    pub(super) fn report_start(&mut self) {
         let Config {
             target,
             mode,
@@ -23,8 +24,8 @@ impl Prober<'_> {
             ..
         } = self.config;
         let every = match (frequency.count, frequency.time) {
-            (1, time) => format!("one every {}", humantime::format_duration(time)),
-            (count, _) => format!("{count} a second"),
+            (1, time) => format!("one request every {}", Time(time)),
+            (count, _) => format!("{count} requests per second"),
         };
         let flows = match flows {
             1 => String::new(),
@@ -32,34 +33,40 @@ impl Prober<'_> {
         };
         let mode = mode.name();
         let address = self.address;
-        self.tell(format_args!(
+        self.report(format_args!(
             "probing {target} ({address}) in {mode} mode: {size} bytes, {every}{flows}"
         ));
     }
 
-    /// A line, unless nobody wants lines.
-    pub(super) fn tell(&mut self, line: Arguments<'_>) {
+    /// Prints a line, unless `--quiet` or `--json` is given.
+    pub(super) fn report(&mut self, line: Arguments<'_>) {
         if self.config.lines() {
             self.screen.line(line);
         }
     }
 
-    /// A line for a reply.
-    pub(super) fn tell_reply(&mut self, sequence: u64, change: Change, length: usize, came: Came) {
-        let (rtt, flow, remark) = match came {
+    /// Prints a line for a reply.
+    pub(super) fn report_reply(
+        &mut self,
+        sequence: u64,
+        change: Change,
+        length: usize,
+        kind: ReplyKind,
+    ) {
+        let (rtt, flow, remark) = match kind {
             _ if !self.config.lines() => return,
-            Came::Unknown => return,
-            Came::First {
+            ReplyKind::Unknown => return,
+            ReplyKind::First {
                 rtt,
                 flow,
                 reordered,
             } => (rtt, flow, if reordered { " (out of order)" } else { "" }),
-            Came::Again { rtt, flow } => (rtt, flow, " (duplicate)"),
+            ReplyKind::Duplicate { rtt, flow } => (rtt, flow, " (duplicate)"),
         };
         let change = match change {
             Change::None => "",
-            Change::Cut { .. } => " (cut)",
-            Change::Other => " (corrupted)",
+            Change::Truncated { .. } => " (truncated)",
+            Change::Altered => " (corrupted)",
         };
         let target = self.address;
         let time = rtt.as_secs_f64() * 1e3;
@@ -69,25 +76,23 @@ impl Prober<'_> {
         ));
     }
 
-    /// A line for each request whose reply did not come in time.
-    pub(super) fn tell_overdue(&mut self, now: Duration) {
-        let Some(before) = now.checked_sub(self.config.wait) else {
+    /// Prints a line for each request whose reply did not arrive in time.
+    pub(super) fn report_overdue(&mut self, now: Duration) {
+        let before = now.checked_sub(self.config.wait);
+        let Some(before) = before.filter(|_| self.config.lines()) else {
             return;
         };
-        if !self.config.lines() {
-            return;
-        }
         while let Some((sequence, flow)) = self.tally.overdue(before) {
             let flow = self.flow_name(flow);
-            let wait = humantime::format_duration(self.config.wait);
+            let wait = Time(self.config.wait);
             self.screen.line(format_args!(
                 "no reply to seq={sequence}{flow} within {wait}"
             ));
         }
     }
 
-    /// The line of progress, from time to time.
-    pub(super) fn tell_progress(&mut self, now: Duration) {
+    /// Updates the progress line of `--quiet` on a terminal, once per second.
+    pub(super) fn show_progress(&mut self, now: Duration) {
         let shown = self.config.quiet && !self.config.json && self.screen.is_terminal();
         if !shown || now < self.last_progress + PROGRESS {
             return;
@@ -95,17 +100,17 @@ impl Prober<'_> {
         self.last_progress = now;
         let totals = self.tally.totals();
         let line = format!(
-            "{} sent, {} received, {:.3} % not back, {:.0} s",
+            "{} sent, {} received, {} unanswered, {:.0} s",
             totals.sent,
             totals.received,
-            totals.loss_ratio() * 1e2,
+            Percent(totals.lost(), totals.sent),
             now.as_secs_f64(),
         );
         self.screen.progress(&line);
     }
 
     fn flow_name(&self, flow: usize) -> String {
-        match self.flows.len() {
+        match self.sockets.len() {
             1 => String::new(),
             _ => format!(" flow={}", flow + 1),
         }

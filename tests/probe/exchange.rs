@@ -1,13 +1,13 @@
-//! The client's part of the exchange against the daemon's core, with loss on both ways.
+//! The client's side of the exchange against the daemon's core, with loss in both directions.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use udp_echo::probe::tally::{Came, Tally};
-use udp_echo::probe::turns::{Due, Turns};
-use udp_echo::probe::wire::{Change, Run, Seen};
+use udp_echo::probe::exchange::{DueRecord, Exchanges};
+use udp_echo::probe::tally::{ReplyKind, Tally};
+use udp_echo::probe::wire::{Change, Message, Run};
 use udp_echo::reflect::{
     Action, Admission, Datagram, Destination, ExitOn, Mode, Reflector, ReflectorSettings, Timeout,
 };
@@ -15,36 +15,39 @@ use udp_echo::reflect::{
 const WAIT: Duration = Duration::from_secs(1);
 const NOW: Duration = Duration::ZERO;
 
-/// What may be lost.
+/// A kind of datagram that may be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Request,
     Record,
 }
 
-/// A network of a fixed delay between a client of one flow and a daemon.
+/// A client with one flow and a daemon, connected by a network with a fixed delay.
 struct World {
     run: Run,
     tally: Tally,
-    turns: Turns,
+    exchanges: Exchanges,
     daemon: Reflector,
     start: Instant,
     now: Duration,
     delay: Duration,
     there: VecDeque<(Duration, Vec<u8>, Kind)>,
     back: VecDeque<(Duration, Vec<u8>, Kind)>,
-    /// Whether the next datagram of a kind is lost: there, back.
+    /// Whether the next datagram of a kind is lost. The flag is true on the way to the daemon.
     loses: Box<dyn FnMut(Kind, bool) -> bool>,
-    /// Requests that the daemon took for records; records and echoes of records that were lost.
+    /// Requests that the daemon decoded as records.
     swallowed: Vec<u64>,
+    /// Lost records and lost echoes of records.
     lost_records: usize,
+    /// Lost requests and lost replies.
     lost: Vec<u64>,
+    /// Records sent.
     records: u64,
 }
 
 impl World {
     fn new(mode: Mode, delay: Duration, loses: impl FnMut(Kind, bool) -> bool + 'static) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "the core takes no other time")]
+        #[expect(clippy::disallowed_methods, reason = "the core works with Instant")]
         let start = Instant::now();
         let settings = ReflectorSettings {
             mode,
@@ -58,7 +61,7 @@ impl World {
         Self {
             run: Run::new(0xabcd_ef01, 32),
             tally: Tally::new(1, 1 << 12),
-            turns: Turns::new(Mode::Exchange, 1, WAIT),
+            exchanges: Exchanges::new(Mode::Exchange, 1, WAIT),
             daemon: Reflector::new(settings, start).unwrap(),
             start,
             now: Duration::ZERO,
@@ -73,19 +76,19 @@ impl World {
         }
     }
 
-    fn ask(&mut self) {
+    fn send_request(&mut self) {
         let sequence = self.tally.next_sequence();
         let mut bytes = vec![0; self.run.size()];
         self.run.write(sequence, &mut bytes);
         self.tally.sent(0, self.now);
-        self.turns.asked(0, sequence, self.now);
+        self.exchanges.request_sent(0, sequence, self.now);
         self.send(bytes, Kind::Request, sequence);
     }
 
-    fn record(&mut self, due: Option<Due>) {
+    fn record(&mut self, due: Option<DueRecord>) {
         if let Some(due) = due {
             self.records += 1;
-            let record = self.run.record(due.sequence, due.earlier, due.flow, None);
+            let record = self.run.record(due.sequence, due.attempt, due.flow, None);
             self.send(record.encode().into(), Kind::Record, due.sequence);
         }
     }
@@ -106,9 +109,9 @@ impl World {
     }
 
     fn sequence(&self, bytes: &[u8]) -> u64 {
-        match self.run.read(bytes, bytes.len()) {
-            Seen::Reply { sequence, .. } | Seen::Record { sequence, .. } => sequence,
-            seen => panic!("{seen:?}"),
+        match self.run.parse(bytes, bytes.len()) {
+            Message::Reply { sequence, .. } | Message::Record { sequence, .. } => sequence,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -146,42 +149,42 @@ impl World {
         }
         while self.back.front().is_some_and(|next| next.0 <= self.now) {
             let (_, bytes, _) = self.back.pop_front().unwrap();
-            let due = match self.run.read(&bytes, bytes.len()) {
-                Seen::Reply {
+            let due = match self.run.parse(&bytes, bytes.len()) {
+                Message::Reply {
                     sequence,
                     change: Change::None,
                 } => match self.tally.reply(sequence, false, self.now, self.now) {
-                    Came::First { flow, rtt, .. } => {
-                        self.turns.replied(flow, sequence, rtt, self.now, self.now)
-                    }
+                    ReplyKind::First { flow, rtt, .. } => self
+                        .exchanges
+                        .reply_received(flow, sequence, rtt, self.now, self.now),
                     other => panic!("{other:?}"),
                 },
-                Seen::Record { sequence, earlier } => {
-                    self.turns.record_came_back(0, sequence, earlier)
+                Message::Record { sequence, attempt } => {
+                    self.exchanges.record_echoed(0, sequence, attempt)
                 }
-                seen => panic!("{seen:?}"),
+                other => panic!("{other:?}"),
             };
             self.record(due);
         }
-        while let Some(due) = self.turns.time(self.now) {
+        while let Some(due) = self.exchanges.next_record(self.now) {
             self.record(Some(due));
         }
     }
 
-    /// Asks so many times, at an interval in milliseconds or as soon as it may.
+    /// Sends this number of requests, at an interval in milliseconds or as soon as possible.
     fn run(&mut self, requests: u32, interval: u64) {
         for _ in 0..requests {
-            while self.turns.next_flow().is_none() {
+            while self.exchanges.next_flow().is_none() {
                 self.step();
             }
-            self.ask();
+            self.send_request();
             (0..interval).for_each(|_| self.step());
         }
         (0..4000).for_each(|_| self.step());
     }
 }
 
-/// Bits, one after the other, then `false`.
+/// Returns the bits one after the other, then `false`.
 fn script(bits: Vec<bool>) -> impl FnMut() -> bool {
     let mut bits = bits.into_iter();
     move || bits.next().unwrap_or(false)
@@ -193,7 +196,7 @@ fn losses() -> impl Strategy<Value = Vec<bool>> {
 
 proptest! {
     #[test]
-    fn a_lost_request_or_reply_costs_nothing_but_itself(
+    fn lost_requests_and_replies_cost_no_other_request(
         bits in losses(), delay in 1_u64..240, interval in prop_oneof![Just(0_u64), 0_u64..1200]
     ) {
         let mut lose = script(bits);
@@ -202,15 +205,15 @@ proptest! {
         let mut world = World::new(Mode::Exchange, delay, loses);
         world.run(60, interval);
         prop_assert_eq!(&world.swallowed, &[] as &[u64]);
-        // Each request that was not lost, nor its reply, counts as received.
+        // Each request counts as received unless it or its reply was lost.
         prop_assert_eq!(world.tally.totals().lost(), world.lost.len() as u64);
         prop_assert_eq!(world.daemon.totals().peers, 0);
-        prop_assert!(!world.turns.is_plain());
-        prop_assert_eq!(world.turns.echoed_after_reply(), 0);
+        prop_assert!(!world.exchanges.is_plain());
+        prop_assert_eq!(world.exchanges.echoed_after_reply(), 0);
     }
 
     #[test]
-    fn a_lost_record_or_its_echo_costs_at_most_one_request(
+    fn lost_records_and_echoes_cost_at_most_one_request(
         bits in losses(), delay in 1_u64..240, interval in prop_oneof![Just(0_u64), 0_u64..1200]
     ) {
         let mut lose = script(bits);
@@ -220,17 +223,17 @@ proptest! {
         let missing = (world.lost.len() + world.swallowed.len()) as u64;
         prop_assert_eq!(world.tally.totals().lost(), missing);
         prop_assert!(world.swallowed.len() <= world.lost_records);
-        // At most one more after the last loss, and then all are answered.
+        // After the last loss at most one more request is lost.
         let before = world.tally.totals().lost();
         world.loses = Box::new(|_, _| false);
         world.run(20, interval);
         prop_assert!(world.tally.totals().lost() <= before + 1);
-        prop_assert!(!world.turns.is_plain());
-        prop_assert_eq!(world.turns.echoed_after_reply(), 0);
+        prop_assert!(!world.exchanges.is_plain());
+        prop_assert_eq!(world.exchanges.echoed_after_reply(), 0);
     }
 
     #[test]
-    fn replies_later_than_the_whole_wait_keep_the_daemon_in_step(
+    fn replies_beyond_the_wait_do_not_break_the_exchange(
         delay in 500_u64..3000, interval in 0_u64..2500
     ) {
         let delay = Duration::from_millis(delay);
@@ -242,20 +245,20 @@ proptest! {
     }
 
     #[test]
-    fn a_plain_reflector_is_found_out_and_gets_no_more_records(
+    fn plain_reflectors_are_detected_and_get_no_more_records(
         delay in 1_u64..400, interval in prop_oneof![Just(0_u64), 0_u64..1200]
     ) {
         let delay = Duration::from_millis(delay);
         let mut world = World::new(Mode::Echo, delay, |_, _| false);
         world.run(40, interval);
         prop_assert_eq!(world.tally.totals().lost(), 0);
-        prop_assert!(world.turns.is_plain());
+        prop_assert!(world.exchanges.is_plain());
         prop_assert!(world.records <= 8, "{}", world.records);
     }
 }
 
 #[test]
-fn without_loss_each_request_is_followed_by_one_record() {
+fn one_record_follows_each_request_without_loss() {
     let mut world = World::new(Mode::Exchange, Duration::from_millis(3), |_, _| false);
     world.run(50, 0);
     assert_eq!((world.tally.totals().received, world.records), (50, 50));
@@ -263,70 +266,89 @@ fn without_loss_each_request_is_followed_by_one_record() {
 }
 
 #[test]
-fn after_a_record_that_was_held_up_a_flow_waits_for_its_echo() {
+fn flows_wait_for_the_echo_of_a_late_record() {
     let milliseconds = Duration::from_millis;
-    let mut turns = Turns::new(Mode::Exchange, 1, WAIT);
-    turns.asked(0, 1, NOW);
-    let (came, now) = (milliseconds(1), milliseconds(900));
-    let due = turns.replied(0, 1, came, came, now).unwrap();
-    assert_eq!((due.earlier, turns.next_flow()), (0, None));
-    // The daemon had given it up: another one ends what it began.
-    let due = turns.record_came_back(0, 1, 0).unwrap();
-    assert_eq!((due.earlier, turns.next_flow()), (1, Some(0)));
-    assert_eq!(turns.echoed_after_reply(), 0);
-    // It took the next one.
-    turns.asked(0, 2, now);
-    assert!(turns.replied(0, 2, NOW, now, now + WAIT).is_some());
-    assert_eq!((turns.time(now + WAIT), turns.next_flow()), (None, None));
-    assert_eq!(turns.time(now + WAIT * 2), None);
-    assert_eq!(turns.next_flow(), Some(0));
+    let mut exchanges = Exchanges::new(Mode::Exchange, 1, WAIT);
+    exchanges.request_sent(0, 1, NOW);
+    let (arrived, now) = (milliseconds(1), milliseconds(900));
+    let due = exchanges
+        .reply_received(0, 1, arrived, arrived, now)
+        .unwrap();
+    assert_eq!((due.attempt, exchanges.next_flow()), (0, None));
+    // The record had expired in the daemon: another one ends the exchange that it started.
+    let due = exchanges.record_echoed(0, 1, 0).unwrap();
+    assert_eq!((due.attempt, exchanges.next_flow()), (1, Some(0)));
+    assert_eq!(exchanges.echoed_after_reply(), 0);
+    // The daemon decoded the next record.
+    exchanges.request_sent(0, 2, now);
+    assert!(
+        exchanges
+            .reply_received(0, 2, NOW, now, now + WAIT)
+            .is_some()
+    );
+    assert_eq!(
+        (exchanges.next_record(now + WAIT), exchanges.next_flow()),
+        (None, None)
+    );
+    assert_eq!(exchanges.next_record(now + WAIT * 2), None);
+    assert_eq!(exchanges.next_flow(), Some(0));
 }
 
 #[test]
-fn that_wait_is_not_longer_than_an_echo_may_take_however_long_others_are() {
+fn flows_wait_for_an_echo_for_a_bounded_time() {
     let seconds = Duration::from_secs;
-    let mut turns = Turns::new(Mode::Exchange, 2, seconds(60));
+    let mut exchanges = Exchanges::new(Mode::Exchange, 2, seconds(60));
     let now = seconds(2);
     for (flow, sequence) in [(0, 1), (1, 2)] {
-        turns.asked(flow, sequence, NOW);
+        exchanges.request_sent(flow, sequence, NOW);
     }
-    // The other flow goes on to wait for its reply.
-    assert!(turns.replied(1, 2, NOW, NOW, now).is_some());
-    assert_eq!(turns.next_time(), Some(now + Duration::from_millis(500)));
-    assert!(turns.replied(0, 1, seconds(1), seconds(1), now).is_some());
-    assert_eq!(turns.time(now + seconds(1)), None);
-    assert_eq!(turns.next_flow(), Some(1));
-    assert_eq!(turns.time(now + seconds(2)), None);
-    assert_eq!((turns.next_flow(), turns.next_time()), (Some(0), None));
+    // The other flow still waits for its reply.
+    assert!(exchanges.reply_received(1, 2, NOW, NOW, now).is_some());
+    assert_eq!(
+        exchanges.next_deadline(),
+        Some(now + Duration::from_millis(500))
+    );
+    assert!(
+        exchanges
+            .reply_received(0, 1, seconds(1), seconds(1), now)
+            .is_some()
+    );
+    assert_eq!(exchanges.next_record(now + seconds(1)), None);
+    assert_eq!(exchanges.next_flow(), Some(1));
+    assert_eq!(exchanges.next_record(now + seconds(2)), None);
+    assert_eq!(
+        (exchanges.next_flow(), exchanges.next_deadline()),
+        (Some(0), None)
+    );
 }
 
 #[test]
-fn in_turn_are_the_flows_that_do_not_wait() {
-    let mut turns = Turns::new(Mode::Exchange, 3, WAIT);
+fn idle_flows_send_in_turn() {
+    let mut exchanges = Exchanges::new(Mode::Exchange, 3, WAIT);
     for flow in [0, 1, 2] {
-        assert_eq!(turns.next_flow(), Some(flow));
-        turns.asked(flow, flow as u64 + 1, Duration::ZERO);
+        assert_eq!(exchanges.next_flow(), Some(flow));
+        exchanges.request_sent(flow, flow as u64 + 1, Duration::ZERO);
     }
-    assert_eq!(turns.next_flow(), None);
-    assert!(turns.replied(1, 2, NOW, NOW, NOW).is_some());
-    assert_eq!(turns.next_flow(), Some(1));
-    turns.asked(1, 4, Duration::ZERO);
-    turns.rejected(0, 1);
-    assert_eq!(turns.next_flow(), Some(0));
+    assert_eq!(exchanges.next_flow(), None);
+    assert!(exchanges.reply_received(1, 2, NOW, NOW, NOW).is_some());
+    assert_eq!(exchanges.next_flow(), Some(1));
+    exchanges.request_sent(1, 4, Duration::ZERO);
+    exchanges.request_rejected(0, 1);
+    assert_eq!(exchanges.next_flow(), Some(0));
 }
 
 #[test]
-fn in_lockstep_one_request_is_in_flight_over_all_flows_and_in_echo_mode_none_waits() {
-    let mut turns = Turns::new(Mode::Lockstep, 3, WAIT);
-    assert_eq!(turns.next_flow(), Some(0));
-    turns.asked(0, 1, Duration::ZERO);
-    assert_eq!(turns.next_flow(), None);
-    assert!(turns.replied(0, 1, NOW, NOW, NOW).is_some());
-    assert_eq!(turns.next_flow(), Some(1));
-    let mut turns = Turns::new(Mode::Echo, 2, WAIT);
+fn lockstep_keeps_one_request_in_flight_and_echo_any_number() {
+    let mut exchanges = Exchanges::new(Mode::Lockstep, 3, WAIT);
+    assert_eq!(exchanges.next_flow(), Some(0));
+    exchanges.request_sent(0, 1, Duration::ZERO);
+    assert_eq!(exchanges.next_flow(), None);
+    assert!(exchanges.reply_received(0, 1, NOW, NOW, NOW).is_some());
+    assert_eq!(exchanges.next_flow(), Some(1));
+    let mut exchanges = Exchanges::new(Mode::Echo, 2, WAIT);
     for (sequence, flow) in (1..).zip([0, 1, 0, 1, 0]) {
-        assert_eq!(turns.next_flow(), Some(flow));
-        turns.asked(flow, sequence, Duration::ZERO);
+        assert_eq!(exchanges.next_flow(), Some(flow));
+        exchanges.request_sent(flow, sequence, Duration::ZERO);
     }
-    assert_eq!(turns.replied(0, 1, NOW, NOW, NOW), None);
+    assert_eq!(exchanges.reply_received(0, 1, NOW, NOW, NOW), None);
 }
