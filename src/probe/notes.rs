@@ -123,7 +123,7 @@ fn meaning(icmp: Icmp) -> (&'static str, String) {
     let Icmp { v6, kind, code } = icmp;
     let (cause, name) = match (v6, kind, code) {
         (false, UNREACHABLE, 3) | (true, UNREACHABLE6, 4) => {
-            ("no process listens on the port", "port unreachable")
+            ("the port is closed", "port unreachable")
         }
         (false, UNREACHABLE, 0) | (true, UNREACHABLE6, 0) => (NO_ROUTE, "network unreachable"),
         (false, UNREACHABLE, 1) => (NO_ROUTE, "host unreachable"),
@@ -165,7 +165,7 @@ mod tests {
     fn errors_name_the_likely_cause_and_the_icmp_message() {
         assert_eq!(
             described(libc::ECONNREFUSED, false, 3, 3),
-            "cannot reach 192.0.2.1:9: no process listens on the port (ICMP port unreachable from \
+            "cannot reach 192.0.2.1:9: the port is closed (ICMP port unreachable from \
              192.0.2.7)"
         );
         assert_eq!(

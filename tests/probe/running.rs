@@ -61,7 +61,7 @@ fn probe_reports_a_closed_port_and_does_not_wait() {
         let (status, out, err) = ended(&mut probe(target, &args));
         assert_eq!((status, err.as_str()), (1, ""));
         let says = format!(
-            "cannot reach {target}: no process listens on the port (ICMP port unreachable from \
+            "cannot reach {target}: the port is closed (ICMP port unreachable from \
              127.0.0.1)"
         );
         assert_eq!(

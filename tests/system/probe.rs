@@ -17,7 +17,7 @@ fn a_firewall_that_rejects_is_told_in_words() {
     for (verdict, words) in [
         (
             "reject with icmp type admin-prohibited",
-            "a firewall rejects it (ICMP administratively prohibited from 10.77.0.1)",
+            "a firewall rejects the datagrams (ICMP administratively prohibited from 10.77.0.1)",
         ),
         (
             "reject with icmp type host-prohibited",
@@ -29,7 +29,7 @@ fn a_firewall_that_rejects_is_told_in_words() {
         ),
         (
             "reject with icmp type port-unreachable",
-            "cannot reach 10.77.0.1:9999: no process listens on the port (ICMP port unreachable from 10.77.0.1)",
+            "cannot reach 10.77.0.1:9999: the port is closed (ICMP port unreachable from 10.77.0.1)",
         ),
         ("drop", "3 sent, 0 received, 3 lost (100%)"),
     ] {
@@ -50,7 +50,7 @@ fn a_firewall_that_rejects_is_told_in_words() {
     assert!(out.contains("a firewall on this host blocks it"), "{out}");
     let (status, out) = probe(&clients, "[fd77::1]:9998", args);
     assert_eq!(status, 1, "{out}");
-    let words = "cannot reach [fd77::1]:9998: no process listens on the port (ICMPv6 port unreachable \
+    let words = "cannot reach [fd77::1]:9998: the port is closed (ICMPv6 port unreachable \
                  from fd77::1)";
     assert!(out.contains(words), "{out}");
 }
