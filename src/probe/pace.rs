@@ -74,6 +74,15 @@ impl Pace {
         u64::try_from(due.min(most)).unwrap_or(u64::MAX)
     }
 
+    /// Ends the schedule at `end`: of the requests due before, at most `left` are missed.
+    pub(crate) fn end(&mut self, end: Duration, left: u64) {
+        let Frequency { count, time } = self.frequency;
+        let since = end.saturating_sub(self.start).as_nanos();
+        let due = (since * u128::from(count)).div_ceil(time.as_nanos().max(1));
+        let unsent = due.saturating_sub(u128::from(self.sent));
+        self.missed += u64::try_from(unsent).unwrap_or(u64::MAX).min(left);
+    }
+
     /// Counts a due request as sent.
     pub(crate) fn sent(&mut self) {
         self.sent += 1;
@@ -148,6 +157,18 @@ mod tests {
             let all = now.as_nanos() * u128::from(count) / 1_000_000_000 + 1;
             prop_assert!(u128::from(sent) <= all);
             prop_assert!((u128::from(sent + pace.missed())).abs_diff(all) <= pauses);
+        }
+
+        #[test]
+        fn requests_due_before_the_end_are_missed(
+            count in 1_u32..1_000_000, sent in 0_u64..1000, end in 0_u64..3_000, left in 0_u64..2000
+        ) {
+            let mut pace = pace(count, Duration::from_secs(1));
+            (0..sent).for_each(|_| pace.sent());
+            pace.end(Duration::from_millis(end), left);
+            // The first request is due at 0, so a run without time has none.
+            let due = (end * u64::from(count)).div_ceil(1000);
+            prop_assert_eq!(pace.missed(), due.saturating_sub(sent).min(left));
         }
     }
 }

@@ -146,9 +146,18 @@ impl<'a> Prober<'a> {
     /// Fails if waiting for replies fails.
     pub(super) fn run(mut self) -> Result<Outcome, RunError> {
         self.report_start();
+        let mut sent_all = false;
         loop {
             let now = self.clock.now();
             let sending = self.is_sending(now);
+            if !sending && !sent_all {
+                sent_all = true;
+                let end = self
+                    .config
+                    .duration
+                    .map_or(now, |duration| now.min(duration));
+                self.pace.end(end, self.requests_left());
+            }
             if sending {
                 self.send_due(now);
             }
@@ -187,8 +196,13 @@ impl<'a> Prober<'a> {
     /// Whether there are more requests to send.
     fn is_sending(&self, now: Duration) -> bool {
         self.stops.load(Relaxed) == 0
-            && (self.config.count).is_none_or(|count| self.tally.totals().sent < count)
+            && self.requests_left() > 0
             && (self.config.duration).is_none_or(|duration| now < duration)
+    }
+
+    /// Returns the number of requests that the count still allows.
+    fn requests_left(&self) -> u64 {
+        self.config.count.unwrap_or(u64::MAX) - self.tally.totals().sent
     }
 
     /// Whether a reply or the whole run is overdue at `now`.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -190,12 +190,7 @@ fn stopped_with_replies_to_receive(requests: usize, flows: usize) -> (i32, Strin
     let args = format!("--mode=echo --count={requests} --rate=5000 --wait=2 --flows={flows}");
     let child = started(&mut probe(reflector.local_addr().unwrap(), &args));
     let requests: Vec<_> = (0..requests).map(|_| receive_from(&reflector)).collect();
-    signal(&child, Signal::SIGSTOP);
-    wait_until("the client is stopped", || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-        let state = stat.rsplit(") ").next().unwrap();
-        state.starts_with('T') || state.starts_with('Z')
-    });
+    stop(&child);
     for (request, peer) in requests {
         reflector.send_to(&request, peer).unwrap();
     }
@@ -206,6 +201,39 @@ fn stopped_with_replies_to_receive(requests: usize, flows: usize) -> (i32, Strin
     signal(&child, Signal::SIGCONT);
     let (status, out, _) = finished(child.wait_with_output().unwrap());
     (status, out)
+}
+
+fn stop(child: &Child) {
+    signal(child, Signal::SIGSTOP);
+    wait_until("the client is stopped", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let state = stat.rsplit(") ").next().unwrap();
+        state.starts_with('T') || state.starts_with('Z')
+    });
+}
+
+#[test]
+fn probe_counts_unsent_requests_when_a_pause_outlasts_the_run() {
+    let reflector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    reflector.set_read_timeout(Some(DEADLINE)).unwrap();
+    let args = "--mode=echo --rate=100 --duration=1 --wait=0.1 --quiet";
+    let child = started(&mut probe(reflector.local_addr().unwrap(), args));
+    let received = Instant::now();
+    receive_from(&reflector);
+    stop(&child);
+    wait_until("the run has ended", || {
+        received.elapsed() > Duration::from_secs(2)
+    });
+    signal(&child, Signal::SIGCONT);
+    let (_, out, _) = finished(child.wait_with_output().unwrap());
+    let number_after = |words: &str| {
+        out.split_once(words).map_or(0, |(_, rest)| {
+            let number = rest.split([' ', ';']).next();
+            number.unwrap().parse::<u32>().unwrap()
+        })
+    };
+    let sum = number_after("---\n") + number_after("due but not sent: ");
+    assert_eq!(sum, 100, "{out}");
 }
 
 #[test]

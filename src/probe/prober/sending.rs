@@ -21,8 +21,7 @@ const FAST: Frequency = Frequency {
 impl Prober<'_> {
     /// Sends the requests that are due.
     pub(super) fn send_due(&mut self, now: Duration) {
-        let left = self.config.count.unwrap_or(u64::MAX) - self.tally.totals().sent;
-        let due = self.pace.due(now).min(left);
+        let due = self.pace.due(now).min(self.requests_left());
         let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
         let together = due >= TOGETHER && self.config.frequency.is_at_least(FAST);
         if self.config.mode == Mode::Echo && together {
