@@ -189,7 +189,10 @@ fn said(daemon: &Daemon, text: &str) -> bool {
 /// Plays a script to the reference server, which starts to receive when all of it is queued.
 fn play_to_reference(script: &Script, counts: &[usize]) -> (String, Replies) {
     let mut reference = Command::new("python3")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recipe.py"))
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/reference_server.py"
+        ))
         .args(["127.0.0.1", "0", "2"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

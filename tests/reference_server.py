@@ -1,10 +1,10 @@
-"""The original recipe's loop, for `tests/daemon/recipe.rs` to hold the daemon against.
+"""The loop of the reference server, for the tests to compare the daemon with.
 
-    python3 recipe.py HOST PORT TIMEOUT
+    python3 reference_server.py HOST PORT TIMEOUT
 
-Prints the port that it is bound to, waits until its standard input is closed, so that all that
-is to be sent can be there, and prints how it ended. Like the recipe it fails in every end but
-that on an empty datagram.
+Prints the port that it is bound to, waits until its standard input is closed, so that all
+datagrams can be queued before it receives, and prints how it ended. Like the reference server it
+exits with status 1 unless an empty datagram ended it.
 """
 
 import socket
@@ -15,7 +15,7 @@ RECORD = struct.Struct("! I 2s Q 2h f")
 
 
 def serve(sock: socket.socket) -> None:
-    """Echoes a datagram, decodes the next, and so on, until an empty one is there to echo."""
+    """Echoes a datagram, decodes the next, and so on, until the one to echo is empty."""
     while True:
         data, peer = sock.recvfrom(1024)
         if not data:
