@@ -11,6 +11,7 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+mod language;
 
 mod completions;
 mod manual;
