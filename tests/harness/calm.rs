@@ -1,4 +1,4 @@
-//! A result that counts: of a run that was not held up.
+//! Tests whose result depends on a machine that does not stall.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,11 +9,11 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::{DEADLINE, wait_until};
 
-/// How often the watch looks, and how late it may be.
+/// Time between two looks of the watch, and how late a look may be.
 const LOOK: Duration = Duration::from_millis(10);
 const LATE: Duration = Duration::from_millis(50);
 
-/// A thread that notes when this process or one of its children stood still.
+/// A thread that counts the pauses of this process and its children.
 #[derive(Default)]
 struct Watch {
     looks: AtomicU64,
@@ -40,17 +40,17 @@ impl Watch {
         }
     }
 
-    /// How many pauses there were until now.
+    /// The number of pauses until now.
     fn pauses(&self) -> u64 {
-        // The one under way is told after the next look but one.
+        // A pause that has not ended is counted after the second look.
         let looks = self.looks.load(Relaxed);
         wait_until("the watch looks", || self.looks.load(Relaxed) > looks + 1);
         self.pauses.load(Relaxed)
     }
 }
 
-/// Takes what the kernel tells a parent of SIGSTOP and SIGCONT, and leaves how children end to those
-/// who wait for that.
+/// Whether a child was stopped or continued. Reads only these state changes: the tests themselves
+/// wait for the exit of a child.
 fn a_child_was_stopped() -> bool {
     let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
     let mut any = false;
@@ -60,10 +60,10 @@ fn a_child_was_stopped() -> bool {
     any
 }
 
-/// Runs what depends on a machine that does not stand still. The result is that of the first run
-/// that is right, or of the first that is wrong although nothing was held up.
+/// Runs a test that is right only on a machine that does not stall. Returns the first result that
+/// is right, or the first wrong one of a run without a pause.
 ///
-/// Not for a test program that traces its children: it would miss their stops.
+/// A test program that traces its children cannot use this: it would miss their stops.
 pub fn undisturbed<T>(mut run: impl FnMut() -> T, is_right: impl Fn(&T) -> bool) -> T {
     let started = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! The program with less than the test has. No program of the system is needed for it.
+//! The program with fewer capabilities or lower limits, set without any external program.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::program;
 
-/// The program without the right to go beyond the system's limits.
+/// The program without capabilities, so that the system's limits hold for it as root too.
 #[allow(
     unsafe_code,
     reason = "std has no safe way to set an attribute of a child"
@@ -21,7 +21,7 @@ pub fn without_capabilities() -> Command {
     command
 }
 
-/// The program with a limit of its own (getrlimit(2)).
+/// The program with a lower resource limit (getrlimit(2)).
 #[allow(
     unsafe_code,
     reason = "std has no safe way to set an attribute of a child"
@@ -34,14 +34,14 @@ pub fn limited(resource: Resource, limit: u64) -> Command {
     command
 }
 
-/// Without new privileges, exec gives root none that it has not (capabilities(7)).
+/// `no_new_privs` keeps exec from giving root its capabilities back (capabilities(7)).
 #[allow(unsafe_code, reason = "no crate here has capset")]
 fn drop_capabilities() -> io::Result<()> {
-    /// `_LINUX_CAPABILITY_VERSION_3`, and the calling thread.
+    /// `_LINUX_CAPABILITY_VERSION_3`, and 0 for the calling thread.
     const HEADER: [u32; 2] = [0x2008_0522, 0];
     const NONE: [u32; 6] = [0; 6];
     set_no_new_privs()?;
-    // SAFETY: both point to as much as capset(2) reads.
+    // SAFETY: both arrays have the sizes that capset(2) reads.
     let status = unsafe { libc::syscall(libc::SYS_capset, HEADER.as_ptr(), NONE.as_ptr()) };
     if status == 0 {
         Ok(())

@@ -1,4 +1,4 @@
-//! Threads of a daemon that stand still.
+//! Stops threads of a daemon with ptrace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use nix::unistd::Pid;
 
 use super::wait_until;
 
-/// Threads that ptrace holds: unlike after SIGSTOP, no SIGCONT of another process wakes them. The
-/// thread that holds them has to drop this, which lets them go on.
+/// Threads stopped by ptrace. Unlike after SIGSTOP, SIGCONT from another process does not resume
+/// them. Dropping this resumes them; only the thread that stopped them can do that.
 pub struct Held(Vec<Pid>);
 
 impl Held {
-    /// Holds the thread of a name. `None` where ptrace is not allowed.
+    /// Stops the thread of this name. `None` if ptrace is not allowed.
     pub fn hold(process: Pid, name: &str) -> Option<Self> {
         let task = tasks(process)
             .into_iter()
@@ -22,7 +22,7 @@ impl Held {
         Self(Vec::new()).and(&task.expect("the thread"))
     }
 
-    /// Holds all threads that are not held yet. `None` where ptrace is not allowed.
+    /// Stops all threads that are not stopped yet. `None` if ptrace is not allowed.
     pub fn hold_rest(process: Pid) -> Option<Self> {
         let is_free = |task: &PathBuf| {
             let status = fs::read_to_string(task.join("status")).unwrap();
@@ -38,7 +38,7 @@ impl Held {
         ptrace::seize(thread, ptrace::Options::empty()).ok()?;
         self.0.push(thread);
         ptrace::interrupt(thread).unwrap();
-        // Another thread of this program may have taken what waitpid(2) would tell.
+        // Not by waitpid(2): another thread of this program may have consumed the stop.
         wait_until("the thread is held", || {
             let stat = fs::read_to_string(task.join("stat")).unwrap();
             let state = stat.rsplit(") ").next();
@@ -47,17 +47,17 @@ impl Held {
         Some(self)
     }
 
-    /// Holds what another one holds too.
+    /// Adds the threads of another one.
     pub fn join(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
 
-    /// Waits for their end: until their tracer has seen it, the process does not end.
+    /// Waits until the threads end. The process cannot end before its tracer has seen that.
     pub fn wait_for_their_end(mut self) {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
         for thread in std::mem::take(&mut self.0) {
             wait_until("the thread ends", || {
-                // It may say first that the thread was held.
+                // The first status may be the stop.
                 let status = waitpid(thread, Some(flags));
                 let ended = matches!(
                     status,

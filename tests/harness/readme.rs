@@ -1,15 +1,19 @@
-//! README.md: its sections, and what one types who follows it.
+//! README.md: its sections and the commands in them.
 //!
-//! A command is every line of a fenced `sh` block, every code span of more than one word whose
-//! first word could be a program's name (`udp-echo probe --help`), every one that is a program of
-//! the checkout (`packaging/build-deb`), and every local address (`http://localhost:9090/…`), which
-//! one opens. No test has a list of them: a new one is run, and fails where it does not work.
+//! These are commands:
+//! - each line of a fenced `sh` block;
+//! - each code span of more than one word whose first word could be a program's name
+//!   (`udp-echo probe --help`);
+//! - each code span that names a program of the checkout (`packaging/build-deb`);
+//! - each local address (`http://localhost:9090/…`), which is opened.
+//!
+//! No test lists them: a new command is run, and must work.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is run nowhere as it stands, and the test that covers it.
+/// Commands that no test runs literally, and the test that covers each.
 pub const ELSEWHERE: [(&str, &str); 2] = [
     // They run all tests, so none can run them.
     (
@@ -22,28 +26,29 @@ pub const ELSEWHERE: [(&str, &str); 2] = [
     ),
 ];
 
-/// Tags of fenced blocks that nobody types.
+/// Tags of fenced blocks without commands.
 const NOT_TYPED: [&str; 5] = ["text", "ini", "yaml", "json", "mermaid"];
 
-/// The client's name, and no command without a host.
+/// The client's name. Without a host it is not a command.
 const CLIENT: &str = "udp-echo probe";
 
-/// Where a command is run.
+/// The place where a test runs a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A booted Debian with the package: what nothing else is said of.
+    /// A booted Debian with the package. The default.
     Machine,
-    /// The checkout, in a network of its own: `cargo run`, `cargo install`, and what goes with it.
+    /// The checkout, in a network namespace: `cargo run`, `cargo install` and the commands
+    /// beside them.
     Checkout,
-    /// It is a step of `.ci/run`: `cargo test`, `cargo bench`.
+    /// A step of `.ci/run`: `cargo test`, `cargo bench`.
     Step,
-    /// `packaging/build-deb`: the package that is installed on the machine is what it built.
+    /// `packaging/build-deb`, which built the package that the machine has.
     Package,
     /// [`ELSEWHERE`].
     Elsewhere,
 }
 
-/// What stands under one heading of the second level, or above the first.
+/// The text under a heading of the second level, or above the first one.
 #[derive(Debug, Default)]
 pub struct Section {
     pub title: String,
@@ -55,14 +60,13 @@ pub struct Section {
 #[derive(Debug, Default)]
 pub struct Passage {
     pub text: String,
-    /// Between backquotes, each on one line; none in a block.
+    /// Code spans, each joined to one line. A block has none.
     pub spans: Vec<String>,
-    /// In order.
     pub commands: Vec<String>,
 }
 
 impl Section {
-    /// The commands of a passage that are run in a place.
+    /// The commands of a passage that belong to a place.
     pub fn commands<'a>(&self, passage: &'a Passage, place: Place) -> Vec<&'a str> {
         let all = passage.commands.iter().map(String::as_str);
         all.filter(|command| self.place(command) == place).collect()
@@ -79,14 +83,14 @@ impl Section {
         } else if command.starts_with("cargo ") {
             Place::Step
         } else if self.has("cargo run") && asks(command) {
-            // What else there is would change the test's own host.
+            // Any other command would change the test's own host.
             Place::Checkout
         } else {
             Place::Machine
         }
     }
 
-    /// Whether there is a command that begins so.
+    /// Whether a command starts with this text.
     pub fn has(&self, start: &str) -> bool {
         let mut commands = self.passages.iter().flat_map(|passage| &passage.commands);
         commands.any(|command| command.starts_with(start))
@@ -132,7 +136,7 @@ pub fn sections() -> Vec<Section> {
                 section.passages.push(Passage::block(&lines));
             }
             let known = tag == "sh" || NOT_TYPED.contains(&tag);
-            assert!(known, "is a block of {tag:?} typed? {lines:#?}");
+            assert!(known, "does a block of {tag:?} have commands? {lines:#?}");
         } else {
             passage.push_str(line);
             passage.push('\n');
@@ -148,7 +152,7 @@ pub fn sections() -> Vec<Section> {
 
 impl Passage {
     fn prose(text: String) -> Self {
-        // A link that says where it leads is like a span.
+        // A link to a local address counts as a code span.
         let links = ["http://localhost", "http://127.0.0.1"];
         let mut quoted = text.clone();
         for line in text.split_inclusive('>') {
@@ -189,7 +193,7 @@ impl Passage {
                 command.push('\n');
             }
         }
-        assert!(command.is_empty(), "no whole command: {command}");
+        assert!(command.is_empty(), "incomplete command: {command}");
         Self {
             text: lines.join("\n"),
             spans: Vec::new(),
@@ -198,20 +202,20 @@ impl Passage {
     }
 }
 
-/// Whether a command only asks a daemon.
+/// Whether a command only queries a daemon.
 fn asks(command: &str) -> bool {
     let programs = ["python3 ", "curl "];
     programs.iter().any(|program| command.starts_with(program))
 }
 
-/// Whether a span is a command, and no option, expression, message or synopsis.
+/// Whether a code span is a command, not an option, expression, message or synopsis.
 fn is_command(span: &str) -> bool {
     let words: Vec<_> = span.split(' ').collect();
     let is_name = span.starts_with(|first: char| first.is_ascii_lowercase() || first == '.')
         && words[0]
             .chars()
             .all(|character| character.is_ascii_alphanumeric() || "._/-".contains(character));
-    let is_stand_in = |word: &&str| {
+    let is_placeholder = |word: &&str| {
         word.starts_with(|first: char| first.is_ascii_uppercase())
             && word
                 .chars()
@@ -220,7 +224,7 @@ fn is_command(span: &str) -> bool {
     is_name
         && span != CLIENT
         && !words.contains(&"=")
-        && !words.iter().any(is_stand_in)
+        && !words.iter().any(is_placeholder)
         && (words.len() > 1 || is_program(&root().join(span)))
 }
 
@@ -229,7 +233,7 @@ fn is_program(path: &PathBuf) -> bool {
     data.is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
-/// Whether the shell waits for no more lines.
+/// Whether the shell takes this as a complete command.
 fn is_whole(command: &str) -> bool {
     let shell = Command::new("sh").args(["-n", "-c", command]).output();
     !command.ends_with('\\') && shell.expect("sh").status.success()

@@ -1,4 +1,4 @@
-//! A daemon that is known by what it tells the service manager.
+//! Runs the daemon as a service and reads its messages to the service manager.
 
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
@@ -14,8 +14,7 @@ use nix::unistd::Pid;
 use super::tidy::end_with_test;
 use super::{DEADLINE, Log, uninterrupted, wait_until};
 
-/// A service manager: the socket that a daemon tells how it is. Its address is an abstract one,
-/// which leaves no file behind.
+/// A service manager: the socket of `NOTIFY_SOCKET`. Its abstract address leaves no file behind.
 pub struct Manager {
     socket: UnixDatagram,
     name: String,
@@ -49,19 +48,19 @@ impl Manager {
     }
 }
 
-/// A daemon that is known by what it tells the service manager, whatever it logs.
+/// A running daemon that needs no log: its addresses come from its messages to the manager.
 pub struct Service {
     pub child: Child,
     pub manager: Manager,
-    /// What it said with `READY=1`.
+    /// The status that came with `READY=1`.
     pub status: String,
     pub listen: SocketAddr,
     pub http: Option<SocketAddr>,
 }
 
 impl Service {
-    /// Starts it on ports of the kernel's choice, unless the environment of `command` or `args`
-    /// say otherwise. Its standard error is for [`Self::end`] unless `command` redirects it.
+    /// Starts the daemon on ports that the kernel chooses, unless `command` or `args` set them.
+    /// [`Self::end`] returns its standard error.
     pub fn start(mut command: Command, args: &[&str]) -> Self {
         let manager = Manager::new();
         for (option, value) in [("LISTEN", "127.0.0.1:0"), ("METRICS_LISTEN", "127.0.0.1:0")] {
@@ -94,9 +93,9 @@ impl Service {
         service
     }
 
-    /// The first thing that it tells the manager, unless it ends before.
+    /// The first message to the manager. Panics if the daemon ends before.
     fn first_message(&mut self) -> String {
-        wait_until_some("it is ready", || {
+        wait_until_some("the daemon is ready", || {
             let ended = self.child.try_wait().unwrap();
             let message = self.manager.next_within(Duration::from_millis(100));
             assert!(message.is_some() || ended.is_none(), "{ended:?}");
@@ -113,10 +112,11 @@ impl Service {
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        wait_until_some("it ends", || self.child.try_wait().unwrap())
+        wait_until_some("the daemon ends", || self.child.try_wait().unwrap())
     }
 
-    /// Has it stop; its status, and what it logged before. See [`super::Daemon::whole_log`].
+    /// Stops the daemon. Returns its exit status and its log before the stop, as
+    /// [`super::Daemon::whole_log`] does.
     pub fn end_with_whole_log(mut self) -> (ExitStatus, String) {
         let log = Log::follow(self.child.stderr.take().expect("piped"));
         self.signal(Signal::SIGHUP);
@@ -126,7 +126,8 @@ impl Service {
         (self.wait(), text)
     }
 
-    /// Has it stop; its status, and what it wrote to standard error. Its last lines may be lost.
+    /// Stops the daemon. Returns its exit status and its standard error, which may miss the last
+    /// lines.
     pub fn end(mut self) -> (ExitStatus, String) {
         self.signal(Signal::SIGTERM);
         let status = self.wait();
@@ -158,7 +159,7 @@ pub fn assert_has(text: &str, part: &str) {
     assert!(text.contains(part), "no {part:?} in {text}");
 }
 
-/// How many lines have `part`.
+/// The number of lines that contain `part`.
 pub fn count(log: &[String], part: &str) -> usize {
     log.iter().filter(|line| line.contains(part)).count()
 }

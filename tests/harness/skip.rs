@@ -1,11 +1,11 @@
-//! A test that cannot run here says so.
+//! Reports tests that cannot run here.
 
 use std::io::Write;
 
-/// Prints one line to the real standard error: libtest captures `eprintln!`, but not this. Use
+/// Prints one line directly to standard error, which libtest does not capture. Tests use
 /// [`skip!`](crate::skip).
 pub fn skipped(place: &str, reason: &str) {
-    // The name as libtest prints it: without the program's name and what is inside the test.
+    // The name as libtest prints it: without the crate and without items inside the test.
     let name = place.split("::{{closure}}").next().unwrap_or(place);
     let name = name.strip_suffix("::here").unwrap_or(name);
     let name = name.split_once("::").map_or(name, |(_, name)| name);
@@ -13,7 +13,7 @@ pub fn skipped(place: &str, reason: &str) {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// Says why the test cannot run here, and returns from it.
+/// Reports why the test cannot run here, and returns from it.
 #[macro_export]
 macro_rules! skip {
     ($($reason:tt)*) => {{
@@ -22,7 +22,7 @@ macro_rules! skip {
     }};
 }
 
-/// Says which part of the test cannot run here, and why.
+/// Reports which part of the test cannot run here, and why.
 #[macro_export]
 macro_rules! skipped {
     ($($reason:tt)*) => {{

@@ -1,4 +1,4 @@
-//! Nothing of a test stays behind, however it ends: no folder, no process.
+//! Removes folders and processes of a test, however the test ends.
 
 use std::fs;
 use std::ops::Deref;
@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-/// Has the kernel kill the process when the thread that starts it ends (`PR_SET_PDEATHSIG`), so
-/// that a test program that is killed leaves no daemon behind. It holds across exec, not across
-/// fork.
+/// Makes the kernel kill the process when the thread that started it ends (`PR_SET_PDEATHSIG`), so
+/// that a killed test program leaves no daemon behind. The setting survives exec, but not fork.
 #[allow(
     unsafe_code,
     reason = "std has no safe way to set an attribute of a child"
@@ -23,7 +22,7 @@ pub fn end_with_test(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(set) }
 }
 
-/// A new folder. A process of its own removes it, also when the test program is killed.
+/// A new folder. A separate process removes it, even when the test program is killed.
 pub struct Folder {
     path: PathBuf,
     remover: Child,
@@ -35,7 +34,7 @@ impl Folder {
         let number = NUMBER.fetch_add(1, Relaxed);
         let name = format!("udp-echo-test-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
-        // Its input ends when the last process that could use the folder by this value is gone.
+        // Its input ends when this value is dropped or the test program has ended.
         let remover = Command::new("sh")
             .args(["-c", "cat >/dev/null; rm -rf \"$0\""])
             .arg(&path)
