@@ -29,7 +29,7 @@ use udp_echo::reflect::{
 use udp_echo::udp::{self, Socket, SocketOptions};
 use udp_echo::worker::{self, Shared, Worker};
 
-use harness::{client, send_burst, wait_until};
+use harness::{client, send_gso_batch, wait_until};
 
 const ROUNDS: u64 = 500;
 
@@ -127,7 +127,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
         }
         peers[0].send(b"").unwrap();
         for (peer, last) in peers.iter().zip([1, 22]) {
-            send_burst(peer, &vec![3; 11 * 22 + last], 22);
+            send_gso_batch(peer, &vec![3; 11 * 22 + last], 22);
         }
         // Wait for the last datagram of the round, so that none is dropped. No other process sends
         // from this address.

@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::harness::service::count;
 use crate::harness::{
-    DEADLINE, Daemon, client, has_ipv6, has_nothing, program, receive, send_burst, shell,
+    DEADLINE, Daemon, client, has_ipv6, has_nothing, program, receive, send_gso_batch, shell,
     wait_until,
 };
 use crate::modes::{ECHOED, RECEIVED, REFUSED, SEND_ERRORS, ask, assert_counts, bound_to};
@@ -77,7 +77,7 @@ fn queued_gro_batches_are_split_without_offload() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         setsockopt(&socket, UdpGroSegment, &true).unwrap();
         let peer = client(socket.local_addr().unwrap());
-        send_burst(&peer, &numbered(0, 5), 8);
+        send_gso_batch(&peer, &numbered(0, 5), 8);
         let args = [args, &["--offload=off"]].concat();
         let kept = socket.try_clone().unwrap();
         let daemon = Daemon::start_exactly(command_with_socket(socket, &args));
@@ -100,7 +100,7 @@ fn inherited_gro_batch_is_answered_whole_at_an_end() {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             setsockopt(&socket, UdpGroSegment, &true).unwrap();
             let peer = client(socket.local_addr().unwrap());
-            send_burst(&peer, &numbered(0, 5), 8);
+            send_gso_batch(&peer, &numbered(0, 5), 8);
             peer.send(b"next").unwrap();
             let kept = socket.try_clone().unwrap();
             let args = ["--timeout=none", "--mode", mode, "--exit-on", exits];

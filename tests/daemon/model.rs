@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
-use crate::harness::{Daemon, Random, client, has_nothing, receive, send_burst, total};
+use crate::harness::{Daemon, Random, client, has_nothing, receive, send_gso_batch, total};
 use crate::modes::{
     DECODED, DROPS, ECHOED, ECHOED_BYTES, EMPTY, EVICTED, PEERS, RECEIVE_ERRORS, RECEIVED,
     RECEIVED_BYTES, REFUSED, SEND_ERRORS, TIMEOUTS, TRUNCATED, WRONG, assert_counts, patient,
@@ -134,7 +134,7 @@ impl Datagrams {
 
     fn send(&self, peer: &UdpSocket) {
         if self.bytes.len() > self.segment {
-            send_burst(peer, &self.bytes, self.segment);
+            send_gso_batch(peer, &self.bytes, self.segment);
         } else {
             peer.send(&self.bytes).unwrap();
         }

@@ -8,7 +8,7 @@ use nix::sys::socket::sockopt::UdpGroSegment;
 
 use crate::harness::service::assert_has;
 use crate::harness::{
-    Daemon, client, has_ipv6, has_nothing, receive, send_burst, total, wait_until,
+    Daemon, client, has_ipv6, has_nothing, receive, send_gso_batch, total, wait_until,
 };
 use crate::inherited::command_with_socket;
 use crate::model::assert_plays_like_the_model;
@@ -24,7 +24,7 @@ fn gro_batches_come_in_one_call_only_with_offload() {
         let peer = client(daemon.address());
         daemon.pause();
         for batch in 0..3 {
-            send_burst(&peer, &numbered(batch * 64, 64), 8);
+            send_gso_batch(&peer, &numbered(batch * 64, 64), 8);
         }
         daemon.resume();
         for number in 0..192_u64 {
@@ -44,7 +44,7 @@ fn echo_mode_answers_a_gro_batch_with_a_gso_batch() {
     let daemon = patient(&["--mode=echo"]);
     let peer = client(daemon.address());
     setsockopt(&peer, UdpGroSegment, &true).unwrap();
-    send_burst(&peer, &numbered(0, 8), 8);
+    send_gso_batch(&peer, &numbered(0, 8), 8);
     assert_eq!(receive(&peer), numbered(0, 8));
     assert_counts(&daemon, &[(RECEIVED, 8), (ECHOED, 8)]);
     assert!(has_nothing(&peer));
@@ -55,7 +55,7 @@ fn exchange_decides_on_each_segment_of_a_gro_batch() {
     for sent in [8, 7, 2] {
         let daemon = patient(&[]);
         let peer = client(daemon.address());
-        send_burst(&peer, &numbered(0, sent), 8);
+        send_gso_batch(&peer, &numbered(0, sent), 8);
         for number in (0..sent).step_by(2) {
             assert_eq!(receive(&peer), number.to_be_bytes());
         }
@@ -72,7 +72,7 @@ fn gro_batch_may_begin_with_the_owed_record() {
     peer.send(b"a").unwrap();
     assert_eq!(receive(&peer), b"a");
     let records: Vec<u8> = (0..5_u8).flat_map(|number| [number; 22]).collect();
-    send_burst(&peer, &records, 22);
+    send_gso_batch(&peer, &records, 22);
     assert_eq!(receive(&peer), [1; 22]);
     assert_eq!(receive(&peer), [3; 22]);
     assert_counts(&daemon, &[(ECHOED, 3), (DECODED, 3), ("peers", 0)]);
@@ -89,7 +89,7 @@ fn offload_is_off_where_one_datagram_can_end_the_daemon() {
         let daemon = patient(args);
         assert_eq!(offload(&daemon), "no offload", "{args:?}");
         let peer = client(daemon.address());
-        send_burst(&peer, &numbered(0, 4), 8);
+        send_gso_batch(&peer, &numbered(0, 4), 8);
         assert_eq!(receive(&peer), 0_u64.to_be_bytes());
     }
     let idle = Daemon::start(&["--exit-on=timeout"]);
@@ -110,7 +110,7 @@ fn replies_are_sent_singly_after_gso_failed() {
         assert_plays_like_the_model(&daemon, args);
         let peer = client(daemon.address());
         setsockopt(&peer, UdpGroSegment, &true).unwrap();
-        send_burst(&peer, &numbered(0, 2), 8);
+        send_gso_batch(&peer, &numbered(0, 2), 8);
         assert_eq!(receive(&peer), 0_u64.to_be_bytes(), "a GSO batch");
     }
 }
@@ -155,7 +155,7 @@ fn gso_replies_leave_from_the_requested_address() {
                 // The client is connected and takes replies from no other address.
                 let peer = client((ip.parse::<IpAddr>().unwrap(), port).into());
                 // The most segments of a GSO batch (UDP_MAX_SEGMENTS).
-                send_burst(&peer, &numbered(0, 128), 8);
+                send_gso_batch(&peer, &numbered(0, 128), 8);
                 for number in (0..128_u64).step_by(step) {
                     assert_eq!(
                         receive(&peer),
@@ -176,7 +176,7 @@ fn gso_retry_counts_once_for_the_rate_limit() {
     let args = ["--rate-limit=64", "--timeout=none"];
     let daemon = Daemon::start_exactly(command_with_socket(socket, &args));
     let peer = client(daemon.address());
-    send_burst(&peer, &numbered(0, 64), 8);
+    send_gso_batch(&peer, &numbered(0, 64), 8);
     for number in (0..64_u64).step_by(2) {
         assert_eq!(receive(&peer), number.to_be_bytes());
     }
@@ -191,7 +191,7 @@ fn kernel_drops_count_gro_batches_with_offload() {
         let peer = client(daemon.address());
         daemon.pause();
         for batch in 0..100 {
-            send_burst(&peer, &numbered(batch * 64, 64), 8);
+            send_gso_batch(&peer, &numbered(batch * 64, 64), 8);
         }
         daemon.resume();
         let count = |name| total(&daemon.metrics(), name);

@@ -27,7 +27,7 @@ use harness::readme::{self, Place};
 const OTHERS: &str = "Beside others";
 
 #[test]
-fn every_test_that_the_threat_model_names_is_there() {
+fn tests_named_in_the_threat_model_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut code = String::new();
     for folder in ["src", "tests"] {
@@ -48,7 +48,7 @@ fn every_test_that_the_threat_model_names_is_there() {
 }
 
 #[test]
-fn every_command_for_a_developer_is_a_step_of_the_projects_own_check() {
+fn readme_developer_commands_are_steps_of_the_check() {
     let check = fs::read_to_string(readme::root().join(".ci/run")).unwrap();
     let steps: Vec<Vec<_>> = check
         .lines()
@@ -73,13 +73,13 @@ fn every_command_for_a_developer_is_a_step_of_the_projects_own_check() {
 }
 
 #[test]
-fn environments_are_a_step_of_the_projects_own_check() {
+fn environments_are_a_step_of_the_check() {
     let check = fs::read_to_string(readme::root().join(".ci/run")).unwrap();
     assert!(check.contains("\nstep .ci/environments "));
 }
 
 #[test]
-fn every_command_that_is_not_run_as_it_stands_has_a_test() {
+fn readme_commands_tested_elsewhere_have_a_test() {
     let mut code = String::new();
     read_all(&readme::root().join("tests"), &mut code);
     let sections = readme::sections();
@@ -91,7 +91,7 @@ fn every_command_that_is_not_run_as_it_stands_has_a_test() {
 }
 
 #[test]
-fn every_file_picture_link_and_option_that_the_readme_names_is_there() {
+fn readme_files_links_and_options_exist() {
     let text = readme::text();
     // Those of the table of examples lie with the packaging.
     let folders = ["", "packaging/"];

@@ -12,7 +12,7 @@ use crate::harness::{DEADLINE, Daemon, client, program, receive, wait_until};
 
 #[test]
 #[ignore = "needs systemd-socket-activate; .ci/run runs it"]
-fn sockets_handed_over_are_served_and_replace_listen_with_a_warning() {
+fn passed_in_sockets_replace_listen_with_a_warning() {
     let addresses = [free_port(), free_port()];
     let peers = addresses.map(client);
     let command = activate(
@@ -55,7 +55,7 @@ fn sockets_handed_over_are_served_and_replace_listen_with_a_warning() {
 
 #[test]
 #[ignore = "needs systemd-socket-activate; .ci/run runs it"]
-fn a_wrong_socket_is_an_error_that_says_which() {
+fn unusable_passed_in_socket_is_named_in_the_error() {
     let folder = std::env::temp_dir().join(format!("udp-echo-activate-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("socket");

@@ -21,7 +21,7 @@ const FIRST_PORT: u16 = 20_000;
 
 #[test]
 #[ignore = "needs root, nft, conntrack and prometheus; .ci/run runs it"]
-fn behind_nftables_every_exchange_is_whole_and_the_sums_are_exact() {
+fn nftables_keeps_exchanges_whole_and_sums_exact() {
     let (server, clients) = hosts();
     let mut daemons = INSTANCES.map(|address| Some(instance(&server, address)));
     let file = fs::read_to_string(format!("{EXAMPLES}/balancing/nftables.conf")).unwrap();
@@ -90,7 +90,7 @@ fn behind_nftables_every_exchange_is_whole_and_the_sums_are_exact() {
 
 #[test]
 #[ignore = "needs root, and nginx with its stream module; .ci/run runs it"]
-fn behind_nginx_exchanges_are_whole_unless_a_session_ends_with_the_echo() {
+fn nginx_keeps_exchanges_whole_while_the_session_lives() {
     let (server, clients) = hosts();
     let mut daemons = INSTANCES.map(|address| Some(instance(&server, address)));
     let file = fs::read_to_string(format!("{EXAMPLES}/balancing/nginx-stream.conf")).unwrap();
@@ -141,7 +141,7 @@ fn behind_nginx_exchanges_are_whole_unless_a_session_ends_with_the_echo() {
 
 #[test]
 #[ignore = "needs bird2; .ci/run runs it"]
-fn bird_takes_its_example() {
+fn bird_accepts_the_example() {
     shell(&format!("bird -p -c {EXAMPLES}/balancing/bird.conf 2>&1"));
 }
 

@@ -18,7 +18,7 @@ const RECORD: [u8; 22] = *b"\0\0\0\x01ab\0\0\0\0\0\0\0\x02\0\x03\xff\xfc\x3f\0\0
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn installed_and_started_it_serves_and_shows_itself() {
+fn installed_service_serves_and_reports_its_state() {
     let machine = Machine::boot();
     machine.install(package(), "");
     machine.shell("systemctl start udp-echo");
@@ -56,7 +56,7 @@ fn installed_and_started_it_serves_and_shows_itself() {
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn an_upgrade_keeps_conffile_and_sockets_and_a_purge_leaves_nothing() {
+fn upgrade_keeps_conffile_and_sockets_and_purge_removes_all() {
     let machine = Machine::boot();
     let before = files(&machine);
     let older = older_package(machine.folder());

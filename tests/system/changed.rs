@@ -6,7 +6,7 @@ use crate::package::package;
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn port_and_options_are_changed_where_the_comments_say() {
+fn port_and_options_change_as_the_comments_say() {
     let machine = Machine::boot();
     machine.install(package(), "");
     options(
@@ -97,7 +97,7 @@ fn port_and_options_are_changed_where_the_comments_say() {
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn what_waits_in_the_sockets_is_answered_and_old_drops_are_not_counted() {
+fn queued_datagrams_are_answered_and_old_drops_not_counted() {
     let machine = Machine::boot();
     machine.install(package(), "");
     // A start that takes until it is told to go on, and a buffer that is soon full.
@@ -151,7 +151,7 @@ fn what_waits_in_the_sockets_is_answered_and_old_drops_are_not_counted() {
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn what_is_wrong_is_said_and_not_tried_for_ever() {
+fn invalid_configuration_is_logged_and_restarts_end() {
     let machine = Machine::boot();
     machine.install(package(), "");
     // An option.

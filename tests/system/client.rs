@@ -210,7 +210,7 @@ fn link_local_addresses_have_the_name_of_their_interface() {
 
 #[test]
 #[ignore = "needs root, for namespaces; .ci/run runs it"]
-fn the_range_of_ports_is_named_when_none_is_free() {
+fn port_range_sysctl_is_named_when_no_port_is_free() {
     let host = Namespace::new();
     host.shell("sysctl -qw net.ipv4.ip_local_port_range='40000 40003'");
     let program = program().get_program().to_str().unwrap().to_owned();

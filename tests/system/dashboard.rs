@@ -24,7 +24,7 @@ const BLOCKED: u16 = 5555;
 
 #[test]
 #[ignore = "needs root, nft and prometheus; .ci/run runs it"]
-fn every_query_of_the_dashboard_has_data_from_a_daemon_under_load() {
+fn dashboard_queries_have_data_from_a_loaded_daemon() {
     let queries = queries(&dashboard());
 
     let host = Namespace::new();
@@ -71,7 +71,7 @@ fn every_query_of_the_dashboard_has_data_from_a_daemon_under_load() {
 }
 
 #[test]
-fn the_dashboard_imports_anywhere_and_each_panel_says_what_it_shows() {
+fn dashboard_is_portable_and_describes_each_panel() {
     let dashboard = dashboard();
     // From here on panels have the form that Grafana 10 and later read as it is.
     assert!(dashboard["schemaVersion"].as_u64() >= Some(38));

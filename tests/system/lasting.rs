@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Daemon, Random, client, program, send_burst, total, wait_until};
+use crate::harness::{Daemon, Random, client, program, send_gso_batch, total, wait_until};
 
 const MODES: [&str; 3] = ["--mode=exchange", "--mode=lockstep", "--mode=echo"];
 const PEERS: usize = 30;
@@ -23,7 +23,7 @@ const SLACK_KIB: u64 = 256;
 
 #[test]
 #[ignore = "takes a minute, or as many as UDP_ECHO_TEST_MINUTES says; .ci/run runs it"]
-fn a_long_run_takes_no_memory_and_no_descriptors_and_every_datagram_stays_counted() {
+fn long_run_leaks_nothing_and_counts_every_datagram() {
     let minutes = std::env::var("UDP_ECHO_TEST_MINUTES").map_or(1.0, |text| text.parse().unwrap());
     let length = Duration::from_mins(1).mul_f64(minutes);
     let warm_up = Duration::from_mins(1).min(length / 2);
@@ -99,7 +99,7 @@ impl Load {
             self.wait_until_counted();
             for peer in &self.peers[..4] {
                 let (segment, count) = (1 + random.below(100), 1 + random.below(40));
-                send_burst(peer, &random.bytes(segment * count), segment);
+                send_gso_batch(peer, &random.bytes(segment * count), segment);
                 self.sent += count as u64;
             }
             self.wait_until_counted();

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::process::Command;
 
-use crate::harness::{Daemon, client, program, send_burst, wait_until};
+use crate::harness::{Daemon, client, program, send_gso_batch, wait_until};
 
 const ROUNDS: u64 = 4;
 /// What one round sends.
@@ -11,7 +11,7 @@ const DATAGRAMS: u64 = 5 * 4 + 2 * 12 + 1;
 
 #[test]
 #[ignore = "needs valgrind; .ci/run runs it"]
-fn valgrind_sees_no_wrong_access_and_no_leak_in_any_mode() {
+fn valgrind_finds_no_invalid_access_and_no_leak() {
     for mode in ["exchange", "lockstep", "echo"] {
         for (offload, listen) in [("auto", "[::]:0"), ("off", "0.0.0.0:0")] {
             let mode = format!("--mode={mode}");
@@ -51,7 +51,7 @@ fn assert_clean(args: &[&str]) {
             }
         }
         for (peer, last) in peers.iter().zip([1, 22]) {
-            send_burst(peer, &[4; 11 * 22 + 22][..11 * 22 + last], 22);
+            send_gso_batch(peer, &[4; 11 * 22 + 22][..11 * 22 + last], 22);
         }
         refused.send(&[5; 300]).unwrap();
         // So that none is dropped.

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{DEADLINE, Daemon, has_nothing, program, receive, send_burst, wait_until};
+use crate::harness::{DEADLINE, Daemon, has_nothing, program, receive, send_gso_batch, wait_until};
 use crate::namespace::Namespace;
 
 #[test]
 #[ignore = "needs root and nft; .ci/run runs it"]
-fn replies_that_a_firewall_forbids_are_counted_and_leave_no_record_owed() {
+fn replies_blocked_by_a_firewall_leave_no_record_owed() {
     let host = Namespace::new();
     let daemon = host.daemon(&["--listen=127.0.0.1:9999"]);
     host.shell("nft add table inet t");
@@ -38,7 +38,7 @@ fn replies_that_a_firewall_forbids_are_counted_and_leave_no_record_owed() {
 
 #[test]
 #[ignore = "needs root and nft; .ci/run runs it"]
-fn replies_that_fail_again_and_again_are_warned_of_once_a_second_and_all_are_told() {
+fn failed_replies_are_logged_once_per_second_with_a_count() {
     let host = Namespace::new();
     // Nothing is dropped before it gets there, also where the daemon is held up.
     let args = [
@@ -91,7 +91,7 @@ fn replies_that_fail_again_and_again_are_warned_of_once_a_second_and_all_are_tol
 
 #[test]
 #[ignore = "needs root; .ci/run runs it"]
-fn replies_without_a_route_are_counted_by_the_name_of_the_error() {
+fn failed_replies_are_counted_by_errno_without_a_route() {
     for (kind, errno) in [
         ("unreachable", "EHOSTUNREACH"),
         ("prohibit", "EACCES"),
@@ -124,7 +124,7 @@ fn replies_without_a_route_are_counted_by_the_name_of_the_error() {
 
 #[test]
 #[ignore = "needs root; .ci/run runs it"]
-fn a_congested_link_costs_replies_which_are_counted_and_neither_health_nor_the_end() {
+fn congested_link_costs_replies_but_not_health_or_stop() {
     // Where nothing drains in time, where a little does, and where bursts are large.
     for (rate, args, segments) in [
         ("8kbit", &[][..], 1),
@@ -157,7 +157,7 @@ fn assert_survives_congestion(rate: &str, args: &[&str], segments: usize) {
             // An echo datagram and its record at once: the record waits for what becomes of the
             // reply.
             if segments > 1 {
-                send_burst(peer, &vec![7; 1000 * segments], 1000);
+                send_gso_batch(peer, &vec![7; 1000 * segments], 1000);
             } else {
                 peer.send(&[7; 1000]).unwrap();
                 peer.send(&[7; 22]).unwrap();
@@ -182,7 +182,7 @@ fn assert_survives_congestion(rate: &str, args: &[&str], segments: usize) {
 
 #[test]
 #[ignore = "needs root and nft; .ci/run runs it"]
-fn icmp_errors_cost_a_good_client_nothing() {
+fn icmp_errors_do_not_affect_other_clients() {
     let (server, clients) = Namespace::pair();
     let daemon = server.daemon(&["--listen=0.0.0.0:9999", "--mode=echo"]);
     let to: SocketAddr = "10.77.0.1:9999".parse().unwrap();
@@ -234,7 +234,7 @@ fn datagrams_to_broadcast_and_multicast_addresses_are_refused() {
 
 #[test]
 #[ignore = "needs root; .ci/run runs it"]
-fn a_listener_bound_to_a_broadcast_or_multicast_address_has_opted_in() {
+fn broadcast_and_multicast_listeners_answer_their_datagrams() {
     for group in ["10.77.0.255:9999", "224.0.0.1:9999"] {
         let (server, clients) = Namespace::pair();
         let daemon = server.daemon(&["--listen", group, "--mode=echo"]);
@@ -249,7 +249,7 @@ fn a_listener_bound_to_a_broadcast_or_multicast_address_has_opted_in() {
 
 #[test]
 #[ignore = "needs root; .ci/run runs it"]
-fn a_reply_leaves_from_the_address_that_was_asked_on_a_host_of_many() {
+fn reply_leaves_from_the_requested_address_if_multihomed() {
     let (server, clients) = Namespace::pair();
     for address in [
         "10.77.0.11/24",
@@ -287,7 +287,7 @@ fn a_reply_leaves_from_the_address_that_was_asked_on_a_host_of_many() {
 
 #[test]
 #[ignore = "needs root, for namespaces; .ci/run runs it"]
-fn without_options_it_echoes_on_port_9999_and_serves_metrics_on_port_9862() {
+fn default_ports_are_9999_for_udp_and_9862_for_metrics() {
     let host = Namespace::new();
     let mut command = host.command(program().get_program().to_str().unwrap());
     command.stdin(Stdio::null());

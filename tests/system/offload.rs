@@ -8,13 +8,13 @@ use nix::sys::socket::sockopt::UdpGroSegment;
 
 use super::namespace::Namespace;
 use crate::harness::service::count;
-use crate::harness::{Daemon, client, has_nothing, program, receive, send_burst};
+use crate::harness::{Daemon, client, has_nothing, program, receive, send_gso_batch};
 
 const NO_MORE: &str = "UDP GSO failed on the route to a peer; disabled on this socket";
 
 #[test]
 #[ignore = "needs strace; .ci/run runs it"]
-fn no_reply_is_lost_or_counted_otherwise_when_the_kernel_cannot_send_a_burst() {
+fn replies_are_sent_singly_when_gso_fails() {
     for (error, for_good) in [
         ("EIO", true),
         ("EINVAL", false),
@@ -48,7 +48,7 @@ fn no_reply_is_lost_or_counted_otherwise_when_the_kernel_cannot_send_a_burst() {
 
 #[test]
 #[ignore = "needs root, for namespaces; .ci/run runs it"]
-fn a_burst_whose_datagrams_do_not_fit_the_way_back_goes_back_one_by_one() {
+fn replies_are_sent_singly_above_the_path_mtu() {
     let (host, clients) = Namespace::pair();
     host.shell("ip route replace 10.77.0.0/24 dev eth0 src 10.77.0.1 mtu 900");
     for (mode, step) in [("--mode=echo", 1), ("--mode=exchange", 2)] {
@@ -56,7 +56,7 @@ fn a_burst_whose_datagrams_do_not_fit_the_way_back_goes_back_one_by_one() {
         let daemon = host.daemon(&[mode, listen, "--timeout=none"]);
         let peer = clients.client("10.77.0.2:0", daemon.address());
         let bytes: Vec<u8> = (0..40_u8).flat_map(|number| [number; 1000]).collect();
-        send_burst(&peer, &bytes, 1000);
+        send_gso_batch(&peer, &bytes, 1000);
         for number in (0..40_u8).step_by(step) {
             assert_eq!(receive(&peer), [number; 1000], "{mode}");
         }
@@ -72,7 +72,7 @@ fn a_burst_whose_datagrams_do_not_fit_the_way_back_goes_back_one_by_one() {
 /// Sends a burst of 6 and receives so many times.
 fn replies(peer: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let bytes: Vec<u8> = (0..6_u8).flat_map(|number| [number; 8]).collect();
-    send_burst(peer, &bytes, 8);
+    send_gso_batch(peer, &bytes, 8);
     (0..count).map(|_| receive(peer)).collect()
 }
 

@@ -42,7 +42,7 @@ fn lintian_has_no_error_and_no_warning() {
 
 #[test]
 #[ignore = "builds a package; .ci/run runs it"]
-fn the_package_has_what_the_contract_lists_and_the_binary_its_dependencies() {
+fn package_has_the_documented_files_and_dependency_list() {
     let package = package().display();
     let listed = shell(&format!(
         "dpkg-deb --fsys-tarfile {package} | tar -t | grep -v '/$' | LC_ALL=C sort"
@@ -82,7 +82,7 @@ fn the_package_has_what_the_contract_lists_and_the_binary_its_dependencies() {
 
 #[test]
 #[ignore = "builds a package, twice; .ci/run runs it"]
-fn built_again_elsewhere_the_package_is_the_same_to_the_byte() {
+fn package_is_reproducible_in_another_folder() {
     let folder = std::env::temp_dir().join(format!("udp-echo-again-{}", std::process::id()));
     let elsewhere = Removed(folder.join("under-another-name"));
     // The commit, and the work tree's files as they are.

@@ -12,7 +12,7 @@ use crate::harness::{DEADLINE, Daemon, client, receive, wait_until};
 
 #[test]
 #[ignore = "needs Chromium and its driver; .ci/run runs it"]
-fn the_status_page_lives_in_a_browser_on_a_desk_and_on_a_phone() {
+fn status_page_works_in_desktop_and_mobile_browsers() {
     let daemon = Daemon::start(&["--mode=echo", "--workers=2", "--recv-buffer=64KiB"]);
     let browser = Browser::start();
     let url = format!("http://{}/", daemon.http.unwrap());
@@ -68,7 +68,7 @@ fn the_status_page_lives_in_a_browser_on_a_desk_and_on_a_phone() {
 
 #[test]
 #[ignore = "needs Chromium and its driver; .ci/run runs it"]
-fn the_status_page_is_renewed_in_place_and_outlives_its_daemon() {
+fn status_page_updates_in_place_and_outlives_the_daemon() {
     let daemon = Daemon::start(&["--mode=echo", "--recv-buffer=64KiB"]);
     let peer = client(daemon.address());
     let browser = Browser::start();

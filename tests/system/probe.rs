@@ -13,7 +13,7 @@ const REFLECTOR: &str = "10.77.0.1:9999";
 
 #[test]
 #[ignore = "needs root and nft; .ci/run runs it"]
-fn a_firewall_that_rejects_is_told_in_words() {
+fn rejection_by_a_firewall_is_explained() {
     for (verdict, words) in [
         (
             "reject with icmp type admin-prohibited",
@@ -57,7 +57,7 @@ fn a_firewall_that_rejects_is_told_in_words() {
 
 #[test]
 #[ignore = "needs root, for raw sockets; .ci/run runs it"]
-fn a_rejection_that_quotes_no_more_than_it_has_to_is_told_too() {
+fn rejection_with_the_shortest_quote_is_reported() {
     let (server, clients) = Namespace::pair();
     let (firewall, icmp) = server.inside(|| {
         let icmp = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4));
@@ -85,7 +85,7 @@ fn a_rejection_that_quotes_no_more_than_it_has_to_is_told_too() {
 
 #[test]
 #[ignore = "needs root and nft; .ci/run runs it"]
-fn one_flow_that_loses_among_others_that_do_not_has_a_line() {
+fn summary_lists_the_flows_when_only_one_loses() {
     let (server, clients) = Namespace::pair();
     let _daemon = server.daemon(&["--listen=10.77.0.1:9999", "--mode=echo"]);
     // What comes from some ports leads nowhere.
@@ -133,7 +133,7 @@ fn one_flow_that_loses_among_others_that_do_not_has_a_line() {
 
 #[test]
 #[ignore = "needs root and nft; .ci/run runs it"]
-fn where_the_lost_were_lost_is_told_by_the_daemons_metrics() {
+fn losses_are_located_by_the_daemons_metrics() {
     let metrics = "--metrics-url=http://10.77.0.1:9862/metrics";
     for (hook, port, place) in [
         ("input", "dport", "uplink"),
@@ -179,7 +179,7 @@ fn where_the_lost_were_lost_is_told_by_the_daemons_metrics() {
 
 #[test]
 #[ignore = "needs ncat and xinetd; .ci/run runs it"]
-fn other_peoples_reflectors_are_measured_too() {
+fn ncat_and_xinetd_reflectors_are_measured() {
     let (server, clients) = Namespace::pair();
     let folder = std::env::temp_dir().join(format!("udp-echo-xinetd-{}", std::process::id()));
     std::fs::write(

@@ -22,7 +22,7 @@ const LOST: usize = 2;
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn restarted_and_killed_under_load_it_loses_2_datagrams_at_most() {
+fn restart_and_kill_under_load_lose_at_most_2_datagrams() {
     let machine = Machine::boot();
     machine.install(package(), "");
     machine.shell("echo UDP_ECHO_MODE=echo >>/etc/default/udp-echo; systemctl restart udp-echo");
@@ -68,7 +68,7 @@ fn restarted_and_killed_under_load_it_loses_2_datagrams_at_most() {
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn stopped_or_out_of_memory_it_is_replaced_and_answers_again() {
+fn stalled_or_out_of_memory_daemon_is_restarted() {
     let machine = Machine::boot();
     machine.install(package(), "");
     assert_eq!(machine.property("udp-echo", "WatchdogUSec"), "10s");

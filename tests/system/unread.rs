@@ -12,7 +12,7 @@ const STOP: Duration = Duration::from_secs(5);
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn a_stopped_journald_holds_up_nothing_and_what_is_lost_is_counted() {
+fn stopped_journald_blocks_nothing_and_losses_are_counted() {
     let machine = Machine::boot();
     machine.install(package(), "");
     machine.shell(

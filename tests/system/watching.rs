@@ -10,7 +10,7 @@ use crate::prometheus::{EXAMPLES, Prometheus, example};
 
 #[test]
 #[ignore = "needs ss, and root for large buffers; .ci/run runs it"]
-fn the_buffer_gauges_are_what_ss_shows() {
+fn buffer_gauges_match_the_output_of_ss() {
     for args in [
         &[][..],
         &["--recv-buffer=64KiB", "--send-buffer=32KiB"],
@@ -37,7 +37,7 @@ fn the_buffer_gauges_are_what_ss_shows() {
 
 #[test]
 #[ignore = "needs promtool; .ci/run runs it"]
-fn promtool_has_nothing_to_say_about_the_metrics() {
+fn metrics_pass_the_check_of_promtool() {
     let daemon = Daemon::start(&["--recv-buffer=64KiB", "--send-buffer=64KiB"]);
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -60,7 +60,7 @@ fn promtool_has_nothing_to_say_about_the_metrics() {
 
 #[test]
 #[ignore = "needs prometheus; .ci/run runs it"]
-fn a_real_prometheus_scrapes_it() {
+fn prometheus_scrapes_the_running_daemon() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let peer = client(daemon.address());
     for number in 0..7_u8 {
@@ -77,7 +77,7 @@ fn a_real_prometheus_scrapes_it() {
 
 #[test]
 #[ignore = "needs promtool; .ci/run runs it"]
-fn promtool_takes_the_configuration_and_the_rules_do_what_their_tests_say() {
+fn prometheus_rules_pass_their_promtool_tests() {
     let promtool = |arguments: &str| {
         let done = shell(&format!(
             "cd {EXAMPLES}/prometheus && promtool {arguments} 2>&1"

@@ -12,7 +12,7 @@ const DROPS: &str = "socket_drops_total";
 
 #[test]
 #[ignore = "needs python3; .ci/run runs it"]
-fn what_overflows_while_it_is_stopped_is_counted_self_bound_or_handed_over_with_old_drops() {
+fn overflow_during_a_pause_is_counted_without_old_drops() {
     let buffer = ["--timeout=none", "--recv-buffer=64KiB"];
     let start = |more: &[&str]| Daemon::start(&[&buffer, more].concat());
     let adopt = |sockets| Daemon::start_exactly(handed_over(sockets, &["--mode=echo"]));

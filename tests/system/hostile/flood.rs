@@ -16,7 +16,7 @@ const MAX_PEERS: usize = 65536;
 
 #[test]
 #[ignore = "needs root, for namespaces and forged sources, and a release build; .ci/run runs it"]
-fn ten_million_sources_take_the_memory_of_max_peers_and_a_client_is_served_meanwhile() {
+fn ten_million_sources_take_only_the_memory_of_max_peers() {
     let (host, net) = Namespace::pair();
     host.shell("ip route add 100.0.0.0/8 via 10.77.0.2");
     let mut command = host.command(released().to_str().unwrap());

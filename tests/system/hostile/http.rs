@@ -19,7 +19,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(2);
 
 #[test]
 #[ignore = "needs a release build; .ci/run runs it"]
-fn under_1000_bad_connections_no_echo_is_lost_and_a_scrape_gets_through() {
+fn echo_and_scrapes_work_under_1000_bad_connections() {
     let daemon = start();
     let http = daemon.http.unwrap();
     let peer = client(daemon.address());
@@ -65,7 +65,7 @@ fn under_1000_bad_connections_no_echo_is_lost_and_a_scrape_gets_through() {
 
 #[test]
 #[ignore = "needs a release build; .ci/run runs it"]
-fn a_scrape_that_waits_among_silent_connections_is_answered_before_it_is_the_oldest() {
+fn scrape_queued_among_silent_connections_is_answered() {
     let daemon = start();
     let http = daemon.http.unwrap();
     // They queue up while it is stopped, and then come all at once.
@@ -108,7 +108,7 @@ fn dead_connections_are_closed_within_15_seconds() {
 
 #[test]
 #[ignore = "needs prlimit; .ci/run runs it"]
-fn out_of_descriptors_echo_goes_on_and_http_comes_back_within_2_seconds_of_relief() {
+fn http_recovers_within_2_seconds_of_free_descriptors() {
     let daemon = start();
     let http = daemon.http.unwrap();
     let own = own_descriptors(&daemon);

@@ -19,7 +19,7 @@ const SOURCE_PORT: &str = r#"datagrams_refused_total{reason="source_port"}"#;
 
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
-fn two_of_them_on_one_port_number_answer_a_forged_datagram_twice_at_most_in_every_mode() {
+fn two_daemons_answer_a_forged_datagram_at_most_twice() {
     let (one, other) = Namespace::pair();
     let (mut triggers, mut most) = (0, 0);
     for addresses in [
@@ -56,7 +56,7 @@ fn two_of_them_on_one_port_number_answer_a_forged_datagram_twice_at_most_in_ever
 
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
-fn a_million_forged_sources_through_the_peer_table_do_not_make_it_loop() {
+fn a_million_forged_sources_cause_no_loop_by_evictions() {
     let (one, other) = Namespace::pair();
     one.shell("ip route add 100.0.0.0/8 via 10.77.0.2");
     // A table that forgets each after a thousand others.
@@ -98,7 +98,7 @@ fn a_million_forged_sources_through_the_peer_table_do_not_make_it_loop() {
 
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
-fn what_claims_to_be_from_the_daemon_itself_is_refused_in_every_mode() {
+fn own_address_as_source_is_refused_in_every_mode() {
     let (host, net) = with_second_addresses();
     let [inside, outside] = [&host, &net].map(|place| place.inside(Spoofer::new));
     for mode in MODES {
@@ -158,7 +158,7 @@ fn what_claims_to_be_from_the_daemon_itself_is_refused_in_every_mode() {
 /// a datagram was sent to. What claims to be from another of them it takes for a client.
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
-fn what_claims_to_be_from_another_address_of_the_host_ends_after_two_replies() {
+fn other_host_address_as_source_gets_at_most_two_replies() {
     let (host, net) = with_second_addresses();
     let [inside, outside] = [&host, &net].map(|place| place.inside(Spoofer::new));
     for mode in MODES {
@@ -192,7 +192,7 @@ fn what_claims_to_be_from_another_address_of_the_host_ends_after_two_replies() {
 
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
-fn low_source_ports_are_refused_and_loopback_addresses_are_good_sources() {
+fn low_source_ports_are_refused_and_loopback_is_served() {
     let host = Namespace::new();
     let spoofer = host.inside(Spoofer::new);
     for listen in ["*:9999", "[::]:9999"] {
@@ -226,7 +226,7 @@ fn low_source_ports_are_refused_and_loopback_addresses_are_good_sources() {
 /// a port that a client may have, is not told from a client.
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
-fn echo_and_chargen_servers_get_one_reply_in_exchange_mode_and_none_on_their_own_ports() {
+fn echo_and_chargen_servers_get_one_reply_in_exchange_mode() {
     let (host, net) = Namespace::pair();
     let spoofer = net.inside(Spoofer::new);
     for (kind, answer) in [("echo", None), ("chargen", Some([b'#'; 74]))] {

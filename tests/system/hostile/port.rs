@@ -8,7 +8,7 @@ use crate::harness::{Daemon, client, receive, run, wait_until};
 
 #[test]
 #[ignore = "needs root, to be another user; .ci/run runs it"]
-fn another_user_cannot_take_the_port_over_self_bound_or_handed_over_with_one_worker_or_many() {
+fn another_user_cannot_bind_the_port_of_a_daemon() {
     let start = |args: &[&str]| Daemon::start(&[&["--mode=echo"], args].concat());
     let adopt = |sockets| Daemon::start_exactly(handed_over(sockets, &["--mode=echo"]));
     let mut attempts = 0;
@@ -48,7 +48,7 @@ fn another_user_cannot_take_the_port_over_self_bound_or_handed_over_with_one_wor
 /// The thief of the test above does succeed where the port is given up.
 #[test]
 #[ignore = "needs root, to be another user; .ci/run runs it"]
-fn with_reuse_address_another_user_can_take_the_port_over() {
+fn another_user_can_bind_the_port_with_reuse_address() {
     let daemon = Daemon::start(&["--reuse-address"]);
     let got = steal(daemon.address().port());
     let got: Vec<_> = got.iter().filter(|(_, result)| result == "bound").collect();

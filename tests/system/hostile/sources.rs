@@ -8,7 +8,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::count;
 use super::spoof::Spoofer;
-use crate::harness::{Daemon, has_nothing, receive, send_burst};
+use crate::harness::{Daemon, has_nothing, receive, send_gso_batch};
 use crate::namespace::Namespace;
 
 const MODES: [&str; 3] = ["exchange", "lockstep", "echo"];
@@ -96,7 +96,7 @@ fn source_equal_to_destination_is_refused_off_loopback() {
             forger.connect("[fd77::1]:9999").unwrap();
             forger.send(b"forged").unwrap();
             assert_refused_all(&host, &daemon, 2, &what);
-            send_burst(&forger, &[7; 8 * 64], 8);
+            send_gso_batch(&forger, &[7; 8 * 64], 8);
             // Linux cuts a GRO batch as a whole.
             let batch = mode != "lockstep" && offload == "auto";
             assert_refused_all(&host, &daemon, if batch { 3 } else { 66 }, &what);
@@ -107,7 +107,7 @@ fn source_equal_to_destination_is_refused_off_loopback() {
             client.send(b"local").unwrap();
             assert_eq!(receive(&client), b"local", "{what}");
             client.send(&[0; 22]).unwrap();
-            send_burst(&client, &[7; 22 * 8], 22);
+            send_gso_batch(&client, &[7; 22 * 8], 22);
             assert_eq!(receive(&client), [if mode == "echo" { 0 } else { 7 }; 22]);
         }
     }
