@@ -61,6 +61,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "group address|leader|write|may|and|or",
         "multicast addresses, process groups and permissions of files",
     ),
+    ("", "reuid nobody", "a user of the system"),
     ("", "mem forget", "a function of the standard library"),
     ("", "rate # burst", "a parameter of tc-tbf(8)"),
     ("", "udp echo quiet", "the variable of the option --quiet"),
@@ -69,6 +70,11 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("src/probe", "quiet", "the option --quiet"),
     ("tests/probe/", "quiet", "the option --quiet"),
     ("tests/daemon/help.rs", "quiet", "the option --quiet"),
+    (
+        "tests/system/prometheus.rs",
+        "groups",
+        "a key of the API of Prometheus",
+    ),
     ("packaging/grafana/", "group", "a key of Grafana's"),
     (
         "packaging/prometheus/",

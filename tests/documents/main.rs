@@ -1,4 +1,4 @@
-//! That what is written is so.
+//! The documents match the code.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -93,7 +93,7 @@ fn readme_commands_tested_elsewhere_have_a_test() {
 #[test]
 fn readme_files_links_and_options_exist() {
     let text = readme::text();
-    // Those of the table of examples lie with the packaging.
+    // Paths in the table of examples are relative to the packaging.
     let folders = ["", "packaging/"];
     let exists = |path: &str| {
         let path = path.trim_end_matches('/');
@@ -121,7 +121,7 @@ fn readme_files_links_and_options_exist() {
     let mut help = harness::run(harness::program().arg("--help")).1;
     help += &harness::run(harness::program().args(["probe", "--help"])).1;
     let sections = readme::sections();
-    // What other programs have is theirs.
+    // Options of other programs are not checked.
     let own = sections.iter().filter(|section| section.title != OTHERS);
     let passages = own.flat_map(|section| &section.passages);
     for span in passages.flat_map(|passage| &passage.spans) {
@@ -172,9 +172,9 @@ fn the_readme_has_every_metric_and_no_other() {
             assert_eq!(*labels, keys, "{name}");
             for (key, value) in own {
                 let value = value.trim_matches('"');
-                let is_told = !["reason", "waiting_for"].contains(&key)
+                let is_explained = !["reason", "waiting_for"].contains(&key)
                     || meaning.contains(&format!("`{value}`"));
-                assert!(is_told, "{name}: nothing of {value} in {meaning}");
+                assert!(is_explained, "{name}: no {value} in {meaning}");
             }
         }
     }
@@ -233,7 +233,7 @@ fn every_option_has_a_row(title: &str, arguments: &[&str]) {
     assert!(count > 5, "{count}");
 }
 
-/// Names, labels and meaning of each row.
+/// The names, labels and meaning of each row.
 fn metrics_table() -> Vec<(Vec<String>, BTreeSet<String>, String)> {
     let text = readme::text();
     let table = text.split("| metric (`udp_echo_…`)").nth(1);
@@ -254,7 +254,7 @@ fn metrics_table() -> Vec<(Vec<String>, BTreeSet<String>, String)> {
     .collect()
 }
 
-/// What a link to a heading calls it.
+/// The anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = kept.replace(' ', "-");

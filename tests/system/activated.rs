@@ -1,5 +1,5 @@
-//! Sockets handed over without a booted systemd, by `systemd-socket-activate`, which waits for the
-//! first datagram or connection and then becomes the daemon.
+//! Sockets passed in by `systemd-socket-activate`, without a booted systemd. It waits for the first
+//! datagram or connection and then executes the daemon.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
@@ -28,7 +28,7 @@ fn passed_in_sockets_replace_listen_with_a_warning() {
             "--metrics-listen=127.0.0.1:0",
         ],
     );
-    // What starts it waits in the socket and is answered.
+    // The datagram that starts the daemon waits in the socket and is answered.
     let waits = thread::spawn({
         let peer = peers[0].try_clone().unwrap();
         move || until_answered(&peer)
@@ -114,7 +114,7 @@ fn unusable_passed_in_socket_is_named_in_the_error() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("systemd-socket-activate is installed");
-        wait_until("it ends", || {
+        wait_until("the daemon ends", || {
             knock(options[0], how.contains(&"--datagram"));
             daemon.try_wait().unwrap().is_some()
         });
@@ -123,7 +123,7 @@ fn unusable_passed_in_socket_is_named_in_the_error() {
         assert_eq!(output.status.code(), Some(code), "{given:?}: {log}");
         let own: Vec<_> = log
             .lines()
-            .filter(|it| it.starts_with("udp-echo: "))
+            .filter(|line| line.starts_with("udp-echo: "))
             .collect();
         assert!(
             own.len() == 1 && own[0].contains(line),
@@ -143,11 +143,11 @@ fn activate(options: &[&str], args: &[&str]) -> Command {
     command
 }
 
-/// Sends until there is a reply: the socket may not be there yet.
+/// Sends until a reply comes: the socket may not exist yet.
 fn until_answered(peer: &UdpSocket) {
     let peer = peer.try_clone().unwrap();
-    wait_until("it answers", || {
-        let _ = peer.send(b"anybody");
+    wait_until("the daemon answers", || {
+        let _ = peer.send(b"datagram");
         peer.set_read_timeout(Some(Duration::from_millis(100)))
             .unwrap();
         peer.recv(&mut [0; 16]).is_ok()
@@ -155,7 +155,7 @@ fn until_answered(peer: &UdpSocket) {
     peer.set_read_timeout(Some(DEADLINE)).unwrap();
 }
 
-/// Gives a socket something to read, once it is there.
+/// Makes a socket readable, if it exists already.
 fn knock(address: &str, datagram: bool) {
     if Path::new(address).is_absolute() {
         let _ = UnixDatagram::unbound().unwrap().send_to(b"knock", address);

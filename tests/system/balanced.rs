@@ -1,4 +1,4 @@
-//! Several daemons behind one address: the examples in `packaging/balancing/`, as they are.
+//! Several daemons behind one address: the unchanged examples of `packaging/balancing/`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,12 +33,12 @@ fn nftables_keeps_exchanges_whole_and_sums_exact() {
 
     exchange(&all, || {});
     exchange(&all, || {});
-    // It is the hash that keeps a peer with its instance: conntrack's memory is not needed.
+    // The hash alone keeps a peer with its instance, without an entry of conntrack.
     echoes(&all, || {});
-    forget_flows(&server);
+    flush_flows(&server);
     records(&all);
     let received = server.inside(|| {
-        wait_until("all is decoded", || {
+        wait_until("all records are decoded", || {
             sum(&daemons, "records_decoded_total") == 900
         });
         assert_eq!(sum(&daemons, "datagrams_received_total"), 1800);
@@ -50,18 +50,21 @@ fn nftables_keeps_exchanges_whole_and_sums_exact() {
             whole(daemon.metric("datagrams_received_total"))
         })
     });
-    eprintln!("of {PEERS} peers: {:?}", received.map(|count| count / 6));
+    eprintln!(
+        "{PEERS} peers by instance: {:?}",
+        received.map(|count| count / 6)
+    );
     assert!(received.iter().all(|count| *count > 6 * 50), "{received:?}");
     let orphans = ports_behind(&server, INSTANCES[1]);
     assert_eq!(orphans.len(), received[1] / 6);
     prometheus_sums_them_up(&server);
 
-    // One is killed, in the middle of the others' exchanges.
+    // One daemon is killed during exchanges with the others.
     let (orphaned, others): (Vec<&Peer>, Vec<&Peer>) =
         peers.iter().partition(|peer| orphans.contains(&peer.port));
     exchange(&others, || daemons[1] = None);
     exchange(&others, || assert_refused(&orphaned));
-    // As the example says, step by step.
+    // The steps of the example's comment.
     let changed = file.replace("instance_1 = 10.99.0.2", "instance_1 = $instance_0");
     exchange(&others, || load(&server, &changed));
     exchange(&others, || assert_refused(&orphaned));
@@ -72,14 +75,14 @@ fn nftables_keeps_exchanges_whole_and_sums_exact() {
         server.shell(&format!("{step} 2>&1"));
     });
     exchange(&all, || {});
-    // Loaded anew, the hash is the same.
+    // The hash stays the same when the rules are loaded again.
     echoes(&all, || {});
     load(&server, &changed);
-    forget_flows(&server);
+    flush_flows(&server);
     records(&all);
     server.inside(|| {
         let decoded = 900 - received[1] / 2 + 5 * others.len() + 2 * all.len();
-        wait_until("all is decoded", || {
+        wait_until("all records are decoded", || {
             sum(&daemons, "records_decoded_total") == decoded
         });
         assert_eq!(sum(&daemons, "datagrams_received_total"), 2 * decoded);
@@ -104,7 +107,7 @@ fn nginx_keeps_exchanges_whole_while_the_session_lives() {
             exchange(&all, || {});
         }
         server.inside(|| {
-            wait_until("all is decoded", || {
+            wait_until("all records are decoded", || {
                 sum(&daemons, "records_decoded_total") == 240
             });
             assert_eq!(sum(&daemons, "datagrams_received_total"), 480);
@@ -115,16 +118,16 @@ fn nginx_keeps_exchanges_whole_while_the_session_lives() {
         });
         assert!(peers.iter().all(|peer| has_nothing(&peer.socket)));
 
-        // One is killed: its peers meet the others, after a few datagrams that are lost.
+        // One daemon is killed: its peers move to the others and lose a few datagrams.
         daemons[1] = None;
-        let lost: Vec<usize> = peers.iter().map(Peer::insists).collect();
+        let lost: Vec<usize> = peers.iter().map(Peer::lost_before_reply).collect();
         let moved = lost.iter().filter(|lost| **lost > 0).count();
         eprintln!("{moved} peers moved: {lost:?}");
         assert!((1..60).contains(&moved));
     }
     let decoded = server.inside(|| sum(&daemons, "records_decoded_total"));
 
-    // The trap: the record is echoed, for it comes from a port that the daemon does not know.
+    // The documented pitfall: the record comes from another port, so the daemon echoes it.
     let trap = file.replace(
         "proxy_timeout 10s;",
         "proxy_timeout 10s; proxy_responses 1;",
@@ -149,7 +152,7 @@ fn bird_accepts_the_example() {
 fn hosts() -> (Namespace, Namespace) {
     let (server, clients) = Namespace::pair();
     server.shell("ip address add 192.0.2.1/32 dev eth0");
-    // Every refusal is to be seen.
+    // So that each ICMP error is sent.
     server.shell("sysctl -qw net.ipv4.icmp_ratelimit=0");
     for address in INSTANCES {
         server.shell(&format!("ip address add {address}/32 dev lo"));
@@ -158,7 +161,7 @@ fn hosts() -> (Namespace, Namespace) {
     (server, clients)
 }
 
-/// A record may take longer here than 5 s: the machine is busy.
+/// With a long timeout: on a busy machine a record may take more than 5 s.
 fn instance(server: &Namespace, address: &str) -> Daemon {
     server.daemon(&[
         &format!("--listen={address}:9999"),
@@ -171,7 +174,7 @@ fn load(server: &Namespace, rules: &str) {
     server.shell(&format!("nft -f - <<'END'\n{rules}\nEND"));
 }
 
-/// A source port of its own on the host of the peers.
+/// A client with a source port of its own on the host of the peers.
 struct Peer {
     port: u16,
     socket: UdpSocket,
@@ -183,15 +186,15 @@ impl Peer {
         Self { port, socket }
     }
 
-    /// Sends until a reply comes; how many datagrams had none.
-    fn insists(&self) -> usize {
+    /// Sends until a reply comes. Returns the number of datagrams without a reply.
+    fn lost_before_reply(&self) -> usize {
         let timeout = Duration::from_millis(100);
         self.socket.set_read_timeout(Some(timeout)).unwrap();
         let mut sent = 0;
-        wait_until("it has a reply", || {
+        wait_until("a reply comes", || {
             self.socket.send(b"again").unwrap();
             sent += 1;
-            // nginx sends an empty datagram where it lost its session.
+            // nginx sends an empty datagram when it has lost the session.
             self.socket
                 .recv(&mut [0; 16])
                 .is_ok_and(|length| length > 0)
@@ -200,13 +203,13 @@ impl Peer {
     }
 }
 
-/// A whole exchange for each peer; in the middle of all of them something happens.
+/// One exchange per peer. Calls `happens` between echo datagrams and records.
 fn exchange(peers: &[&Peer], happens: impl FnOnce()) {
     echoes(peers, happens);
     records(peers);
 }
 
-/// The first half; something happens while replies are on their way.
+/// The echo half of the exchanges. Calls `happens` while replies are in flight.
 fn echoes(peers: &[&Peer], happens: impl FnOnce()) {
     let hello = |peer: &Peer| format!("hello from {}", peer.port).into_bytes();
     let (before, after) = peers.split_at(peers.len() / 2);
@@ -223,29 +226,29 @@ fn echoes(peers: &[&Peer], happens: impl FnOnce()) {
     }
 }
 
-/// The second half, in another order, so that taking turns does not look like keeping together.
+/// The record half, in another order, so that a round-robin balancer fails.
 fn records(peers: &[&Peer]) {
     for peer in peers.iter().rev() {
         peer.socket.send(&RECORD).unwrap();
     }
 }
 
-/// That nobody is there for these peers; of some, for the kernel says so to 50 at once only.
+/// Asserts ICMP errors for a sample of these peers: the kernel sends at most 50 at once.
 fn assert_refused(peers: &[&Peer]) {
     for peer in peers.iter().take(5) {
-        peer.socket.send(b"anybody there?").unwrap();
+        peer.socket.send(b"request").unwrap();
         let error = loop {
             let mut bytes = [0; 16];
             match peer.socket.recv(&mut bytes) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                got => break got.expect_err("nobody is there"),
+                got => break got.expect_err("an ICMP error"),
             }
         };
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{}", peer.port);
     }
 }
 
-fn forget_flows(server: &Namespace) {
+fn flush_flows(server: &Namespace) {
     server.shell("conntrack -F 2>&1");
 }
 
@@ -276,7 +279,7 @@ fn prometheus_sums_them_up(server: &Namespace) {
     });
 }
 
-/// The sum of a metric over those that are left.
+/// The sum of a metric over the daemons that run.
 fn sum(daemons: &[Option<Daemon>], series: &str) -> usize {
     let daemons = daemons.iter().flatten();
     daemons.map(|daemon| whole(daemon.metric(series))).sum()
@@ -291,7 +294,7 @@ fn whole(value: f64) -> usize {
     value as usize
 }
 
-/// nginx with two processes and an example, as Debian's configuration would have it.
+/// nginx with two worker processes and an example, included as in Debian's configuration.
 struct Nginx {
     child: Child,
     folder: PathBuf,
@@ -302,7 +305,7 @@ impl Nginx {
         let folder = std::env::temp_dir().join(format!("udp-echo-nginx-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("nginx.conf");
-        // It removes its pid file in the end.
+        // nginx removes its pid file when it ends.
         let before = format!(
             "load_module modules/ngx_stream_module.so; worker_processes 2; daemon off; \
              pid {}/pid; events {{}}",
@@ -320,7 +323,7 @@ impl Nginx {
             .expect("nginx is installed");
         let pid = child.id();
         let nginx = Self { child, folder };
-        wait_until("its two processes run", || {
+        wait_until("both worker processes run", || {
             fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
                 .is_ok_and(|children| children.split_whitespace().count() == 2)
         });
@@ -329,7 +332,7 @@ impl Nginx {
 }
 
 impl Drop for Nginx {
-    /// Its processes too, which a SIGKILL would leave.
+    /// By SIGTERM, which ends the worker processes too.
     fn drop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);

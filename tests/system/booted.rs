@@ -1,5 +1,4 @@
-//! What an operator does with the package on a booted Debian: install it, look at it, upgrade it,
-//! take it away.
+//! The package on a booted Debian: install, status, upgrade, purge.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,7 +10,7 @@ use crate::machine::{ECHO, METRICS, Machine};
 use crate::package::{older_package, package};
 
 const UNITS: &str = "udp-echo.service udp-echo.socket udp-echo-metrics.socket";
-/// Above, the sandbox has a hole.
+/// The highest exposure level of the sandbox.
 const EXPOSURE: f64 = 0.3;
 /// Python's `! I 2s Q 2h f`: 1, "ab", 2, 3, -4, 0.5.
 const RECORD: [u8; 22] = *b"\0\0\0\x01ab\0\0\0\0\0\0\0\x02\0\x03\xff\xfc\x3f\0\0\0";
@@ -31,14 +30,14 @@ fn installed_service_serves_and_reports_its_state() {
         "enabled\n".repeat(3)
     );
 
-    // The exchange: a datagram echoed, a record decoded, and again.
+    // Two exchanges: a datagram is echoed, a record is decoded.
     let peer = machine.inside(|| client(address(ECHO)));
     for sent in [&b"hello"[..], b"again"] {
         peer.send(sent).unwrap();
         assert_eq!(receive(&peer), sent);
         peer.send(&RECORD).unwrap();
     }
-    // No record: a decode error, which is warned of.
+    // A short record: a decode error, which is logged as a warning.
     peer.send(b"once more").unwrap();
     assert_eq!(receive(&peer), b"once more");
     peer.send(b"short").unwrap();
@@ -49,8 +48,8 @@ fn installed_service_serves_and_reports_its_state() {
     shows_its_metrics(&machine);
     shows_its_status(&machine);
     logs_to_the_journal(&machine);
-    nobody_can_share_its_port(&machine);
-    has_no_hole(&machine);
+    another_socket_cannot_bind_the_port(&machine);
+    sandbox_has_the_exposure_level(&machine);
     prometheus_scrapes_it(&machine);
 }
 
@@ -65,7 +64,7 @@ fn upgrade_keeps_conffile_and_sockets_and_purge_removes_all() {
         machine.shell("dpkg-query -W -f '${Version}' udp-echo"),
         "0.0.9"
     );
-    // The operator's own.
+    // A change of the operator's.
     machine.shell("echo UDP_ECHO_MODE=echo >>/etc/default/udp-echo");
     let conffile = machine.shell("cat /etc/default/udp-echo");
     machine.shell("systemctl restart udp-echo");
@@ -95,7 +94,7 @@ fn upgrade_keeps_conffile_and_sockets_and_purge_removes_all() {
         ""
     );
     assert_eq!(machine.shell("cat /etc/default/udp-echo"), conffile);
-    // Installed again and purged while it runs.
+    // Installed again, and purged while the service runs.
     machine.install(package(), "--force-confold");
     machine.assert_echoes(ECHO, 3);
     machine.shell("dpkg --purge udp-echo 2>&1");
@@ -147,7 +146,7 @@ fn shows_its_metrics(machine: &Machine) {
             "{series} in {metrics:#?}"
         );
     }
-    // In steps of 10 ms: perhaps none yet.
+    // CPU time has a resolution of 10 ms: it may be 0 here.
     assert!(
         metrics.contains_key("process_cpu_seconds_total"),
         "{metrics:#?}"
@@ -163,7 +162,7 @@ fn shows_its_status(machine: &Machine) {
     let expected =
         format!("Status: \"exchange on {ECHO}, metrics on {METRICS}; 6 received, 3 echoed");
     let mut status = String::new();
-    wait_until("its status is shown", || {
+    wait_until("systemctl shows the status", || {
         status = machine.shell("systemctl status --no-pager udp-echo");
         status.contains(&expected)
     });
@@ -196,8 +195,8 @@ fn logs_to_the_journal(machine: &Machine) {
     }
 }
 
-/// systemd sets `SO_REUSEADDR`, with which anybody else could steal datagrams.
-fn nobody_can_share_its_port(machine: &Machine) {
+/// systemd sets `SO_REUSEADDR`, which would let another socket steal datagrams.
+fn another_socket_cannot_bind_the_port(machine: &Machine) {
     let error = machine.inside(|| {
         let thief = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         thief.set_reuse_address(true).unwrap();
@@ -206,7 +205,7 @@ fn nobody_can_share_its_port(machine: &Machine) {
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
 }
 
-fn has_no_hole(machine: &Machine) {
+fn sandbox_has_the_exposure_level(machine: &Machine) {
     let text = machine.shell("systemd-analyze security --no-pager udp-echo");
     let (_, overall) = text
         .split_once("exposure level for udp-echo.service: ")
@@ -219,7 +218,7 @@ fn has_no_hole(machine: &Machine) {
         .expect("a number");
     eprintln!("exposure level {exposure}");
     assert!(exposure <= EXPOSURE, "{text}");
-    // There is no man in there to look for the page.
+    // The machine has no man to find the page.
     let line =
         format!("cd /usr/lib/systemd/system && systemd-analyze verify --man=no {UNITS} 2>&1");
     assert_eq!(machine.shell(&line), "");
@@ -270,7 +269,7 @@ fn inodes(machine: &Machine) -> BTreeSet<String> {
     inodes
 }
 
-/// Every file that a package could leave behind.
+/// Every file that a package could leave.
 fn files(machine: &Machine) -> BTreeSet<String> {
     let found = machine.shell(
         "find /etc /usr /var/lib /var/cache /opt /srv /home /root /run/systemd/system \

@@ -1,4 +1,4 @@
-//! Units and options changed, rightly and wrongly.
+//! Valid and invalid changes of units and options.
 
 use crate::harness::{client, receive, wait_until};
 use crate::machine::{ECHO, METRICS, Machine};
@@ -20,8 +20,8 @@ fn port_and_options_change_as_the_comments_say() {
         assert_eq!(receive(&peer), b"1234");
     }
 
-    // The sockets: other ports, several, IPv6; a worker each. Done as their comment says, and more
-    // than once, for systemd refuses to open a socket again while the service runs.
+    // Sockets with other ports, several, and IPv6, with a worker each. Restarted as the unit's
+    // comment says: systemd does not open a socket again while the service runs.
     let restart = machine.shell("sed -n 's/^#   //p' /usr/lib/systemd/system/udp-echo.socket");
     let restart = restart
         .lines()
@@ -67,7 +67,7 @@ fn port_and_options_change_as_the_comments_say() {
     }
     undo(&machine);
 
-    // Without sockets, as the service's comment says, to the letter.
+    // Without sockets, by the commands of the service's comment.
     let comment = machine.shell(
         "sed -n '/^# To run it without them/,/^$/s/^#   //p' \
          /usr/lib/systemd/system/udp-echo.service",
@@ -100,7 +100,7 @@ fn port_and_options_change_as_the_comments_say() {
 fn queued_datagrams_are_answered_and_old_drops_not_counted() {
     let machine = Machine::boot();
     machine.install(package(), "");
-    // A start that takes until it is told to go on, and a buffer that is soon full.
+    // A start that waits for a file, and a small receive buffer.
     drop_in(
         &machine,
         "udp-echo.service",
@@ -136,7 +136,7 @@ fn queued_datagrams_are_answered_and_old_drops_not_counted() {
     }
     undo(&machine);
 
-    // Idle exit: each time the next datagram starts it again.
+    // Exit when idle: the next datagram starts the service again.
     options(
         &machine,
         "UDP_ECHO_MODE=echo\nUDP_ECHO_EXIT_ON=timeout\nUDP_ECHO_TIMEOUT=0.5\n",
@@ -167,10 +167,10 @@ fn invalid_configuration_is_logged_and_restarts_end() {
     ] {
         assert_eq!(machine.property("udp-echo", name), value, "{name}");
     }
-    // Each datagram asks for it again: that ends.
+    // Each datagram triggers a start, until systemd's limit.
     let peer = machine.inside(|| client(ECHO.parse().unwrap()));
-    wait_until("systemd gives up", || {
-        let _ = peer.send(b"anybody");
+    wait_until("systemd stops the socket", || {
+        let _ = peer.send(b"datagram");
         machine.property("udp-echo.socket", "ActiveState") == "failed"
     });
     let tried = machine
@@ -179,14 +179,14 @@ fn invalid_configuration_is_logged_and_restarts_end() {
         .count();
     assert!((1..100).contains(&tried), "{tried}");
     eprintln!("a wrong option was tried {tried} times");
-    // Mended, it is to be had again soon, without more ado.
+    // With valid options a restart is enough.
     options(&machine, "UDP_ECHO_MODE=echo\n");
-    wait_until("it may be started again", || {
+    wait_until("the service starts", || {
         machine.attempt("systemctl restart udp-echo").0.success()
     });
     machine.assert_echoes(ECHO, 2);
 
-    // The sockets.
+    // Sockets of the wrong type or name.
     let stream = format!("[Socket]\nListenDatagram=\nListenStream={ECHO}\n");
     let datagram = format!("[Socket]\nListenStream=\nListenDatagram={METRICS}\n");
     let stray = "[Service]\nSockets=stray.socket\n";
@@ -215,7 +215,7 @@ fn invalid_configuration_is_logged_and_restarts_end() {
             machine.attempt("systemctl restart udp-echo.socket udp-echo-metrics.socket udp-echo");
         assert!(!status.success(), "{unit}");
         machine.wait_for_line(&cursor, line);
-        // Whatever it is worth to try again, it ends.
+        // systemd stops retrying.
         machine.wait_for("ActiveState", "failed");
     }
     undo(&machine);
@@ -233,7 +233,7 @@ fn drop_in(machine: &Machine, unit: &str, text: &str) {
     machine.shell("systemctl daemon-reload");
 }
 
-/// Takes every change of the units back, and starts all anew.
+/// Removes all changes of the units, and restarts them.
 fn undo(machine: &Machine) {
     machine.shell(
         "systemctl stop udp-echo.socket udp-echo-metrics.socket udp-echo.service stray.socket 2>&1; \

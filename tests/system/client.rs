@@ -1,4 +1,4 @@
-//! The client and what others on the way can do to it.
+//! The client in networks with firewalls, forged ICMP errors and unresponsive resolvers.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -55,9 +55,9 @@ fn probe_bounds_icmp_errors_from_ever_new_addresses() {
     assert!(counts.len() <= 33, "{text}");
     let sum: u32 = counts.iter().sum();
     assert!((33..=REQUESTS).contains(&sum), "{text}");
-    // A line for each kind while it runs, and one in the summary.
-    let told = text.matches("a firewall rejects the datagrams").count();
-    assert_eq!(told, 64, "{text}");
+    // One line per kind during the run, and one in the summary.
+    let rejections = text.matches("a firewall rejects the datagrams").count();
+    assert_eq!(rejections, 64, "{text}");
 }
 
 #[test]
@@ -73,9 +73,9 @@ fn probe_counts_records_that_cannot_be_sent_apart() {
     let out = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(text.contains("1 sent, 1 received"), "{text}");
-    let told = "cannot send to 10.77.0.1:9999: Operation not permitted (os error 1); a firewall on \
-                this host blocks it";
-    assert!(text.contains(&format!("\n1 record: {told}")), "{text}");
+    let cause = "cannot send to 10.77.0.1:9999: Operation not permitted (os error 1); a firewall on \
+                 this host blocks it";
+    assert!(text.contains(&format!("\n1 record: {cause}")), "{text}");
     assert!(!text.contains(" request: "), "{text}");
 }
 
@@ -92,7 +92,7 @@ fn probe_ends_while_the_resolver_does_not_answer() {
         file
     };
     let hosts = file("hosts", "");
-    // Longer than the test waits.
+    // A timeout beyond the test's deadline.
     let servers = "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n";
     let servers = file("resolv.conf", servers);
     let start = || {
@@ -107,7 +107,7 @@ fn probe_ends_while_the_resolver_does_not_answer() {
         command.spawn().unwrap()
     };
     let ended = |mut child: Child, signal: Option<Signal>| {
-        wait_until("it ends", || {
+        wait_until("the client ends", || {
             if let Some(signal) = signal {
                 kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
             }
@@ -200,7 +200,7 @@ fn link_local_addresses_have_the_name_of_their_interface() {
     let metrics = clients.inside(|| request_to(http, request)).body;
     let label = format!("udp_echo_socket_drops_total{{listen=\"{listen}\",");
     assert!(metrics.contains(&label), "{metrics}");
-    // A socket that was passed in may be of another namespace.
+    // A socket that was passed in may belong to another namespace.
     let socket = server.inside(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     assert_eq!(
         udp_echo::udp::named(server.resolve(&listen), &socket),
@@ -216,7 +216,7 @@ fn port_range_sysctl_is_named_when_no_port_is_free() {
     let program = program().get_program().to_str().unwrap().to_owned();
     let hint = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones \
                 the kernel uses\n";
-    // Four of each protocol, all taken.
+    // Occupies the four ports of both protocols.
     let _taken: Vec<_> = (40000..40004)
         .map(|port| host.inside(|| UdpSocket::bind(("127.0.0.1", port)).unwrap()))
         .collect();
@@ -244,8 +244,8 @@ impl Drop for Running {
     }
 }
 
-/// An IPv4 packet with an ICMP message from an address: a request from a port of 10.77.0.2 is
-/// prohibited. It quotes the IP header and the UDP header, which is all that RFC 792 asks for.
+/// An IPv4 packet with the ICMP error "administratively prohibited" about a request from a port of
+/// 10.77.0.2. It quotes the IP and UDP headers, the minimum of RFC 792.
 fn prohibited(from: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut message = vec![3, 13, 0, 0, 0, 0, 0, 0];
     message.extend([0x45, 0, 0, 92, 0, 0, 0, 0, 64, 17, 0, 0]);

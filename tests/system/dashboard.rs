@@ -1,4 +1,4 @@
-//! The Grafana dashboard: what it asks for is there.
+//! The Grafana dashboard: its queries have data.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::harness::{Daemon, receive, wait_until};
 use crate::namespace::Namespace;
 use crate::prometheus::{EXAMPLES, Prometheus, example};
 
-/// What stays at 0 in this test: it is there all the same.
+/// Panels whose data is 0 in this test.
 const ZERO: [&str; 4] = [
     "Receive queue, share of the buffer",
     "Received less the sum of the parts",
@@ -32,7 +32,7 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
         "nft 'add table inet t; add chain inet t out {{ type filter hook output priority 0; }}; \
          add rule inet t out udp dport {BLOCKED} drop'"
     ));
-    // Nobody sends to the second.
+    // The second socket receives nothing.
     let daemon = host.daemon(&[
         "--listen=127.0.0.1:9999,127.0.0.1:9998",
         "--timestamps",
@@ -73,7 +73,7 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
 #[test]
 fn dashboard_is_portable_and_describes_each_panel() {
     let dashboard = dashboard();
-    // From here on panels have the form that Grafana 10 and later read as it is.
+    // Grafana 10 and later read this schema version without migration.
     assert!(dashboard["schemaVersion"].as_u64() >= Some(38));
     assert!(dashboard["id"].is_null() && dashboard["uid"] == "udp-echo");
     let source = json!({ "type": "prometheus", "uid": "${DS_PROMETHEUS}" });
@@ -108,7 +108,7 @@ fn dashboard_is_portable_and_describes_each_panel() {
             assert!(references.insert(target["refId"].as_str().unwrap()));
             assert_eq!(target["datasource"], source, "{title}");
             let query = target["expr"].as_str().unwrap();
-            // Each selector keeps to what is chosen, each rate to what is scraped.
+            // Each selector has the chosen labels, each rate the window of the scrape interval.
             let selectors = query.matches("udp_echo_").count() + query.matches("process_").count();
             let chosen = query.matches("{job=~\"$job\",instance=~\"$instance\"}");
             assert_eq!(chosen.count(), selectors.max(1), "{query}");
@@ -130,7 +130,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// All queries, each with its panel's title, as Grafana would send them.
+/// All queries as Grafana would send them, each with its panel's title.
 fn queries(dashboard: &Value) -> Vec<(String, String)> {
     let mut queries = Vec::new();
     let mut add = |title: &Value, query: &str| {
@@ -175,7 +175,7 @@ fn list(value: &Value) -> &[Value] {
     list
 }
 
-/// A bit of everything that a daemon counts.
+/// Traffic for all metrics of a daemon.
 fn everything(daemon: &Daemon) {
     let from = |port: u16| {
         let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
@@ -198,30 +198,30 @@ fn everything(daemon: &Daemon) {
     peer.send(b"").unwrap();
     from(1000).send(b"refused").unwrap();
     from(BLOCKED).send(b"no reply").unwrap();
-    // More than may owe a record at once, and some that never send one. Each keeps its port, or the
-    // next one's request could be taken for its record.
+    // More peers than the table holds, and no records from them. The sockets stay open, so that no
+    // peer gets the port of another that owes a record.
     let owing: Vec<_> = (0..6).map(|_| from(0)).collect();
     for owes in &owing {
         owes.send(b"owes").unwrap();
         receive(owes);
     }
-    // More than there is room for.
+    // More than the receive buffer holds.
     daemon.pause();
     for _ in 0..400 {
         peer.send(b"flood").unwrap();
     }
     daemon.resume();
-    wait_until("what waits is read", || {
+    wait_until("the receive queue is empty", || {
         let labels = format!("{{listen=\"{}\",worker=\"0\"}}", daemon.address());
         daemon.metric(&format!("socket_receive_queue_bytes{labels}")) < 0.5
     });
-    // A record that is too late, and more than one scrape until the next flood.
+    // An expired record, and more than one scrape until the next flood.
     let waited = "timeouts_total{waiting_for=\"record\"}";
-    let given_up = daemon.metric(waited);
-    wait_until("a record is given up", || daemon.metric(waited) > given_up);
+    let expired = daemon.metric(waited);
+    wait_until("a record expires", || daemon.metric(waited) > expired);
 }
 
-/// Ends the load, also where a test fails.
+/// Ends the load, even when the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {

@@ -1,4 +1,4 @@
-//! What people with bad intent do to a daemon: each promise of SECURITY.md is attacked here.
+//! Attacks on a daemon: one for each promise of SECURITY.md.
 
 mod drops;
 mod flood;
@@ -13,26 +13,26 @@ use std::process::Command;
 
 use crate::harness::Daemon;
 
-/// A metric, summed up over the labels left out, as the whole number that it is.
+/// The sum of a metric over all series with the given labels, as an integer.
 fn count(daemon: &Daemon, name: &str) -> u64 {
     format!("{:.0}", daemon.metric(name)).parse().unwrap()
 }
 
-/// The program that users have, which does not take minutes.
+/// The release build: a debug build would take minutes.
 fn released() -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_udp-echo")).parent().unwrap();
     let released = target.with_file_name("release").join("udp-echo");
     assert!(
         released.exists(),
-        "cargo build --release makes {}",
+        "no {}: run cargo build --release",
         released.display()
     );
     released
 }
 
-/// The program with so many sockets of one port handed over as systemd does, with
-/// `SO_REUSEADDR`, and with a small receive buffer that overflowed before.
-fn handed_over(sockets: u32, args: &[&str]) -> Command {
+/// The program with `sockets` sockets of one port, passed in as by systemd: with `SO_REUSEADDR` and
+/// a small receive buffer that overflowed before.
+fn with_passed_in(sockets: u32, args: &[&str]) -> Command {
     const SERVICE_MANAGER: &str = r"
 import os, socket, sys
 count, port, sockets = int(sys.argv[1]), 0, []
@@ -49,7 +49,7 @@ for number in range(count):
 for client in range(20):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         for _ in range(100):
-            client.sendto(b'before it starts', ('127.0.0.1', port))
+            client.sendto(b'before the start', ('127.0.0.1', port))
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count),
                   LISTEN_FDNAMES=':'.join(['echo'] * count))
 os.execv(sys.argv[2], sys.argv[2:])

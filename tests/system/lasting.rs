@@ -1,5 +1,5 @@
-//! A long run under mixed load: what is taken is given back, and every datagram stays counted.
-//! `UDP_ECHO_TEST_MINUTES` says how long.
+//! A long run under mixed load: memory and descriptors do not grow, and every datagram is counted.
+//! `UDP_ECHO_TEST_MINUTES` sets the duration.
 
 use std::fs;
 use std::io::Write;
@@ -14,15 +14,15 @@ use crate::harness::{Daemon, Random, client, program, send_gso_batch, total, wai
 
 const MODES: [&str; 3] = ["--mode=exchange", "--mode=lockstep", "--mode=echo"];
 const PEERS: usize = 30;
-/// More than the socket holds.
+/// More datagrams than the socket's buffer holds.
 const FLOOD: u64 = 1000;
-/// Less than it holds.
+/// Fewer than the buffer holds.
 const TRICKLE: u64 = 60;
-/// What may come and go with the allocator and the kernel's pages.
+/// The variation of the allocator and the kernel's pages.
 const SLACK_KIB: u64 = 256;
 
 #[test]
-#[ignore = "takes a minute, or as many as UDP_ECHO_TEST_MINUTES says; .ci/run runs it"]
+#[ignore = "takes a minute, or UDP_ECHO_TEST_MINUTES; .ci/run runs it"]
 fn long_run_leaks_nothing_and_counts_every_datagram() {
     let minutes = std::env::var("UDP_ECHO_TEST_MINUTES").map_or(1.0, |text| text.parse().unwrap());
     let length = Duration::from_mins(1).mul_f64(minutes);
@@ -50,14 +50,14 @@ fn long_run_leaks_nothing_and_counts_every_datagram() {
     }
 }
 
-/// A daemon that stays, and those that send to it.
+/// A daemon that runs for the whole test, and its peers.
 struct Load {
     mode: &'static str,
     daemon: Daemon,
     peers: Vec<UdpSocket>,
     sent: u64,
     dropped: u64,
-    /// Memory of its own in KiB and descriptors: the most while it warmed up, and since.
+    /// Anonymous memory in KiB and descriptors: the maximum of the warm-up, and since then.
     at_first: [u64; 2],
     since: [u64; 2],
 }
@@ -80,7 +80,7 @@ impl Load {
         }
     }
 
-    /// Peers come and go; singles of all kinds, bursts, refused ones; a flood; scrapes.
+    /// New peers, single datagrams of all sizes, GSO batches, refused datagrams, a flood, scrapes.
     fn turn(&mut self, random: &mut Random) {
         let to = self.daemon.address();
         self.peers.drain(..self.peers.len() / 3);
@@ -105,7 +105,7 @@ impl Load {
             self.wait_until_counted();
             self.peers.iter().for_each(drain);
         }
-        // What does not fit is dropped, datagram by datagram.
+        // The kernel drops each datagram that does not fit.
         self.daemon.pause();
         for number in 0..FLOOD {
             let peer = &self.peers[random.below(PEERS)];
@@ -125,7 +125,7 @@ impl Load {
     fn wait_until_counted(&mut self) {
         let mut last = (0, 0);
         let labels = format!("{{listen=\"{}\",worker=\"0\"}}", self.daemon.address());
-        wait_until("all that was sent is received or dropped", || {
+        wait_until("all datagrams are received or dropped", || {
             let metrics = self.daemon.metrics();
             let whole = |name: &str| whole(total(&metrics, name));
             last = (
@@ -138,7 +138,7 @@ impl Load {
         self.dropped = last.1;
     }
 
-    /// Looks at what it takes, which is to be no more than at first.
+    /// Asserts that memory and descriptors are at most those of the warm-up.
     fn look(&mut self, warming_up: bool) {
         let process = format!("/proc/{}", self.daemon.pid());
         let memory = || {
@@ -155,8 +155,8 @@ impl Load {
             self.at_first = most(self.at_first, [memory(), descriptors()]);
             return;
         }
-        // A connection that was cut off may take a moment to go.
-        wait_until("there are no more descriptors than at first", || {
+        // A connection that the daemon cuts off may close a little later.
+        wait_until("the number of descriptors is that of the warm-up", || {
             descriptors() <= self.at_first[1]
         });
         let now = [memory(), descriptors()];
@@ -209,7 +209,7 @@ impl Restarts {
         }
     }
 
-    /// Stops one and starts the next, while datagrams come.
+    /// Stops a daemon and starts the next one, while datagrams come.
     fn turn(&mut self) {
         self.trickle();
         if let Some(daemon) = self.daemon.take() {
@@ -218,7 +218,7 @@ impl Restarts {
             let log = daemon.shared_log();
             assert_eq!(daemon.stop().code(), Some(0));
             let mut received = None;
-            wait_until("it says how many it received", || {
+            wait_until("the log has the number of received datagrams", || {
                 received = log.lines().iter().find_map(|line| {
                     let (_, rest) = line.split_once("stopped: ")?;
                     rest.split_once(" received")
@@ -236,7 +236,7 @@ impl Restarts {
         command.args([MODES[self.count % 3], "--metrics-listen=127.0.0.1:0"]);
         command.stdin(Stdio::from(self.socket.try_clone().unwrap()));
         let daemon = Daemon::start_exactly(command);
-        wait_until("all that was sent is received", || {
+        wait_until("all datagrams are received", || {
             let received = whole(daemon.metric("datagrams_received_total"));
             assert!(self.received + received <= self.sent);
             self.received + received == self.sent
@@ -261,7 +261,7 @@ impl std::fmt::Display for Restarts {
     }
 }
 
-/// A client on a port that is refused.
+/// A client on a source port that is refused.
 fn low_port(to: SocketAddr) -> UdpSocket {
     let sockets = (600..1024).map(|port| UdpSocket::bind(("127.0.0.1", port)));
     let socket = sockets.flatten().next().expect("root has low ports");
@@ -269,7 +269,7 @@ fn low_port(to: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Takes the replies that came.
+/// Receives all queued replies.
 fn drain(peer: &UdpSocket) {
     peer.set_nonblocking(true).unwrap();
     while peer.recv(&mut [0; 1]).is_ok() {}

@@ -16,20 +16,20 @@ use nix::unistd::Pid;
 use crate::harness::{client, receive, request_to, run, samples, total, wait_until};
 use crate::namespace::shell;
 
-/// What the daemon's box is made of, beyond the smallest Debian.
+/// The packages of the machine, beyond a minimal Debian.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,init-system-helpers,prometheus,procps,iproute2";
 const RELEASE: &str = "bookworm";
-/// Kept from run to run: making the tree is the slow part.
+/// Kept between runs, as debootstrap is slow.
 const KEPT: &str = "/var/cache/udp-echo-test";
-/// A boot on a busy machine.
+/// The deadline of a boot on a busy machine.
 const BOOT: Duration = Duration::from_secs(90);
 
-/// Where the units' sockets are.
+/// The addresses of the units' sockets.
 pub const ECHO: &str = "127.0.0.1:9999";
 pub const METRICS: &str = "127.0.0.1:9862";
 
-/// A booted machine, gone when dropped. One at a time on this host: where control groups have no
-/// namespace, machines share them.
+/// A booted machine, removed when dropped. Only one runs at a time: without namespaces for control
+/// groups, machines would share them.
 pub struct Machine {
     nspawn: Child,
     init: Pid,
@@ -38,7 +38,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots a fresh one.
+    /// Boots a new machine.
     pub fn boot() -> Self {
         fs::create_dir_all(KEPT).unwrap();
         let turn = File::create(Path::new(KEPT).join("turn")).unwrap();
@@ -51,8 +51,8 @@ impl Machine {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
         let console = File::create(folder.join("console")).unwrap();
-        // In a mount namespace of its own, which takes the overlay with it; and it dies with this
-        // thread, whatever that dies of.
+        // In a mount namespace of its own, so that the overlay ends with it. The kernel kills it
+        // when this thread ends.
         let nspawn = Command::new("setpriv")
             .args(["--pdeathsig=KILL", "unshare", "--mount", "sh", "-c", START])
             .args(["sh".as_ref(), tree.as_os_str(), folder.as_os_str()])
@@ -79,7 +79,7 @@ impl Machine {
             let ended = self.nspawn.try_wait().unwrap();
             assert!(
                 ended.is_none() && Instant::now() < deadline,
-                "it does not boot ({ended:?}, {state}): {}",
+                "the machine does not boot ({ended:?}, {state}): {}",
                 fs::read_to_string(self.folder.join("console")).unwrap_or_default()
             );
             thread::sleep(Duration::from_millis(50));
@@ -93,7 +93,7 @@ impl Machine {
         }
     }
 
-    /// Runs a line of shell in it, which must succeed; what it prints.
+    /// Runs a shell command in the machine. It must succeed. Returns its output.
     pub fn shell(&self, line: &str) -> String {
         let (status, out, err) = self.attempt(line);
         assert!(
@@ -104,12 +104,12 @@ impl Machine {
         out
     }
 
-    /// The same, whether it succeeds or not.
+    /// Runs a shell command in the machine. Returns its status, output and errors.
     pub fn attempt(&self, line: &str) -> (ExitStatus, String, String) {
         run(self.command("sh").args(["-c", line]))
     }
 
-    /// A command that runs in it, as its root.
+    /// A command that runs in the machine as root.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
@@ -121,7 +121,7 @@ impl Machine {
         command
     }
 
-    /// A command that it does not have, in its network.
+    /// A command of this host, run in the network namespace of the machine.
     pub fn outer_command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.init.to_string(), "--net", program]);
@@ -132,17 +132,17 @@ impl Machine {
         self.attempt(line).1
     }
 
-    /// A folder out here that goes with it.
+    /// A folder of this host that is removed with the machine.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// A file of its, as seen from here.
+    /// The path on this host of a file of the machine.
     pub fn path(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.init))
     }
 
-    /// Writes a file in it, in a folder that may have to be made.
+    /// Writes a file in the machine, and creates its folder.
     pub fn write(&self, path: &str, text: &str) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -155,7 +155,7 @@ impl Machine {
         self.shell(&format!("dpkg {options} -i /root/udp-echo.deb 2>&1"))
     }
 
-    /// Does something on a thread that is in its network: what sockets that makes belong to it.
+    /// Runs `work` on a thread in the network namespace of the machine.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let file = File::open(format!("/proc/{}/ns/net", self.init)).unwrap();
         thread::scope(|scope| {
@@ -169,7 +169,7 @@ impl Machine {
         })
     }
 
-    /// Asserts that datagrams from a new peer are echoed, each of them if `times` are sent.
+    /// Asserts that `times` datagrams of a new peer are echoed.
     pub fn assert_echoes(&self, to: &str, times: u8) {
         let to: SocketAddr = to.parse().unwrap();
         let peer = self.inside(|| client(to));
@@ -192,26 +192,26 @@ impl Machine {
         total(&self.metrics(), series)
     }
 
-    /// What systemd says of a unit.
+    /// A property of a unit.
     pub fn property(&self, unit: &str, name: &str) -> String {
         let text = self.shell(&format!("systemctl show --value -p {name} {unit}"));
         text.trim_end().to_owned()
     }
 
-    /// Waits until systemd says so of the service.
+    /// Waits until a property of the service has a value.
     pub fn wait_for(&self, name: &str, value: &str) {
         wait_until(&format!("{name} of udp-echo is {value}"), || {
             self.property("udp-echo", name) == value
         });
     }
 
-    /// The process of the service, by its number in there; none when it has none.
+    /// The main process of the service, as its PID in the machine.
     pub fn main_pid(&self) -> Option<i32> {
         let pid = self.property("udp-echo", "MainPID").parse().unwrap();
         (pid != 0).then_some(pid)
     }
 
-    /// The number out here of a process in there.
+    /// The PID on this host of a process of the machine.
     pub fn outer_pid(&self, inner: i32) -> Pid {
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
         let own = namespace(&self.init.to_string());
@@ -221,18 +221,18 @@ impl Machine {
             .filter(|name| name.parse::<i32>().is_ok() && namespace(name) == own)
             .find(|name| inner_pid(name) == Some(inner))
             .map(|name| Pid::from_raw(name.parse().unwrap()))
-            .expect("it runs")
+            .expect("the process runs")
     }
 
-    /// Where the journal ends now.
+    /// The journal's cursor at its end.
     pub fn cursor(&self) -> String {
         let text = self.shell("journalctl --sync; journalctl -n 0 --show-cursor");
         let (_, cursor) = text.split_once("-- cursor: ").expect("a cursor");
         cursor.trim_end().to_owned()
     }
 
-    /// What the journal has of the service, as an operator sees it, after a cursor. (With more that
-    /// selects, journalctl 252 leaves out the first line.)
+    /// The journal of the service after a cursor. With further filters, journalctl 252 omits the
+    /// first line.
     pub fn journal(&self, cursor: &str, options: &str) -> String {
         self.shell(&format!(
             "journalctl --sync; \
@@ -257,7 +257,7 @@ impl Drop for Machine {
             let line = "journalctl --no-pager -n 60 -o short-precise; systemctl --failed";
             eprintln!("the machine's journal: {}", self.shell_or_nothing(line));
         }
-        // With process 1, all of them.
+        // The end of process 1 ends all others.
         if self.init.as_raw() != 0 {
             let _ = kill(self.init, Signal::SIGKILL);
         } else {
@@ -268,7 +268,7 @@ impl Drop for Machine {
     }
 }
 
-/// Lays a throw-away tree over the kept one, or copies it, and boots that.
+/// Boots a temporary overlay of the kept tree, or a copy.
 const START: &str = r#"
 set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root" ||
@@ -277,7 +277,7 @@ exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --
     --private-network --console=pipe
 "#;
 
-/// The kept Debian tree, made if it is not there: by the one whose turn it is.
+/// The kept Debian tree. Made if missing, under the lock of [`Machine::boot`].
 fn tree() -> PathBuf {
     let making = Path::new(KEPT).join("making");
     let line = format!(
@@ -295,13 +295,13 @@ fn tree() -> PathBuf {
         eprintln!("making the Debian tree {}, about 100 s", tree.display());
         remove(&making);
         shell(&line);
-        // Whole or not at all.
+        // Renamed, so that no incomplete tree has the name.
         fs::rename(&making, &tree).unwrap();
     }
     tree
 }
 
-/// Where this machine gets its own packages from.
+/// The package mirror of this host.
 fn mirror() -> String {
     let line = "sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null; \
                 sed -n 's/^deb \\(\\[[^]]*\\] \\)\\?\\(http[^ ]*\\) .*/\\2/p' \
@@ -313,7 +313,7 @@ fn mirror() -> String {
     first.unwrap_or("http://deb.debian.org/debian").to_owned()
 }
 
-/// Removes what tests that were killed left behind.
+/// Removes the folders of tests that were killed.
 fn remove_leftovers() {
     for entry in fs::read_dir(KEPT).unwrap().flatten() {
         let name = entry.file_name();
@@ -331,7 +331,7 @@ fn remove(folder: &Path) {
     shell(&format!("rm -rf --one-file-system {}", folder.display()));
 }
 
-/// The process 1 of the container that `nspawn` made, once it is systemd.
+/// The init process of the container, once it has executed systemd.
 fn init_below(nspawn: u32) -> Option<Pid> {
     let children = fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children")).ok()?;
     let child = children.split_whitespace().next()?;
@@ -340,7 +340,7 @@ fn init_below(nspawn: u32) -> Option<Pid> {
     is_init.then(|| Pid::from_raw(child.parse().unwrap()))
 }
 
-/// The number of a process in its own namespace.
+/// The PID of a process in its own namespace.
 fn inner_pid(outer: &str) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{outer}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("NSpid:"))?;

@@ -1,5 +1,5 @@
-//! What needs root: network namespaces, firewall rules, other people's programs. `.ci/run` runs
-//! these; `cargo test --test system -- --ignored` does by hand.
+//! Tests that need root or other programs: network namespaces, firewall rules, Prometheus, systemd.
+//! `.ci/run` runs them, as does `cargo test --test system -- --ignored`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

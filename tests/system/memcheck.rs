@@ -1,4 +1,4 @@
-//! The real system calls with the memory that they share with the kernel, looked at by valgrind.
+//! The system calls and the memory that they share with the kernel, checked by valgrind.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::harness::{Daemon, client, program, send_gso_batch, wait_until};
 
 const ROUNDS: u64 = 4;
-/// What one round sends.
+/// The number of datagrams of one round.
 const DATAGRAMS: u64 = 5 * 4 + 2 * 12 + 1;
 
 #[test]
@@ -27,14 +27,14 @@ fn valgrind_finds_no_invalid_access_and_no_leak() {
     }
 }
 
-/// Plays all kinds of datagrams to a daemon that valgrind looks into.
+/// Sends all kinds of datagrams to a daemon under valgrind.
 fn assert_clean(args: &[&str]) {
     const FOUND: i32 = 99;
     let mut command = Command::new("valgrind");
     command.args([
         "--quiet",
         "--leak-check=full",
-        // Threads that still run at the end have memory that nothing points to the start of.
+        // Threads that run at the end own memory without a pointer to its start.
         "--show-leak-kinds=definite,indirect",
         "--errors-for-leak-kinds=definite,indirect",
     ]);
@@ -56,7 +56,7 @@ fn assert_clean(args: &[&str]) {
         refused.send(&[5; 300]).unwrap();
         // So that none is dropped.
         let sent = f64::from(u32::try_from(round * DATAGRAMS).unwrap());
-        wait_until("they are received", || {
+        wait_until("the datagrams are received", || {
             daemon.metric("datagrams_received_total") >= sent
         });
     }

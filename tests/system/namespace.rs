@@ -1,4 +1,4 @@
-//! Network namespaces: hosts of the test's own.
+//! Network namespaces as separate hosts.
 
 use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
@@ -10,11 +10,11 @@ use udp_echo::address::HostPort;
 
 use crate::harness::{DEADLINE, Daemon, program, run, wait_until};
 
-/// A network namespace, gone when dropped.
+/// A network namespace, removed when dropped.
 pub struct Namespace(String);
 
 impl Namespace {
-    /// A new one with its loopback interface up.
+    /// A new namespace with its loopback interface up.
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
@@ -24,7 +24,8 @@ impl Namespace {
         namespace
     }
 
-    /// Two, joined by a cable: this one has 10.77.0.1/24 and `fd77::1/64`, the other 2.
+    /// Two namespaces joined by a veth pair. The first has 10.77.0.1/24 and `fd77::1/64`, the second
+    /// 10.77.0.2/24 and `fd77::2/64`.
     pub fn pair() -> (Self, Self) {
         let (left, right) = (Self::new(), Self::new());
         shell(&format!(
@@ -32,7 +33,7 @@ impl Namespace {
             left.0, right.0
         ));
         for (namespace, number) in [(&left, 1), (&right, 2)] {
-            // Without the wait for duplicate address detection.
+            // Without duplicate address detection, which takes time.
             namespace.shell("sysctl -qw net.ipv6.conf.eth0.accept_dad=0");
             namespace.shell(&format!(
                 "ip address add 10.77.0.{number}/24 brd + dev eth0"
@@ -47,7 +48,7 @@ impl Namespace {
         (left, right)
     }
 
-    /// One more address for its end of the cable.
+    /// Adds an address to the veth interface.
     pub fn add_address(&self, address: &str) {
         if address.contains(':') {
             self.shell(&format!("ip address add {address} dev eth0 nodad"));
@@ -58,37 +59,37 @@ impl Namespace {
         }
     }
 
-    /// Waits until the cable is in use: an IPv6 address is heard only when a thread of the kernel had
-    /// time for it (net/ipv6/addrconf.c, `addrconf_dad_work`), and that is when it has its route.
+    /// Waits until the veth pair carries IPv6: a kernel thread enables an address some time after it
+    /// is added (net/ipv6/addrconf.c, `addrconf_dad_work`), and then adds its route.
     fn wait_for_routes(&self, expected: &[&str]) {
-        wait_until("the cable is in use", || {
+        wait_until("the veth pair has its routes", || {
             let routes = self.shell("ip -6 route show table all dev eth0");
             expected.iter().all(|route| routes.contains(route))
         });
     }
 
-    /// Runs a line of shell in it.
+    /// Runs a shell command in the namespace.
     pub fn shell(&self, line: &str) -> String {
         let mut command = self.command("sh");
         command.args(["-c", line]);
         checked(&mut command)
     }
 
-    /// A command that runs in it.
+    /// A command that runs in the namespace.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0, program]);
         command
     }
 
-    /// A daemon in it. Its HTTP port is in it too: read it with [`Self::inside`].
+    /// A daemon in the namespace. Its HTTP port is there too: read it with [`Self::inside`].
     pub fn daemon(&self, args: &[&str]) -> Daemon {
         let command = self.command(program().get_program().to_str().unwrap());
         self.inside(|| Daemon::start_as(command, args))
     }
 
-    /// Does something in it: what sockets that makes belong to it. On this thread, which is the one
-    /// that processes end with that are started there (`PR_SET_PDEATHSIG`).
+    /// Runs `work` in the namespace, on this thread: processes started there end with the thread that
+    /// started them (`PR_SET_PDEATHSIG`).
     pub fn inside<T>(&self, work: impl FnOnce() -> T) -> T {
         struct Back(File);
         impl Drop for Back {
@@ -102,12 +103,12 @@ impl Namespace {
         work()
     }
 
-    /// The address that a text has there, zones and all.
+    /// Resolves an address in the namespace, including its zone.
     pub fn resolve(&self, text: &str) -> SocketAddr {
         self.inside(|| text.parse::<HostPort>().unwrap().resolve().unwrap())
     }
 
-    /// A client in it, bound to `local` and connected.
+    /// A connected client in the namespace, bound to `local`.
     pub fn client(&self, local: &str, to: SocketAddr) -> UdpSocket {
         self.inside(|| {
             let socket = UdpSocket::bind(local).unwrap();
@@ -124,7 +125,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs a line of shell.
+/// Runs a shell command.
 pub fn shell(line: &str) -> String {
     checked(Command::new("sh").args(["-c", line]))
 }

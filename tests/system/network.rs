@@ -1,4 +1,4 @@
-//! What networks do to a daemon.
+//! The daemon in networks with firewalls, missing routes, congestion and ICMP errors.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Stdio;
@@ -40,7 +40,7 @@ fn replies_blocked_by_a_firewall_leave_no_record_owed() {
 #[ignore = "needs root and nft; .ci/run runs it"]
 fn failed_replies_are_logged_once_per_second_with_a_count() {
     let host = Namespace::new();
-    // Nothing is dropped before it gets there, also where the daemon is held up.
+    // A buffer large enough that the kernel drops nothing, even if the daemon is delayed.
     let args = [
         "--listen=127.0.0.1:9999",
         "--mode=echo",
@@ -52,7 +52,7 @@ fn failed_replies_are_logged_once_per_second_with_a_count() {
     host.shell("nft 'add chain inet t out { type filter hook output priority 0; }'");
     host.shell("nft add rule inet t out udp sport 9999 drop");
     let failed = "send_errors_total{error=\"EPERM\"}";
-    // Many peers, so that both workers have some.
+    // Enough peers for both workers.
     let peers: Vec<_> = (0..20)
         .map(|_| host.client("127.0.0.1:0", daemon.address()))
         .collect();
@@ -67,12 +67,12 @@ fn failed_replies_are_logged_once_per_second_with_a_count() {
     }
     host.inside(|| daemon.wait_for_metric(failed, f64::from(sent)));
     let seconds = start.elapsed().as_secs();
-    // Those of the last second are told with the next.
+    // The next warning has the count of the last second.
     std::thread::sleep(Duration::from_millis(1100));
     peers[0].send(b"one more").unwrap();
     sent += 1;
     host.inside(|| daemon.wait_for_metric(failed, f64::from(sent)));
-    let told = |log: &[String]| -> u32 {
+    let reported = |log: &[String]| -> u32 {
         let warnings = log.iter().filter(|line| line.contains("cannot send"));
         warnings
             .map(|line| {
@@ -82,7 +82,9 @@ fn failed_replies_are_logged_once_per_second_with_a_count() {
             })
             .sum()
     };
-    wait_until("all are told", || told(&daemon.log()) == sent);
+    wait_until("all failures are reported", || {
+        reported(&daemon.log()) == sent
+    });
     let log = daemon.log();
     let warnings = log.iter().filter(|line| line.contains(" WARN ")).count() as u64;
     eprintln!("{sent} replies failed: {warnings} warnings in {seconds} s");
@@ -125,7 +127,7 @@ fn failed_replies_are_counted_by_errno_without_a_route() {
 #[test]
 #[ignore = "needs root; .ci/run runs it"]
 fn congested_link_costs_replies_but_not_health_or_stop() {
-    // Where nothing drains in time, where a little does, and where bursts are large.
+    // No reply leaves in time, a few do, and with large GSO batches.
     for (rate, args, segments) in [
         ("8kbit", &[][..], 1),
         ("200kbit", &["--mode=echo", "--offload=off"], 1),
@@ -137,7 +139,7 @@ fn congested_link_costs_replies_but_not_health_or_stop() {
     }
 }
 
-/// Sends for some seconds far more than goes back by a link of `rate`.
+/// Sends for some seconds far more than the replies that a link of `rate` carries.
 fn assert_survives_congestion(rate: &str, args: &[&str], segments: usize) {
     let (server, clients) = Namespace::pair();
     server.shell(&format!(
@@ -151,11 +153,10 @@ fn assert_survives_congestion(rate: &str, args: &[&str], segments: usize) {
     let lost = || daemon.metric("send_errors_total{error=\"EAGAIN\"}");
     let start = Instant::now();
     let mut unhealthy = 0;
-    // Longer than a worker may be without progress, and until it was too much.
+    // Longer than the limit for a stalled worker, and until replies are lost.
     while start.elapsed() < Duration::from_secs(3) || server.inside(lost) < 1.0 {
         for peer in &peers {
-            // An echo datagram and its record at once: the record waits for what becomes of the
-            // reply.
+            // An echo datagram and its record in one batch: the record's fate depends on the reply.
             if segments > 1 {
                 send_gso_batch(peer, &vec![7; 1000 * segments], 1000);
             } else {
@@ -194,7 +195,7 @@ fn icmp_errors_do_not_affect_other_clients() {
     let rejecting = clients.client("10.77.0.2:5555", to);
     let good = clients.client("10.77.0.2:0", to);
     for round in 0..100_u8 {
-        // Replies to this one's port meet nobody: "port unreachable".
+        // Replies to this port cause "port unreachable".
         clients.client("10.77.0.2:0", to).send(b"gone").unwrap();
         rejecting.send(b"rejected").unwrap();
         good.send(&[round]).unwrap();
@@ -212,14 +213,14 @@ fn datagrams_to_broadcast_and_multicast_addresses_are_refused() {
     let (server, clients) = Namespace::pair();
     for listen in ["0.0.0.0:9999", "[::]:9999"] {
         let daemon = server.daemon(&["--listen", listen, "--mode=echo"]);
-        // The kernel gives no IPv4 multicast to an IPv6 socket.
+        // The kernel delivers no IPv4 multicast to an IPv6 socket.
         let last = if listen.starts_with('[') {
             "[ff02::1%eth0]:9999"
         } else {
             "224.0.0.1:9999"
         };
-        let groups = ["10.77.0.255:9999", "255.255.255.255:9999", last];
-        let askers: Vec<UdpSocket> = groups.map(|group| ask(&clients, group)).into();
+        let addresses = ["10.77.0.255:9999", "255.255.255.255:9999", last];
+        let askers: Vec<UdpSocket> = addresses.map(|address| ask(&clients, address)).into();
         server.inside(|| {
             let refused = "datagrams_refused_total{reason=\"destination\"}";
             daemon.wait_for_metric(refused, 3.0);
@@ -235,13 +236,13 @@ fn datagrams_to_broadcast_and_multicast_addresses_are_refused() {
 #[test]
 #[ignore = "needs root; .ci/run runs it"]
 fn broadcast_and_multicast_listeners_answer_their_datagrams() {
-    for group in ["10.77.0.255:9999", "224.0.0.1:9999"] {
+    for address in ["10.77.0.255:9999", "224.0.0.1:9999"] {
         let (server, clients) = Namespace::pair();
-        let daemon = server.daemon(&["--listen", group, "--mode=echo"]);
-        let asker = ask(&clients, group);
+        let daemon = server.daemon(&["--listen", address, "--mode=echo"]);
+        let asker = ask(&clients, address);
         let mut bytes = [0; 16];
         let (length, from) = asker.recv_from(&mut bytes).unwrap();
-        assert_eq!(&bytes[..length], b"anybody there?");
+        assert_eq!(&bytes[..length], b"request");
         assert_eq!(from, "10.77.0.1:9999".parse().unwrap());
         server.inside(|| daemon.assert_accounted_for());
     }
@@ -299,9 +300,9 @@ fn default_ports_are_9999_for_udp_and_9862_for_metrics() {
     assert_eq!(receive(&peer), b"hello");
 }
 
-/// Sends a datagram to a group from the namespace; the socket takes any reply.
-fn ask(namespace: &Namespace, group: &str) -> UdpSocket {
-    let to = namespace.resolve(group);
+/// Sends a datagram to a broadcast or multicast address. The socket accepts any reply.
+fn ask(namespace: &Namespace, address: &str) -> UdpSocket {
+    let to = namespace.resolve(address);
     namespace.inside(|| {
         let socket = UdpSocket::bind(if to.is_ipv4() {
             "10.77.0.2:0"
@@ -313,7 +314,7 @@ fn ask(namespace: &Namespace, group: &str) -> UdpSocket {
         socket
             .set_read_timeout(Some(crate::harness::DEADLINE))
             .unwrap();
-        socket.send_to(b"anybody there?", to).unwrap();
+        socket.send_to(b"request", to).unwrap();
         socket
     })
 }

@@ -1,4 +1,4 @@
-//! Bursts that the kernel does not send as one.
+//! GSO batches that the kernel cannot send.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -69,17 +69,17 @@ fn replies_are_sent_singly_above_the_path_mtu() {
     }
 }
 
-/// Sends a burst of 6 and receives so many times.
+/// Sends a GSO batch of 6 and receives `count` times.
 fn replies(peer: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let bytes: Vec<u8> = (0..6_u8).flat_map(|number| [number; 8]).collect();
     send_gso_batch(peer, &bytes, 8);
     (0..count).map(|_| receive(peer)).collect()
 }
 
-/// The program, whose first `sendmmsg` fails.
+/// The program with an error injected into its first `sendmmsg`.
 fn failing_first_send(error: &str) -> Command {
     let mut command = Command::new("strace");
-    // As its grandchild, so that the program is the child.
+    // `-D` makes strace the grandchild and the program the child.
     command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendmmsg"]);
     command.arg(format!("-einject=sendmmsg:error={error}:when=1"));
     command.arg(program().get_program());

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::harness::run;
 use crate::namespace::shell;
 
-/// Every path of the package but its documentation.
+/// The paths of the package, without its documentation.
 const PATHS: [&str; 18] = [
     "./etc/default/udp-echo",
     "./usr/bin/udp-echo",
@@ -66,7 +66,7 @@ fn package_has_the_documented_files_and_dependency_list() {
     for page in &PATHS[7..9] {
         shell(&format!("{} | gzip -t", file(page)));
     }
-    // Every option is explained, and none is set.
+    // Every option has a commented line, and none is set.
     let defaults = shell(&file(PATHS[0]));
     let help = run(crate::harness::program().arg("--help")).1;
     for option in help.split("[env: ").skip(1) {
@@ -85,7 +85,7 @@ fn package_has_the_documented_files_and_dependency_list() {
 fn package_is_reproducible_in_another_folder() {
     let folder = std::env::temp_dir().join(format!("udp-echo-again-{}", std::process::id()));
     let elsewhere = Removed(folder.join("under-another-name"));
-    // The commit, and the work tree's files as they are.
+    // The commit, with the files of the work tree.
     shell(&format!(
         "set -e; cd {here}; git clone --quiet . {there}; (cd {there}; git ls-files -z | xargs -0 rm); \
          git ls-files -z --cached --others --exclude-standard | \
@@ -98,7 +98,7 @@ fn package_is_reproducible_in_another_folder() {
     assert!(same, "{}", difference(package(), &again));
 }
 
-/// The package of this checkout, built once in a run.
+/// The package of this checkout, built once per run.
 pub fn package() -> &'static Path {
     static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
     PACKAGE.get_or_init(|| build(Path::new(env!("CARGO_MANIFEST_DIR"))))
@@ -124,7 +124,7 @@ fn build(checkout: &Path) -> PathBuf {
     eprintln!("building the package in {}", checkout.display());
     let mut command = Command::new("packaging/build-deb");
     command.current_dir(checkout);
-    // What cargo tells its tests is not for another cargo.
+    // Another cargo must not get the variables that cargo sets for tests.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         let home = name == "CARGO_HOME" || name.starts_with("RUSTUP_");
@@ -139,7 +139,7 @@ fn build(checkout: &Path) -> PathBuf {
     path
 }
 
-/// Where two packages differ, for people.
+/// The differences of two packages.
 fn difference(one: &Path, other: &Path) -> String {
     let list = |package: &Path| {
         let package = package.display();
@@ -158,7 +158,7 @@ fn difference(one: &Path, other: &Path) -> String {
     format!("{:#?}\n{:#?}", differ(&one, &other), differ(&other, &one))
 }
 
-/// A folder that is removed when dropped, with the one above it.
+/// A folder that is removed when dropped, with its parent.
 struct Removed(PathBuf);
 
 impl Drop for Removed {

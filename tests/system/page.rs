@@ -29,19 +29,21 @@ fn status_page_works_in_desktop_and_mobile_browsers() {
     }
     for id in ["received", "echoed"] {
         let text = format!("return document.querySelector('#{id}').textContent");
-        wait_until("the numbers move", || browser.run(&text) == "1\u{202f}234");
+        wait_until("the numbers change", || {
+            browser.run(&text) == "1\u{202f}234"
+        });
     }
     let rate = "return Math.max(...[...document.querySelectorAll('polyline.second')[0].points]\
                 .map(point => 99 - point.y))";
-    wait_until("the chart shows it", || {
+    wait_until("the chart shows the rate", || {
         browser
             .run(rate)
             .as_f64()
             .is_some_and(|height| height > 1.0)
     });
-    // Something to look at.
+    // A curve for the screenshot.
     let points = "return document.querySelector('polyline').points.length";
-    wait_until("there is a curve", || {
+    wait_until("the chart has a curve", || {
         for _ in 0..20 {
             peer.send(b"x").unwrap();
             receive(&peer);
@@ -58,9 +60,9 @@ fn status_page_works_in_desktop_and_mobile_browsers() {
     let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
     browser.devtools("Emulation.setEmulatedMedia", &dark);
     let width = browser.run("return document.documentElement.scrollWidth");
-    assert_eq!(width, 390, "it fits");
+    assert_eq!(width, 390, "the page fits");
     let paper = browser.run("return getComputedStyle(document.body).backgroundColor");
-    assert_eq!(paper, "rgb(17, 17, 19)", "it is dark");
+    assert_eq!(paper, "rgb(17, 17, 19)", "the page is dark");
     browser.screenshot("phone");
 
     browser.assert_content();
@@ -77,20 +79,20 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
     let phone = json!({ "width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true });
     browser.devtools("Emulation.setDeviceMetricsOverride", &phone);
 
-    // What is new comes in place: what one looks at stays where it is.
+    // New figures come in place: scroll position and focus stay.
     let moved = "const wide = document.querySelector('.wide'); wide.focus(); wide.scrollLeft = 99; \
                  return document.querySelector('#received').textContent";
     let before = browser.run(moved);
     peer.send(b"x").unwrap();
     receive(&peer);
-    wait_until("the numbers move", || {
+    wait_until("the numbers change", || {
         browser.run("return document.querySelector('#received').textContent") != before
     });
     let place = "const wide = document.querySelector('.wide'); \
                  return [wide.scrollLeft, wide === document.activeElement]";
     assert_eq!(browser.run(place), json!([99, true]));
 
-    // What one selects stays as it is, for as long.
+    // Selected text is not replaced.
     let text = "return document.querySelector('#received').textContent";
     let select = "getSelection().selectAllChildren(document.querySelector('#received')); \
                   window.asked = performance.getEntriesByType('resource').length";
@@ -99,20 +101,20 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
     peer.send(b"x").unwrap();
     receive(&peer);
     let asked = "return performance.getEntriesByType('resource').length - window.asked";
-    wait_until("it has asked twice", || {
+    wait_until("the page has polled twice", || {
         browser.run(asked).as_u64() >= Some(2)
     });
     assert_eq!(browser.run(text), before);
     browser.run("getSelection().empty()");
-    wait_until("the numbers move", || browser.run(text) != before);
+    wait_until("the numbers change", || browser.run(text) != before);
 
-    // Where the daemon is of another revision, so is the page.
+    // The page of another revision reloads.
     browser.run("window.old = true; document.querySelector('h1').dataset.revision = 'older'");
-    wait_until("it is loaded anew", || {
+    wait_until("the page is reloaded", || {
         browser.run("return window.old ?? false") == false
     });
 
-    // Without scripts it is loaded again and again.
+    // Without scripts the page reloads periodically.
     let script = |disabled| {
         let value = json!({ "value": disabled });
         browser.devtools("Emulation.setScriptExecutionDisabled", &value);
@@ -123,21 +125,21 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
     let before = shown();
     peer.send(b"x").unwrap();
     receive(&peer);
-    wait_until("the numbers move without a script", || shown() != before);
+    wait_until("the numbers change without a script", || shown() != before);
     script(false);
     browser.assert_content();
 
     let lost = "return getComputedStyle(document.querySelector('#lost')).display";
     assert_eq!(browser.run(lost), "none");
     daemon.pause();
-    wait_until("it says that there is no answer", || {
+    wait_until("the page shows that the daemon does not answer", || {
         browser.run(lost) == "block"
     });
     daemon.resume();
-    wait_until("there is one again", || browser.run(lost) == "none");
+    wait_until("the daemon answers again", || browser.run(lost) == "none");
     let (address, http) = (daemon.address(), daemon.http.unwrap());
     assert!(daemon.stop().success());
-    wait_until("it says that there is no answer", || {
+    wait_until("the page shows that the daemon does not answer", || {
         browser.run(lost) == "block"
     });
     let left = browser.run("return document.querySelector('#received').textContent");
@@ -156,7 +158,7 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
         &format!("--listen={address}"),
         &format!("--metrics-listen={http}"),
     ]);
-    wait_until("it goes on with the next daemon", || {
+    wait_until("the page shows the next daemon", || {
         browser.run(lost) == "none" && shown() == "0"
     });
 }
@@ -183,7 +185,7 @@ impl Browser {
             let rest = line.split("successfully on port ").nth(1)?;
             rest.trim_end_matches('.').parse().ok()
         });
-        // It goes on to write.
+        // chromedriver blocks if its output is not read.
         thread::spawn(move || lines.for_each(drop));
         let mut browser = Self {
             driver,
@@ -219,7 +221,7 @@ impl Browser {
         self.ask("execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// That the console says nothing.
+    /// Asserts that the console has no message.
     fn assert_content(&self) {
         let complaints = self.ask("se/log", &json!({ "type": "browser" }));
         assert_eq!(complaints, json!([]));
@@ -232,7 +234,7 @@ impl Browser {
         );
     }
 
-    /// Leaves a picture of the page in target/.
+    /// Writes a screenshot of the page to target/.
     fn screenshot(&self, name: &str) {
         let picture = self.request(
             "GET",
@@ -265,7 +267,7 @@ impl Browser {
 
     fn request(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        // A browser takes its time to start.
+        // A browser may start slowly.
         stream.set_read_timeout(Some(DEADLINE * 3)).unwrap();
         let body = if body.is_null() {
             String::new()
@@ -303,7 +305,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Else the browser goes on without its driver, which takes only requests to its own address.
+        // Otherwise the browser outlives its driver. The driver requires its own address as Host.
         if let Ok(mut stream) = TcpStream::connect(self.address) {
             let (session, address) = (&self.session, self.address);
             let _ = write!(

@@ -1,4 +1,4 @@
-//! The client where networks and other people's reflectors are.
+//! The client with firewalls and other reflectors.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -88,14 +88,14 @@ fn rejection_with_the_shortest_quote_is_reported() {
 fn summary_lists_the_flows_when_only_one_loses() {
     let (server, clients) = Namespace::pair();
     let _daemon = server.daemon(&["--listen=10.77.0.1:9999", "--mode=echo"]);
-    // What comes from some ports leads nowhere.
+    // Datagrams from some ports are dropped.
     rules(&server, "input", "udp dport 9999 udp sport @blocked drop");
     let mut child = started(
         &clients,
         REFLECTOR,
         "--mode=echo --flows=8 --rate=80 --duration=4 --quiet --wait=0.2",
     );
-    // A port of the client's, once it has some.
+    // Waits for the client's sockets, and takes the port of one.
     let deadline = Instant::now() + DEADLINE;
     let port = loop {
         let sockets = clients.shell("ss -Huan dst 10.77.0.1");
@@ -141,7 +141,7 @@ fn losses_are_located_by_the_daemons_metrics() {
     ] {
         for side in ["server", "client"] {
             let (server, clients) = Namespace::pair();
-            // A firewall sees replies that leave as one as one.
+            // Without GSO, as a firewall would see a batch as one packet.
             let args = [
                 "--listen=10.77.0.1:9999",
                 "--mode=echo",
@@ -149,9 +149,9 @@ fn losses_are_located_by_the_daemons_metrics() {
                 "--metrics-listen=10.77.0.1:9862",
             ];
             let _daemon = server.daemon(&args);
-            // On the client's side the same datagrams pass the other hook. The fourth of each four
-            // is lost, told by its sequence number: one that is taken within a batch is sent again,
-            // so that a firewall that counts would let it pass then.
+            // On the client's side the same datagrams pass the other hook. The rule drops one of
+            // four by its sequence number, not by a counter: the daemon resends what failed within
+            // a batch, and a counter would let that pass.
             let (host, hook) = match (side, hook) {
                 ("server", hook) => (&server, hook),
                 (_, "input") => (&clients, "postrouting"),
@@ -210,8 +210,8 @@ fn ncat_and_xinetd_reflectors_are_measured() {
         while probe(&clients, &target, "--mode=echo --count=1 --wait=1").0 != 0 {
             assert!(Instant::now() < deadline, "{reflector}");
         }
-        // ncat may join datagrams where it is held up, and after each echo xinetd throws away what
-        // came meanwhile, which may be all the records: until nothing is lost.
+        // A delayed ncat may merge datagrams, and after each echo xinetd discards queued datagrams,
+        // maybe all records: so the test repeats until no request is lost.
         let all = "20 sent, 20 received, 0 lost (0%)";
         for (mode, records) in [("echo", false), ("exchange", true)] {
             let args = format!("--mode={mode} --count=20 --interval=0.02 --wait=0.3");
@@ -220,7 +220,7 @@ fn ncat_and_xinetd_reflectors_are_measured() {
                 let (status, out) = probe(&clients, &target, &args);
                 assert_eq!(status, 0, "{reflector}: {out}");
                 let came = records_back(&clients) > before;
-                // What was lost is followed by a record that is echoed by the daemon too.
+                // A daemon too would echo the record after a lost request.
                 if out.contains(all) {
                     assert_eq!(out.contains("use --mode echo"), came, "{reflector}: {out}");
                     if came == records {
@@ -230,7 +230,7 @@ fn ncat_and_xinetd_reflectors_are_measured() {
                 assert!(Instant::now() < deadline, "{reflector}: {out}");
             }
         }
-        // `ip netns exec` becomes the program.
+        // `ip netns exec` executes the program, so this kills it.
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -239,15 +239,15 @@ fn ncat_and_xinetd_reflectors_are_measured() {
     }
 }
 
-/// How many datagrams as long as records came, by [`rules`] that count.
+/// The number of datagrams with a record's length, from the counter of [`rules`].
 fn records_back(host: &Namespace) -> u64 {
     let rules = host.shell("nft list table inet t");
     let count = rules.split("counter packets ").nth(1).unwrap();
     count.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// An ICMP message that a request from a port of 10.77.0.2 is prohibited, with the IP header and the
-/// UDP header of it, which is all that RFC 792 asks for.
+/// The ICMP error "administratively prohibited" about a request from a port of 10.77.0.2. It quotes
+/// the IP and UDP headers, the minimum of RFC 792.
 fn prohibited(port: u16) -> Vec<u8> {
     let mut packet = vec![3, 13, 0, 0, 0, 0, 0, 0];
     packet.extend([0x45, 0, 0, 92, 0, 0, 0, 0, 64, 17, 0, 0]);
@@ -264,7 +264,7 @@ fn prohibited(port: u16) -> Vec<u8> {
     packet
 }
 
-/// A set of source ports, a chain, and a rule of its.
+/// Adds a set of source ports, and a chain with a rule.
 fn rules(host: &Namespace, hook: &str, rule: &str) {
     host.shell("nft add table inet t");
     host.shell("nft 'add set inet t blocked { type inet_service; }'");
@@ -281,7 +281,7 @@ fn command(host: &Namespace, target: &str, args: &str) -> Command {
     command
 }
 
-/// Its status and what it says.
+/// Runs the client. Returns its exit status and output.
 fn probe(host: &Namespace, target: &str, args: &str) -> (i32, String) {
     let (status, out, err) = run(&mut command(host, target, args));
     assert_eq!(err, "");

@@ -1,4 +1,4 @@
-//! A real Prometheus, and the configuration that the package has for it.
+//! Runs Prometheus with the configuration of the package.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,18 +10,18 @@ use serde_json::Value;
 
 use crate::harness::{request_to, wait_until};
 
-/// The folder of the examples, as the package installs them and as they lie here.
+/// The folder of the examples: in the package, and in the checkout.
 const INSTALLED: &str = "/usr/share/udp-echo";
 pub const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging");
 
-/// The targets in the example; all but the first are comments.
+/// The targets of the example. All but the first are commented out.
 const TARGETS: [&str; 3] = [
     "          - 127.0.0.1:9862\n",
     "#          - 192.0.2.11:9862\n",
     "#          - 192.0.2.12:9862\n",
 ];
 
-/// The package's scrape configuration, with rules and all, for these targets and every second.
+/// The package's scrape configuration and rules for these targets, with an interval of 1 s.
 pub fn example(targets: &[String]) -> String {
     let mut text = fs::read_to_string(format!("{EXAMPLES}/prometheus/scrape.yml")).unwrap();
     let mut replace = |from: &str, to: &str| {
@@ -36,7 +36,7 @@ pub fn example(targets: &[String]) -> String {
     format!("global: {{evaluation_interval: 1s}}\n{text}")
 }
 
-/// A Prometheus of the test's own.
+/// A running Prometheus.
 pub struct Prometheus {
     child: Child,
     folder: PathBuf,
@@ -79,7 +79,7 @@ impl Prometheus {
         prometheus
     }
 
-    /// The values that a query has now.
+    /// The current values of a query.
     pub fn query(&self, query: &str) -> Vec<f64> {
         let result = self.api(&format!("/api/v1/query?query={}", escaped(query)));
         let result = result["result"].as_array().expect("a vector");
@@ -89,7 +89,7 @@ impl Prometheus {
             .collect()
     }
 
-    /// Waits until a query has one value, which is this.
+    /// Waits until a query has exactly this value.
     pub fn wait_for(&self, query: &str, value: f64) {
         let mut last = Vec::new();
         wait_until(&format!("{query} is {value}"), || {
@@ -98,15 +98,15 @@ impl Prometheus {
         });
     }
 
-    /// Waits until all rules are evaluated, none in vain.
+    /// Waits until all rules are evaluated without an error.
     pub fn wait_for_rules(&self) {
         wait_until("the rules are evaluated", || {
             let answer = self.api("/api/v1/rules");
-            let groups = answer["groups"].as_array().expect("groups");
-            let mut rules = groups
+            let files = answer["groups"].as_array().expect("files of rules");
+            let mut rules = files
                 .iter()
-                .flat_map(|group| group["rules"].as_array().unwrap());
-            assert!(!groups.is_empty());
+                .flat_map(|file| file["rules"].as_array().unwrap());
+            assert!(!files.is_empty());
             rules.all(|rule| {
                 assert_ne!(rule["health"], "err", "{rule}");
                 rule["health"] == "ok"
@@ -121,7 +121,7 @@ impl Prometheus {
         answer["data"].take()
     }
 
-    /// By HTTP 1.0, in which nothing comes in chunks.
+    /// By HTTP/1.0, which has no chunked encoding.
     fn get(&self, path: &str) -> (u16, String) {
         let response = request_to(self.address, &format!("GET {path} HTTP/1.0\r\n\r\n"));
         (response.status, response.body)
@@ -136,7 +136,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// A text in a URL.
+/// A text encoded for a URL.
 fn escaped(text: &str) -> String {
     text.bytes()
         .fold(String::new(), |text, byte| text + &format!("%{byte:02x}"))

@@ -1,5 +1,5 @@
-//! Every command of README.md, typed as it stands there, by an operator on a booted Debian and by
-//! somebody with a checkout. What runs where: `tests/harness/readme.rs`.
+//! Runs every command of README.md literally: as an operator on a booted Debian, or as a developer in
+//! a checkout. `tests/harness/readme.rs` decides which.
 
 mod changes;
 mod claims;
@@ -22,13 +22,13 @@ use changes::{Edit, assigned, assignments, edited, undo};
 use claims::{claims, has_figures};
 use typed::Typed;
 
-/// The README's host of other people's: this one.
+/// The machine's hosts file. The README's `reflector` is the machine itself.
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.0.1\treflector\n";
-/// What a measurement is known by.
+/// The part of a command that makes it a measurement.
 const PROBE: &str = " probe ";
-/// Where a checkout is on the machine, with the package that was built in it.
+/// The path of a checkout on the machine, with the package built in it.
 const CHECKOUT: &str = "/root/udp-echo";
-/// Enters lines that a test wrote.
+/// An editor that enters the lines of a file.
 const EDITOR: &str = "#!/bin/sh\ncat /root/lines >\"$1\"\n";
 
 #[test]
@@ -37,7 +37,7 @@ fn every_command_for_an_operator_works_on_a_booted_debian() {
     let machine = Machine::boot();
     prepare(&machine);
     let operator = Person::Operator(&machine);
-    // What is installed first is there for the rest.
+    // In the README's order: later commands need the packages of earlier ones.
     let mut sections = readme::sections();
     sections.sort_by_key(|section| !section.has("apt install"));
     let mut count = 0;
@@ -73,7 +73,7 @@ fn every_command_for_an_operator_works_on_a_booted_debian() {
 fn every_command_in_a_checkout_works() {
     let namespace = Namespace::new();
     let developer = Person::Developer(&namespace, Folder::new());
-    // So that a start takes no longer than a start.
+    // Built first, so that a command does not wait for the compiler.
     developer.run("cargo build --release");
     let mut count = 0;
     for section in readme::sections() {
@@ -91,9 +91,8 @@ fn every_command_in_a_checkout_works() {
     assert!(count > 2, "{count}");
 }
 
-/// Makes the machine what the README speaks of, as far as nobody types it: a Debian whose operator
-/// says yes to apt, with a name for the reflector, an address to move to, Prometheus as Debian
-/// starts it, and a checkout in which the package was built.
+/// Prepares the machine for the README's commands: apt without questions, a name for the reflector,
+/// an address to move to, Debian's Prometheus, and a checkout with a built package.
 fn prepare(machine: &Machine) {
     machine.write("/etc/hosts", HOSTS);
     machine.write(
@@ -111,7 +110,7 @@ fn prepare(machine: &Machine) {
     fs::copy(package(), there).unwrap();
 }
 
-/// Waits until Prometheus has read the daemon's metrics and knows the rules.
+/// Waits until Prometheus has scraped the daemon and loaded the rules.
 fn prometheus_watches_it(machine: &Machine) {
     let address: SocketAddr = "127.0.0.1:9090".parse().unwrap();
     let ask = |what: &str| {
@@ -122,7 +121,7 @@ fn prometheus_watches_it(machine: &Machine) {
         })
     };
     let target = "\"job\":\"udp-echo\"";
-    wait_until("Prometheus watches udp-echo", || {
+    wait_until("Prometheus scrapes udp-echo", || {
         let targets = ask("targets").unwrap_or_default();
         targets.contains(target) && targets.contains("\"health\":\"up\"")
     });
@@ -131,21 +130,21 @@ fn prometheus_watches_it(machine: &Machine) {
     assert!(!rules.contains("\"health\":\"err\""), "{rules}");
 }
 
-/// Who types.
+/// The user that runs the commands.
 enum Person<'a> {
     Operator(&'a Machine),
-    /// With a folder to install programs below.
+    /// With a folder for installed programs.
     Developer(&'a Namespace, Folder),
 }
 
 impl Person<'_> {
-    /// Types a command and asserts that it does what is written. What goes on while others are
-    /// typed, a daemon or a measurement for some time, is added to `busy`.
+    /// Runs a command and asserts the documented result. A daemon or a long measurement, which runs
+    /// beside later commands, is added to `busy`.
     fn types(&self, passage: &Passage, command: &str, edit: &Edit, busy: &mut Vec<Typed>) {
         eprintln!("{command}");
         if let (Self::Operator(machine), Some(_)) = (self, edited(command)) {
             machine.write("/root/lines", &edit.lines);
-            // It wants a terminal.
+            // `systemctl edit` needs a terminal.
             self.run(&format!("script -qefc '{}' /dev/null", bare(command)));
             return;
         }
@@ -157,7 +156,7 @@ impl Person<'_> {
         if is_ours && !is_asked {
             return self.starts(command, busy);
         }
-        // What takes until it is so.
+        // These are repeated until they succeed.
         let waits = ["curl ", "promtool query "]
             .iter()
             .any(|start| line.starts_with(start));
@@ -189,11 +188,11 @@ impl Person<'_> {
     fn starts(&self, command: &str, busy: &mut Vec<Typed>) {
         if !command.contains(PROBE) {
             let mut typed = Typed::start(self.command(command), command);
-            typed.wait_for("it serves", |said| said.contains("serving in"));
+            typed.wait_for("the daemon serves", |said| said.contains("serving in"));
             busy.push(typed);
             return;
         }
-        // One at a time: what is echoed is for this one.
+        // One client at a time, as its replies are counted by the daemon's metric.
         for other in busy.extract_if(.., |typed| typed.line.contains(PROBE)) {
             other.interrupt_and_end();
         }
@@ -210,7 +209,7 @@ impl Person<'_> {
         }
     }
 
-    /// What a command aims at that is no daemon in exchange mode, as ncat and xinetd are.
+    /// Starts a plain reflector on port 7, if a command measures one.
     fn has_a_plain_reflector(&self, command: &str) {
         if let (Self::Operator(machine), true) = (self, command.contains(":7 ")) {
             machine.shell(
@@ -220,7 +219,7 @@ impl Person<'_> {
         }
     }
 
-    /// Runs a command that ends by itself, and well; what it says.
+    /// Runs a command that must succeed. Returns its output.
     fn run(&self, command: &str) -> String {
         let (status, said) = self.attempt(command);
         assert!(status.success(), "{command}: {status}\n{said}");
@@ -233,17 +232,17 @@ impl Person<'_> {
         (status, typed.said())
     }
 
-    /// A shell that does what is typed.
+    /// A shell that runs a command line.
     fn command(&self, line: &str) -> Command {
         match self {
-            // There is no curl.
+            // The machine has no curl.
             Self::Operator(machine) if line.starts_with("curl ") => {
                 let mut command = machine.outer_command("sh");
                 command.args(["-c", line]);
                 command
             }
             Self::Operator(machine) => {
-                // The rules' tests lie beside the rules.
+                // The tests of the rules are in the folder of the rules.
                 let folder = if line.starts_with("promtool test") {
                     "/usr/share/udp-echo/prometheus"
                 } else {
@@ -257,7 +256,7 @@ impl Person<'_> {
             Self::Developer(namespace, folder) => {
                 let mut command = namespace.command("sh");
                 command.args(["-c", line]).current_dir(readme::root());
-                // What cargo tells its tests is not for another cargo.
+                // Another cargo must not get the variables that cargo sets for tests.
                 for (name, _) in std::env::vars_os() {
                     let name = name.to_string_lossy();
                     let place = ["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&&*name);
@@ -266,14 +265,14 @@ impl Person<'_> {
                     }
                 }
                 command.env("CARGO_INSTALL_ROOT", &folder.0);
-                // There is no network, and what is needed has been fetched.
+                // Offline: all dependencies have been fetched.
                 command.env("CARGO_NET_OFFLINE", "true");
                 command
             }
         }
     }
 
-    /// How much the daemon echoed, if there is one.
+    /// The number of datagrams that the daemon echoed, if one runs.
     fn echoed(&self) -> Option<f64> {
         let ask = || {
             let address: SocketAddr = METRICS.parse().unwrap();

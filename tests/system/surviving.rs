@@ -1,4 +1,4 @@
-//! What a host does to a service: restarts, kills, stops, starves it; and it echoes on.
+//! The service under restarts, kills, stalls, a full disk and lack of memory.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -15,9 +15,9 @@ use crate::namespace::shell;
 use crate::package::package;
 
 const PEERS: usize = 4000;
-/// From one datagram to the next: 1000 a second.
+/// The time between datagrams: 1000 datagrams per second.
 const PACE: Duration = Duration::from_millis(1);
-/// What the issue allows to be lost by a restart and a kill.
+/// The datagrams that a restart and a kill may lose together.
 const LOST: usize = 2;
 
 #[test]
@@ -30,13 +30,14 @@ fn restart_and_kill_under_load_lose_at_most_2_datagrams() {
     let restarted = load.unanswered_while(|| {
         machine.shell("systemctl restart udp-echo");
     });
-    // What it has in hand is lost; where the machine held it up before that may be a batch.
+    // A kill loses the datagrams in processing. After a stall of the machine that may be a batch,
+    // so the kill is repeated.
     let mut kills = 0;
-    wait_until("it loses little when it is killed", || {
+    wait_until("a kill loses little", || {
         let killed = load.unanswered_while(|| {
             let pid = machine.main_pid().unwrap();
             machine.shell(&format!("kill -9 {pid}"));
-            wait_until("another is started", || {
+            wait_until("a new process is started", || {
                 machine.main_pid().is_some_and(|new| new != pid)
             });
             machine.wait_for("ActiveState", "active");
@@ -48,7 +49,7 @@ fn restart_and_kill_under_load_lose_at_most_2_datagrams() {
         restarted + killed <= LOST
     });
 
-    // The journal is in trouble, and each datagram is to be logged.
+    // The journal is restarted and full, while each datagram is logged.
     machine.shell("echo UDP_ECHO_LOG=debug >>/etc/default/udp-echo; systemctl restart udp-echo");
     let pid = machine.main_pid();
     let journald_restarted = load.unanswered_while(|| {
@@ -59,11 +60,11 @@ fn restart_and_kill_under_load_lose_at_most_2_datagrams() {
             "mkdir -p /var/log/journal; mount -t tmpfs -o size=16M tmpfs /var/log/journal; \
              systemctl restart systemd-journald; journalctl --flush; \
              dd if=/dev/zero of=/var/log/journal/full bs=64k 2>/dev/null; \
-             ! echo more >/var/log/journal/no-room 2>/dev/null",
+             ! echo more >/var/log/journal/no-space 2>/dev/null",
         );
     });
     assert_eq!([journald_restarted, journal_full], [0, 0]);
-    assert_eq!(machine.main_pid(), pid, "it was restarted");
+    assert_eq!(machine.main_pid(), pid, "the daemon was restarted");
 }
 
 #[test]
@@ -72,7 +73,7 @@ fn stalled_or_out_of_memory_daemon_is_restarted() {
     let machine = Machine::boot();
     machine.install(package(), "");
     assert_eq!(machine.property("udp-echo", "WatchdogUSec"), "10s");
-    // Sooner, for the test's sake.
+    // A shorter watchdog interval saves time.
     machine.write(
         "/etc/systemd/system/udp-echo.service.d/watchdog.conf",
         "[Service]\nWatchdogSec=5s\n",
@@ -82,10 +83,10 @@ fn stalled_or_out_of_memory_daemon_is_restarted() {
     let pid = machine.main_pid().unwrap();
     let cursor = machine.cursor();
     machine.shell(&format!("kill -STOP {pid}"));
-    // It waits meanwhile.
+    // The datagram waits in the socket.
     let peer = machine.inside(|| client(ECHO.parse().unwrap()));
-    peer.send(b"is anybody there").unwrap();
-    assert_eq!(crate::harness::receive(&peer), b"is anybody there");
+    peer.send(b"request").unwrap();
+    assert_eq!(crate::harness::receive(&peer), b"request");
     machine.wait_for_line(&cursor, "Watchdog timeout");
     machine.wait_for("ActiveState", "active");
     assert_ne!(machine.main_pid(), Some(pid));
@@ -101,25 +102,27 @@ fn stalled_or_out_of_memory_daemon_is_restarted() {
     );
     machine.shell("systemctl daemon-reload; systemctl restart udp-echo");
     let Some(limit) = MemoryLimit::new(&machine) else {
-        eprintln!("NOT SHOWN: MemoryMax reached. No memory controller is to be had here");
+        eprintln!("SKIPPED MemoryMax: no memory controller here");
         return;
     };
     let pid = machine.main_pid();
     let cursor = machine.cursor();
     machine.inside(|| flood_until(|| machine.main_pid() != pid));
     machine.wait_for_line(&cursor, "status=9/KILL");
-    wait_until("it is started again", || {
+    wait_until("the service is started again", || {
         machine.property("udp-echo", "NRestarts") != "0"
     });
     machine.wait_for("ActiveState", "active");
-    // The rest of the flood filled the socket's buffer.
+    // The rest of the flood waits in the receive buffer.
     let queue = format!("socket_receive_queue_bytes{{listen=\"{ECHO}\",worker=\"0\"}}");
-    wait_until("the flood is over", || machine.metric(&queue) < 1.0);
+    wait_until("the receive queue is empty", || {
+        machine.metric(&queue) < 1.0
+    });
     machine.assert_echoes(ECHO, 1);
     drop(limit);
 }
 
-/// Clients, each with a port of its own.
+/// Clients on separate ports.
 struct Load(Vec<UdpSocket>);
 
 impl Load {
@@ -130,8 +133,8 @@ impl Load {
         Self(machine.inside(|| (0..PEERS).map(|_| client(to)).collect()))
     }
 
-    /// Sends a datagram every millisecond, from each client in turn, and meanwhile does `work`.
-    /// How many of the datagrams were not answered.
+    /// Sends a datagram every millisecond, from each client in turn, while `work` runs. Returns the
+    /// number of datagrams without a reply.
     fn unanswered_while(&self, work: impl FnOnce()) -> usize {
         let stop = AtomicBool::new(false);
         let sent = AtomicUsize::new(0);
@@ -148,38 +151,38 @@ impl Load {
             });
             let stops = Stops(&stop);
             let wait_for = |number| {
-                wait_until("so many are sent", || {
+                wait_until("each client has sent", || {
                     sent.load(Relaxed) >= number || sender.is_finished()
                 });
             };
             wait_for(1000);
             work();
-            // All peers have had their turn, and some after the work.
+            // Each client has sent, some of them after the work.
             wait_for(PEERS.max(sent.load(Relaxed) + 1000));
             drop(stops);
         });
         self.unanswered(sent.into_inner())
     }
 
-    /// Takes all replies; how many did not come.
+    /// Receives all replies. Returns the number of missing ones.
     fn unanswered(&self, sent: usize) -> usize {
         let mut answered = vec![false; sent];
-        let mut quiet_since = Instant::now();
+        let mut idle_since = Instant::now();
         for socket in &self.0 {
             socket.set_nonblocking(true).unwrap();
         }
-        // No reply for long: none comes any more.
-        while answered.contains(&false) && quiet_since.elapsed() < DEADLINE / 4 {
+        // No reply for a while means that none is left.
+        while answered.contains(&false) && idle_since.elapsed() < DEADLINE / 4 {
             for (index, socket) in self.0.iter().enumerate() {
                 let mut bytes = [0; 65];
                 while let Ok(length) = socket.recv(&mut bytes) {
                     let number = usize::from_be_bytes(bytes[..length].try_into().expect("as sent"));
-                    assert_eq!(number % PEERS, index, "another's reply");
+                    assert_eq!(number % PEERS, index, "the reply of another client");
                     assert!(
                         !std::mem::replace(&mut answered[number], true),
                         "answered twice"
                     );
-                    quiet_since = Instant::now();
+                    idle_since = Instant::now();
                 }
             }
             thread::sleep(Duration::from_millis(5));
@@ -188,7 +191,7 @@ impl Load {
     }
 }
 
-/// Stops a sender when dropped, also by a panic.
+/// Stops a sender when dropped, even by a panic.
 struct Stops<'a>(&'a AtomicBool);
 
 impl Drop for Stops<'_> {
@@ -197,20 +200,20 @@ impl Drop for Stops<'_> {
     }
 }
 
-/// A limit of the daemon's memory that is in force.
+/// An effective memory limit of the daemon.
 enum MemoryLimit {
-    /// The unit's own.
+    /// The limit of the unit.
     Unit,
-    /// systemd in the container has no memory controller, but the host has, of cgroup v1.
+    /// A limit in cgroup v1 of the host: systemd in the container has no memory controller.
     Outside(PathBuf),
 }
 
 impl MemoryLimit {
     fn new(machine: &Machine) -> Option<Self> {
-        let group = machine.property("udp-echo", "ControlGroup");
+        let path = machine.property("udp-echo", "ControlGroup");
         let files = [
-            format!("/sys/fs/cgroup{group}/memory.max"),
-            format!("/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"),
+            format!("/sys/fs/cgroup{path}/memory.max"),
+            format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"),
         ];
         let limits = files.map(|file| fs::read_to_string(machine.path(&file)));
         if limits
@@ -246,9 +249,9 @@ impl Drop for MemoryLimit {
     }
 }
 
-/// Sends a datagram from ever other peers, all over 127.0.0.0/8, until a condition holds.
+/// Sends datagrams from new peers in 127.0.0.0/8 until a condition holds.
 fn flood_until(mut condition: impl FnMut() -> bool) {
-    // IPPROTO_RAW: with a header of our own.
+    // IPPROTO_RAW: the packet includes the IP header (raw(7)).
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap();
     let to = SockAddr::from(ECHO.parse::<std::net::SocketAddr>().unwrap());
     let deadline = Instant::now() + 3 * DEADLINE;
@@ -262,7 +265,7 @@ fn flood_until(mut condition: impl FnMut() -> bool) {
                 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 127, b, c, d, 127, 0, 0, 1, //
                 port_high, port_low, 0x27, 0x0f, 0, 9, 0, 0, b'x',
             ];
-            // Nothing hangs on one.
+            // The loss of one does not matter.
             let _ = socket.send_to(&packet, &to);
         }
         if condition() {

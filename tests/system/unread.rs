@@ -1,4 +1,4 @@
-//! A journald that is stopped: it holds up neither the echo nor the end of the service.
+//! A stopped journald delays neither replies nor the stop of the service.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::machine::{ECHO, Machine};
 use crate::package::package;
 
 const DATAGRAMS: u32 = 20_000;
-/// A second is what is promised, on a machine that is not busy with tests.
+/// The promise is 1 s; a machine that is busy with tests may be slower.
 const STOP: Duration = Duration::from_secs(5);
 
 #[test]
@@ -25,9 +25,9 @@ fn stopped_journald_blocks_nothing_and_losses_are_counted() {
     echoes_on(&machine);
     let lost = machine.metric("log_lines_dropped_total");
     assert!(lost > 0.0);
-    // It goes on, and is told.
+    // journald resumes and gets the number of lost lines.
     machine.shell("systemctl kill --kill-who=main -s CONT systemd-journald");
-    let told = || -> f64 {
+    let reported = || -> f64 {
         let journal = machine.journal(&cursor, "-o cat");
         let warnings = journal
             .lines()
@@ -37,12 +37,12 @@ fn stopped_journald_blocks_nothing_and_losses_are_counted() {
             .filter_map(|number| number.parse::<f64>().ok())
             .sum()
     };
-    wait_until("all is told", || {
-        (told() - machine.metric("log_lines_dropped_total")).abs() < 0.5
+    wait_until("all losses are reported", || {
+        (reported() - machine.metric("log_lines_dropped_total")).abs() < 0.5
     });
     let lost = machine.metric("log_lines_dropped_total");
     eprintln!("journald stopped: {lost} of {} lines lost", 2 * DATAGRAMS);
-    assert_eq!(machine.main_pid(), Some(pid), "it was restarted");
+    assert_eq!(machine.main_pid(), Some(pid), "the daemon was restarted");
 
     machine.shell("systemctl kill --kill-who=main -s STOP systemd-journald");
     echoes_on(&machine);
@@ -57,7 +57,7 @@ fn stopped_journald_blocks_nothing_and_losses_are_counted() {
     machine.wait_for("Result", "success");
 }
 
-/// Sends so many datagrams, some at once, and takes the replies.
+/// Sends [`DATAGRAMS`] datagrams, some at once, and receives the replies.
 fn echoes_on(machine: &Machine) {
     const AT_ONCE: u32 = 50;
     let peer = machine.inside(|| client(ECHO.parse().unwrap()));

@@ -1,4 +1,4 @@
-//! What others see of a daemon: `ss`, promtool, Prometheus.
+//! A daemon as seen by `ss`, promtool and Prometheus.
 
 use std::fs;
 use std::io::Write;
@@ -92,7 +92,7 @@ fn prometheus_rules_pass_their_promtool_tests() {
     promtool(&format!("check config {}", file.display()));
     fs::remove_file(file).unwrap();
 
-    // Each alert is tested, and each recording.
+    // Each alert and each recording rule has a test.
     let read = |name: &str| fs::read_to_string(format!("{EXAMPLES}/prometheus/{name}")).unwrap();
     let tests = read("tests.yml");
     let alerts = read("alerting.rules.yml");

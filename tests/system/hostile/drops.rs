@@ -1,9 +1,9 @@
-//! Every drop is counted.
+//! Every dropped datagram is counted.
 
 use std::thread;
 
 use super::spoof::Spoofer;
-use super::{count, handed_over};
+use super::{count, with_passed_in};
 use crate::harness::{Daemon, client, kernel_drops, wait_until};
 use crate::namespace::Namespace;
 
@@ -15,7 +15,7 @@ const DROPS: &str = "socket_drops_total";
 fn overflow_during_a_pause_is_counted_without_old_drops() {
     let buffer = ["--timeout=none", "--recv-buffer=64KiB"];
     let start = |more: &[&str]| Daemon::start(&[&buffer, more].concat());
-    let adopt = |sockets| Daemon::start_exactly(handed_over(sockets, &["--mode=echo"]));
+    let adopt = |sockets| Daemon::start_exactly(with_passed_in(sockets, &["--mode=echo"]));
     for (daemon, had) in [
         (start(&[]), 0),
         (start(&["--workers=4"]), 0),
@@ -23,10 +23,10 @@ fn overflow_during_a_pause_is_counted_without_old_drops() {
         (adopt(1), 2000),
         (adopt(3), 2000),
     ] {
-        // Of what came before it started, it has what was not dropped then.
+        // The daemon receives the datagrams that were queued and not dropped before its start.
         let before = had - kernel_drops(daemon.address().port());
         assert!(before < had.max(1), "{before} of {had}");
-        wait_until("what waited is counted", || {
+        wait_until("queued datagrams are counted", || {
             count(&daemon, RECEIVED) == before
         });
         assert_eq!(count(&daemon, DROPS), 0);
@@ -46,7 +46,7 @@ fn overflow_during_a_pause_is_counted_without_old_drops() {
             sent += 10_000;
             daemon.resume();
             let both = || count(&daemon, RECEIVED) - before + count(&daemon, DROPS);
-            wait_until("all are counted", || both() >= sent);
+            wait_until("all datagrams are counted", || both() >= sent);
             assert_eq!(both(), sent);
         }
         let [received, drops] = [RECEIVED, DROPS].map(|name| count(&daemon, name));
@@ -71,7 +71,7 @@ fn datagrams_with_a_wrong_checksum_are_counted_as_dropped() {
     }
     host.inside(|| {
         daemon.wait_for_metric(RECEIVED, 50.0);
-        wait_until("the corrupt ones are counted", || {
+        wait_until("corrupt datagrams are counted", || {
             count(&daemon, DROPS) == 50
         });
         daemon.assert_accounted_for();

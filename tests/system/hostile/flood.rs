@@ -1,4 +1,4 @@
-//! State is bounded: however many sources there are, memory is not.
+//! Memory is bounded for any number of sources.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,8 +22,8 @@ fn ten_million_sources_take_only_the_memory_of_max_peers() {
     let mut command = host.command(released().to_str().unwrap());
     let max_peers = format!("--max-peers={MAX_PEERS}");
     command.args(["--listen=10.77.0.1:9999", "--metrics-listen=127.0.0.1:0"]);
-    // More than any source sends: none is to be refused for what others send, and the budgets are
-    // not to take more memory.
+    // A limit that no source reaches: no source may be refused because of others, and the token
+    // buckets may not take more memory.
     command.args(["--timeout=none", &max_peers, "--rate-limit=100000"]);
     let daemon = host.inside(|| Daemon::start_exactly(command));
     let before = resident_bytes(&daemon);
@@ -45,12 +45,12 @@ fn ten_million_sources_take_only_the_memory_of_max_peers() {
                 loop {
                     peer.send(&request).unwrap();
                     sent += 1;
-                    // A late reply to one that was sent again is no reply to this.
+                    // Ignores a late reply to an earlier request.
                     if matches!(peer.recv(&mut reply), Ok(8) if reply[..8] == request) {
                         break;
                     }
                     resent += 1;
-                    assert!(asked.elapsed() < DEADLINE, "a client is not served");
+                    assert!(asked.elapsed() < DEADLINE, "the client gets no reply");
                 }
                 served += 1;
                 peer.send(&[0; 22]).unwrap();
@@ -74,7 +74,7 @@ fn ten_million_sources_take_only_the_memory_of_max_peers() {
     let counted = |name| host.inside(|| count(&daemon, name));
     let all = u64::from(flood.sent) + sent;
     let arrived = || counted("datagrams_received_total") + counted("socket_drops_total");
-    crate::harness::wait_until("all is received", || {
+    crate::harness::wait_until("all datagrams are received", || {
         counted("socket_receive_queue_bytes") == 0
             && arrived() + lost_before_the_socket() - lost_before >= all
     });
@@ -89,8 +89,8 @@ fn ten_million_sources_take_only_the_memory_of_max_peers() {
     let grown = after.saturating_sub(before);
     eprintln!(
         "{all} datagrams in {took:.1?}: {received} received, {drops} dropped by the kernel; \
-         {evicted} peers forgotten, {peers} held; {grown} bytes more resident; a client had \
-         {served} replies and asked {resent} times again"
+         {evicted} peers evicted, {peers} held; resident memory grew by {grown} bytes; a client got \
+         {served} replies and repeated {resent} requests"
     );
     assert!(received + drops <= all, "{received} + {drops} of {all}");
     assert!(peers <= MAX_PEERS as u64);
@@ -98,14 +98,15 @@ fn ten_million_sources_take_only_the_memory_of_max_peers() {
     assert_eq!(peers + evicted + records, counted("datagrams_echoed_total"));
     assert!(served > 0);
     assert_eq!(counted("datagrams_refused_total"), 0);
-    // Beside the table and the budgets of the limit: buffers of HTTP and the like, which no source
-    // makes larger.
-    let budgets = BUCKETS * size_of::<u64>();
-    let bound = (MAX_PEERS * BYTES_PER_PEER + budgets + (1 << 20)) as u64;
+    // Beyond the table and the token buckets: buffers of HTTP and others, whose size does not
+    // depend on the sources.
+    let buckets = BUCKETS * size_of::<u64>();
+    let bound = (MAX_PEERS * BYTES_PER_PEER + buckets + (1 << 20)) as u64;
     assert!(grown <= bound, "{grown} bytes more, not {bound}");
 }
 
-/// Floods until the daemon has received so many. To be called where its HTTP port is.
+/// Floods until the daemon has received `received` datagrams. Call it in the namespace of its HTTP
+/// port.
 pub(super) fn flood_until(flood: &mut Flood, daemon: &Daemon, received: u64) {
     let deadline = Instant::now() + 20 * DEADLINE;
     loop {
@@ -119,7 +120,7 @@ pub(super) fn flood_until(flood: &mut Flood, daemon: &Daemon, received: u64) {
     }
 }
 
-/// Datagrams that the host's network threw away for want of time, before they met a socket.
+/// Datagrams that the kernel dropped before they reached a socket, because it was too slow.
 fn lost_before_the_socket() -> u64 {
     let table = fs::read_to_string("/proc/net/softnet_stat").unwrap();
     let dropped = |line: &str| {

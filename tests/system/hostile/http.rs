@@ -1,4 +1,4 @@
-//! HTTP cannot hurt UDP.
+//! HTTP clients cannot delay UDP replies.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -13,7 +13,7 @@ use crate::namespace::shell;
 
 const CONNECTIONS: usize = 1000;
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
-/// The promises.
+/// The promises of SECURITY.md.
 const CLOSED_WITHIN: Duration = Duration::from_secs(15);
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 
@@ -26,14 +26,16 @@ fn echo_and_scrapes_work_under_1000_bad_connections() {
     let (mut asked, mut slowest) = (0, Duration::ZERO);
     let mut ratios = [Vec::new(), Vec::new()];
     for _ in 0..5 {
-        let quiet = percentile_99(&peer, &mut asked);
-        // Opened once, and opened again as soon as the daemon has closed them.
+        let normal = percentile_99(&peer, &mut asked);
+        // Opened once, or opened again when the daemon has closed them.
         for (again, ratios) in [false, true].into_iter().zip(&mut ratios) {
             let (opened, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
             let attacked = thread::scope(|scope| {
                 let stops = Stops(&stop);
                 scope.spawn(|| attack(http, again, &stop, &opened));
-                wait_until("all are connected", || opened.load(Relaxed) >= CONNECTIONS);
+                wait_until("all connections are open", || {
+                    opened.load(Relaxed) >= CONNECTIONS
+                });
                 let scrapes = scope.spawn(|| slowest_of_10_scrapes(&daemon));
                 let attacked = percentile_99(&peer, &mut asked);
                 slowest = slowest.max(scrapes.join().unwrap());
@@ -41,15 +43,15 @@ fn echo_and_scrapes_work_under_1000_bad_connections() {
                 attacked
             });
             eprintln!(
-                "p99 {quiet:.0?} quiet, {attacked:.0?} under {} connections",
+                "p99 {normal:.0?} without attack, {attacked:.0?} under {} connections",
                 opened.into_inner()
             );
-            ratios.push(attacked.as_secs_f64() / quiet.as_secs_f64());
+            ratios.push(attacked.as_secs_f64() / normal.as_secs_f64());
         }
     }
-    // Shown and not asserted: beside other programs a percentile is that of their turns on the CPUs.
-    // On 2 CPUs ten runs gave 0.9 to 1.5 and 0.9 to 4.9; three runs beside two endless loops 3.7 to
-    // 19 and 3.3 to 24, where the quiet percentile itself was 29 µs to 4 ms.
+    // Printed, not asserted: beside other programs a percentile depends on the scheduler. On 2 CPUs
+    // ten runs gave 0.9 to 1.5 and 0.9 to 4.9. Three runs beside two endless loops gave 3.7 to 19
+    // and 3.3 to 24, when the percentile without attack was 29 µs to 4 ms.
     let [once, again] = ratios.map(|mut ratios| {
         ratios.sort_by(f64::total_cmp);
         ratios[2]
@@ -58,7 +60,7 @@ fn echo_and_scrapes_work_under_1000_bad_connections() {
         "{asked} echoes, none lost; p99 is {once:.2} times that without attack, {again:.2} times \
          where each connection is opened again (medians of 5); 100 scrapes, the slowest {slowest:.0?}"
     );
-    // Each was answered, or this would not be reached; and none twice.
+    // No request was answered twice. Each was answered, as `percentile_99` waits for the reply.
     daemon.wait_for_metric("datagrams_echoed_total", f64::from(asked));
     assert_eq!(count(&daemon, "socket_drops_total"), 0);
 }
@@ -68,7 +70,7 @@ fn echo_and_scrapes_work_under_1000_bad_connections() {
 fn scrape_queued_among_silent_connections_is_answered() {
     let daemon = start();
     let http = daemon.http.unwrap();
-    // They queue up while it is stopped, and then come all at once.
+    // They queue up during the pause, and are accepted all at once.
     daemon.pause();
     let mut open: Vec<_> = (0..20).map(|_| connect(http)).collect();
     let mut scrape = connect(http);
@@ -91,11 +93,11 @@ fn dead_connections_are_closed_within_15_seconds() {
         .map(|number| Bad::new(daemon.http.unwrap(), number))
         .collect();
     let start = Instant::now();
-    // Those that never read have had their answer and are closed already.
-    wait_until("the others are taken", || {
+    // Connections that never read have been answered and are closed already.
+    wait_until("the other connections are accepted", || {
         descriptors(&daemon).len() >= before + 45
     });
-    wait_until("all are closed", || {
+    wait_until("all connections are closed", || {
         for bad in &mut bad {
             bad.is_open();
         }
@@ -127,7 +129,7 @@ fn http_recovers_within_2_seconds_of_free_descriptors() {
             assert_eq!(receive(&peer), bytes);
         }
     };
-    // Its own alone are as many as it may have.
+    // The daemon's own descriptors use up the limit.
     limit(free);
     let scrapes: Vec<_> = (0..20)
         .map(|_| {
@@ -144,7 +146,7 @@ fn http_recovers_within_2_seconds_of_free_descriptors() {
         assert_eq!(
             error.kind(),
             ErrorKind::WouldBlock,
-            "there is a descriptor after all"
+            "no descriptor was free"
         );
         scrape.set_nonblocking(false).unwrap();
     }
@@ -156,17 +158,17 @@ fn http_recovers_within_2_seconds_of_free_descriptors() {
         assert_eq!(&bytes, b"HTTP/1.1 200");
     }
     let back = relief.elapsed();
-    eprintln!("HTTP was back {back:.0?} after there were descriptors");
+    eprintln!("HTTP answered {back:.0?} after descriptors were free");
     assert!(back < BACK_WITHIN, "{back:?}");
 
-    // A few more, which silent clients take all: a scrape has them make room.
+    // A few free descriptors, all taken by silent clients: a scrape evicts one of them.
     limit(own.len() + 10);
     let silent: Vec<_> = (0..200).map(|_| connect(http)).collect();
     let start = Instant::now();
     for _ in 0..20 {
         assert_eq!(daemon.get("/metrics").status, 200);
     }
-    // Each alone would wait for the silent ones' deadline.
+    // Without the eviction, each scrape would wait for the deadline of silent clients.
     assert!(start.elapsed() < CLOSED_WITHIN, "{:?}", start.elapsed());
     echoes(1000);
     drop(silent);
@@ -184,26 +186,26 @@ fn connect(http: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The numbers of the descriptors that a daemon has open while nobody is connected to it.
+/// The descriptors that a daemon has open without any connection.
 fn own_descriptors(daemon: &Daemon) -> Vec<usize> {
-    // One of these is the connection that asks.
+    // One of these is the connection of the request.
     let at_scrape = daemon.metrics()["process_open_fds"];
     let mut own = Vec::new();
-    wait_until("no connection is open", || {
+    wait_until("all connections have ended", || {
         own = descriptors(daemon);
         format!("{:.0}", at_scrape - 1.0) == own.len().to_string()
     });
     own
 }
 
-/// The numbers of the descriptors that a daemon has open.
+/// The descriptors that a daemon has open.
 fn descriptors(daemon: &Daemon) -> Vec<usize> {
     let files = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
     let number = |file: fs::DirEntry| file.file_name().to_str()?.parse().ok();
     files.flatten().filter_map(number).collect()
 }
 
-/// Asks 5000 times, one after the other; the 99th percentile of how long that took each time.
+/// The 99th percentile of the round-trip times of 5000 sequential requests.
 fn percentile_99(peer: &UdpSocket, asked: &mut u32) -> Duration {
     let mut times: Vec<_> = (0..5000)
         .map(|_| {
@@ -228,7 +230,7 @@ fn slowest_of_10_scrapes(daemon: &Daemon) -> Duration {
     scrapes.max().unwrap()
 }
 
-/// Opens a thousand bad connections and looks after each once a second, until told to stop.
+/// Opens a thousand bad connections and handles each once per second, until `stop` is set.
 fn attack(http: SocketAddr, again: bool, stop: &AtomicBool, opened: &AtomicUsize) {
     let open = |number| {
         opened.fetch_add(1, Relaxed);
@@ -246,7 +248,7 @@ fn attack(http: SocketAddr, again: bool, stop: &AtomicBool, opened: &AtomicUsize
     }
 }
 
-/// A connection that is no good: silent, half a request, one byte at a time, or never read.
+/// A bad connection: silent, half a request, one byte at a time, or never read.
 struct Bad {
     stream: TcpStream,
     kind: Kind,
@@ -279,7 +281,7 @@ impl Bad {
         bad
     }
 
-    /// Does its worst, and sees whether the daemon has closed it.
+    /// Continues the attack. Returns whether the daemon keeps the connection open.
     fn is_open(&mut self) -> bool {
         let written = match &mut self.kind {
             Kind::Drips { since, bytes } if since.elapsed() >= *bytes * Duration::from_secs(1) => {
@@ -287,7 +289,7 @@ impl Bad {
                 self.stream.write(b"G")
             }
             Kind::Waits | Kind::Drips { .. } => Ok(0),
-            // Until nothing more fits.
+            // Until the buffers are full.
             Kind::NeverReads => loop {
                 match self.stream.write(&REQUEST.repeat(100)) {
                     Ok(_) => {}
@@ -307,7 +309,7 @@ impl Bad {
     }
 }
 
-/// Tells a thread to stop when dropped, also by a panic.
+/// Stops a thread when dropped, even by a panic.
 struct Stops<'a>(&'a AtomicBool);
 
 impl Drop for Stops<'_> {

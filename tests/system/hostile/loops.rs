@@ -1,4 +1,4 @@
-//! No loops, no amplification: a forged source cannot set two services on each other.
+//! No loops, no amplification: a forged source cannot make two services answer each other for ever.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -28,7 +28,7 @@ fn two_daemons_answer_a_forged_datagram_at_most_twice() {
     ] {
         for modes in MODES.map(|mode| MODES.map(|other| [mode, other])).concat() {
             let start = |host: &Namespace, index: usize| {
-                // Both families, as IPv4-mapped addresses where it is IPv4.
+                // A socket of both families; IPv4 sources are IPv4-mapped.
                 let mode = format!("--mode={}", modes[index]);
                 host.daemon(&["--listen=[::]:9999", &mode, "--timeout=none"])
             };
@@ -42,7 +42,7 @@ fn two_daemons_answer_a_forged_datagram_at_most_twice() {
                 replies: 0,
             };
             for round in 0..12 {
-                // To each, from each host: also as the other would send it itself.
+                // To each daemon, sent from each host.
                 let payload = vec![round; [1, 22, 1400][usize::from(round) % 3]];
                 most = most.max(pair.trigger(usize::from(round) % 2, &payload));
                 triggers += 1;
@@ -59,7 +59,7 @@ fn two_daemons_answer_a_forged_datagram_at_most_twice() {
 fn a_million_forged_sources_cause_no_loop_by_evictions() {
     let (one, other) = Namespace::pair();
     one.shell("ip route add 100.0.0.0/8 via 10.77.0.2");
-    // A table that forgets each after a thousand others.
+    // A table that evicts a peer after a thousand others.
     let args = ["--timeout=none", "--max-peers=1000", "--recv-buffer=1MiB"];
     let start = |host: &Namespace| host.daemon(&[&["--listen=*:9999"], &args[..]].concat());
     let mut pair = Pair {
@@ -77,7 +77,7 @@ fn a_million_forged_sources_cause_no_loop_by_evictions() {
         most = most.max(pair.trigger(0, b"before"));
         let before = one.inside(|| count(&pair.daemons[0], RECEIVED));
         one.inside(|| flood_until(&mut flood, &pair.daemons[0], before + 250_000));
-        // Who owed is forgotten; one of two triggers finds each other owing again.
+        // The owing peer is evicted. One of two triggers meets the state in which both owe again.
         pair.owes[0] = false;
         pair.resume_after_flood();
         for _ in 0..2 {
@@ -154,8 +154,8 @@ fn own_address_as_source_is_refused_in_every_mode() {
     }
 }
 
-/// A daemon on every address is not told which addresses are this host's, other than the one that
-/// a datagram was sent to. What claims to be from another of them it takes for a client.
+/// A daemon on a wildcard address knows only one address of its host: the destination of the
+/// datagram. It takes a source with another address of the host for a client.
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
 fn other_host_address_as_source_gets_at_most_two_replies() {
@@ -170,16 +170,16 @@ fn other_host_address_as_source_gets_at_most_two_replies() {
                 let daemon = host.daemon(&["--listen=[::]:9999", "--mode", mode]);
                 let counted = |name| host.inside(|| count(&daemon, name));
                 sender.send(from, to, b"loop");
-                // Each reply that it sends itself, it receives.
+                // The daemon receives each reply that it sends to itself.
                 let ended = || counted(RECEIVED) == 1 + counted(ECHOED);
-                wait_until("it has received what it sent", || {
+                wait_until("the daemon has received its replies", || {
                     counted(RECEIVED) > 0 && ended()
                 });
                 for number in 1..=10 {
                     let before = counted(RECEIVED);
                     let client = net.client("10.77.0.2:0", "10.77.0.1:9999".parse().unwrap());
                     client.send(b"?").unwrap();
-                    wait_until("it is received", || counted(RECEIVED) > before);
+                    wait_until("the datagram is received", || counted(RECEIVED) > before);
                     assert!(counted(RECEIVED) < 10 + number, "{mode} {from}: a loop");
                 }
                 let all = counted(RECEIVED) - 10;
@@ -222,8 +222,8 @@ fn low_source_ports_are_refused_and_loopback_is_served() {
     }
 }
 
-/// What is promised, and what is not: a service of another kind that answers whatever it gets, on
-/// a port that a client may have, is not told from a client.
+/// The promise and its limit: the daemon cannot distinguish a client from another service that
+/// answers every datagram, on a port that clients may use.
 #[test]
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
 fn echo_and_chargen_servers_get_one_reply_in_exchange_mode() {
@@ -253,11 +253,13 @@ fn echo_and_chargen_servers_get_one_reply_in_exchange_mode() {
                     assert_eq!((counted(ECHOED), server.end()), (0, 0), "{what}");
                 } else if mode == "echo" {
                     trigger();
-                    // The documented limit. What holds: no reply is longer than its request, and
-                    // what goes round does not become more.
-                    wait_until("they loop", || counted(ECHOED) >= 100);
+                    // The documented limit. Still, no reply is longer than its request, and the
+                    // number of datagrams in the loop does not grow.
+                    wait_until("the loop runs", || counted(ECHOED) >= 100);
                     let answers = server.end();
-                    wait_until("all is received", || counted(RECEIVED) >= answers);
+                    wait_until("all datagrams are received", || {
+                        counted(RECEIVED) >= answers
+                    });
                     assert!(counted(ECHOED) <= answers + 1, "{what}");
                 } else {
                     for number in 1..=10 {
@@ -272,34 +274,33 @@ fn echo_and_chargen_servers_get_one_reply_in_exchange_mode() {
     }
 }
 
-/// A host of two addresses of each family, and another beside it.
+/// A host with two addresses per family, and a second host.
 fn with_second_addresses() -> (Namespace, Namespace) {
     let (host, net) = Namespace::pair();
     host.add_address("10.77.0.11/24");
     host.add_address("fd77::11/64");
-    // Linux itself drops IPv4 datagrams from the network that claim to be from this host, unless
-    // told not to. It lets IPv6 ones in.
+    // By default Linux drops IPv4 datagrams from the network whose source is an address of this
+    // host. It accepts such IPv6 datagrams.
     host.shell("sysctl -qw net.ipv4.conf.all.accept_local=1 net.ipv4.conf.eth0.accept_local=1");
     host.shell("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
     (host, net)
 }
 
-/// Two daemons that a forged datagram is to set on each other, beside what the exchange says that
-/// they do about it.
+/// Two daemons attacked by forged datagrams, and the state that the exchange predicts for them.
 struct Pair<'a> {
     hosts: [&'a Namespace; 2],
     daemons: [Daemon; 2],
     modes: [&'a str; 2],
     addresses: [&'a str; 2],
-    /// Whether the other one owes each a record.
+    /// Whether each daemon is owed a record by the other.
     owes: [bool; 2],
     received: [u32; 2],
     replies: u32,
 }
 
 impl Pair<'_> {
-    /// Sends one of them a datagram that claims to be from the other, and waits until both have
-    /// received what they are to. In a loop they receive more. How many replies that made.
+    /// Sends one daemon a datagram with the other's address as source, and waits until both have
+    /// received the predicted number: in a loop they receive more. Returns the number of replies.
     fn trigger(&mut self, index: usize, payload: &[u8]) -> u32 {
         let [to, from] = [self.addresses[index], self.addresses[1 - index]];
         let attacker = self.hosts[1 - index].inside(Spoofer::new);
@@ -308,7 +309,7 @@ impl Pair<'_> {
         let mut replies = 0;
         loop {
             self.received[at] += 1;
-            // In echo mode, the port tells another reflector.
+            // In echo mode, the source port identifies another reflector.
             self.owes[at] = self.modes[at] != "echo" && !self.owes[at];
             if !self.owes[at] {
                 break;
@@ -324,14 +325,14 @@ impl Pair<'_> {
         replies
     }
 
-    /// Forgets what the first one received and echoed of a flood.
+    /// Resets the counts of the first daemon after a flood.
     fn resume_after_flood(&mut self) {
         let daemon = &self.daemons[0];
         self.hosts[0].inside(|| {
-            wait_until("the flood is over", || {
+            wait_until("the receive queue is empty", || {
                 count(daemon, "socket_receive_queue_bytes") == 0
             });
-            // What was received last is counted when the next is answered.
+            // The last datagrams are counted before the next one is answered.
             let next = client("10.77.0.1:9999".parse().unwrap());
             next.send(b"next").unwrap();
             receive(&next);
@@ -355,7 +356,7 @@ fn assert_no_amplification(daemon: &Daemon) {
     daemon.assert_accounted_for();
 }
 
-/// A UDP service that answers whatever it gets: with the same, or with an answer of its own.
+/// A UDP service that answers every datagram: with its payload, or with a fixed answer.
 struct Server {
     stop: std::sync::Arc<(AtomicBool, AtomicU64)>,
     thread: thread::JoinHandle<()>,
@@ -383,7 +384,7 @@ impl Server {
         Self { stop, thread }
     }
 
-    /// Ends it; how much it answered.
+    /// Ends the service. Returns the number of its answers.
     fn end(self) -> u64 {
         self.stop.0.store(true, Relaxed);
         self.thread.join().unwrap();

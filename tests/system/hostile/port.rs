@@ -1,16 +1,16 @@
-//! Nobody else gets the port.
+//! No other user gets the port.
 
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::{count, handed_over};
+use super::{count, with_passed_in};
 use crate::harness::{Daemon, client, receive, run, wait_until};
 
 #[test]
 #[ignore = "needs root, to be another user; .ci/run runs it"]
 fn another_user_cannot_bind_the_port_of_a_daemon() {
     let start = |args: &[&str]| Daemon::start(&[&["--mode=echo"], args].concat());
-    let adopt = |sockets| Daemon::start_exactly(handed_over(sockets, &["--mode=echo"]));
+    let adopt = |sockets| Daemon::start_exactly(with_passed_in(sockets, &["--mode=echo"]));
     let mut attempts = 0;
     for daemon in [
         start(&[]),
@@ -22,9 +22,9 @@ fn another_user_cannot_bind_the_port_of_a_daemon() {
         adopt(1),
         adopt(3),
     ] {
-        // What waited in sockets handed over is answered first.
+        // Datagrams queued in passed-in sockets are answered first.
         let queue = || count(&daemon, "socket_receive_queue_bytes");
-        wait_until("nothing waits in the socket", || queue() == 0);
+        wait_until("the receive queue is empty", || queue() == 0);
         let before = count(&daemon, "datagrams_echoed_total");
         let port = daemon.address().port();
         let tried = steal(port);
@@ -37,15 +37,15 @@ fn another_user_cannot_bind_the_port_of_a_daemon() {
             peer.send(&[number]).unwrap();
             assert_eq!(receive(&peer), [number]);
         }
-        // Of what waited some may have been counted since.
-        wait_until("all are counted", || {
+        // Some queued datagrams may be counted since then.
+        wait_until("all datagrams are counted", || {
             count(&daemon, "datagrams_echoed_total") >= before + 50
         });
     }
     eprintln!("{attempts} attempts of another user, {attempts} times EADDRINUSE");
 }
 
-/// The thief of the test above does succeed where the port is given up.
+/// Shows that the attempts of the test above can succeed.
 #[test]
 #[ignore = "needs root, to be another user; .ci/run runs it"]
 fn another_user_can_bind_the_port_with_reuse_address() {
@@ -55,7 +55,8 @@ fn another_user_can_bind_the_port_with_reuse_address() {
     assert!(!got.is_empty(), "{got:?}");
 }
 
-/// Tries every way to bind a port as another user: how, and what came of it.
+/// Tries all combinations of addresses and options to bind a port as another user. Returns each
+/// combination with its result.
 fn steal(port: u16) -> Vec<(String, String)> {
     const THIEF: &str = r"
 import errno, os, socket, sys

@@ -52,7 +52,7 @@ fn unspecified_ipv6_sources_reach_no_local_service() {
 #[ignore = "needs root, for namespaces and forged sources; .ci/run runs it"]
 fn unspecified_ipv4_sources_reach_no_local_service() {
     let (host, net) = Namespace::pair();
-    // Without an address of its own, a host sends from 0.0.0.0, as DHCP clients do.
+    // A host without an address sends from 0.0.0.0, as DHCP clients do.
     net.shell("ip address flush dev eth0");
     let sender = net.inside(|| UdpSocket::bind("0.0.0.0:8125").unwrap());
     sender.set_broadcast(true).unwrap();
@@ -76,7 +76,7 @@ fn source_equal_to_destination_is_refused_off_loopback() {
     let service = service(&host, "[fd77::1]:8125");
     let forger = net.inside(|| {
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
-        // It may use addresses of other hosts (ip(7)).
+        // This socket may bind addresses of other hosts (ip(7)).
         setsockopt(&socket, IpTransparent, &true).unwrap();
         let forged: SocketAddr = "[fd77::1]:8125".parse().unwrap();
         socket.bind(&forged.into()).unwrap();
@@ -97,7 +97,7 @@ fn source_equal_to_destination_is_refused_off_loopback() {
             forger.send(b"forged").unwrap();
             assert_refused_all(&host, &daemon, 2, &what);
             send_gso_batch(&forger, &[7; 8 * 64], 8);
-            // Linux cuts a GRO batch as a whole.
+            // Linux truncates a GRO batch as a whole.
             let batch = mode != "lockstep" && offload == "auto";
             assert_refused_all(&host, &daemon, if batch { 3 } else { 66 }, &what);
             assert!(has_nothing(&service), "{what}");

@@ -1,4 +1,4 @@
-//! Datagrams with a source of one's own choice, as only root can send them.
+//! Datagrams with a forged source, which only root can send.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
@@ -9,10 +9,10 @@ use std::io::IoSlice;
 
 /// Bytes before the payload: the headers of IPv4 and UDP.
 const HEADERS: usize = 28;
-/// Datagrams a call.
+/// Datagrams per call.
 const BATCH: usize = 64;
 
-/// Sends what claims to be from elsewhere. It belongs to the namespace that it was made in.
+/// Sends datagrams with forged sources. Its sockets belong to the namespace that created them.
 pub(super) struct Spoofer {
     v4: Socket,
     v6: Socket,
@@ -30,12 +30,12 @@ impl Spoofer {
         }
     }
 
-    /// Sends a datagram to `to` that claims to be from `from`.
+    /// Sends a datagram to `to` with the source `from`.
     pub(super) fn send(&self, from: &str, to: &str, payload: &[u8]) {
         self.send_packet(&packet(from, to, payload), to);
     }
 
-    /// The same over IPv4 with a wrong UDP checksum.
+    /// Sends a datagram over IPv4 with a wrong UDP checksum.
     pub(super) fn send_corrupt(&self, from: &str, to: &str, payload: &[u8]) {
         let mut packet = packet(from, to, payload);
         packet[26..28].copy_from_slice(&[0xba, 0xd0]);
@@ -44,7 +44,7 @@ impl Spoofer {
 
     fn send_packet(&self, packet: &[u8], to: &str) {
         let mut to: SocketAddr = to.parse().unwrap();
-        // An IPv6 raw socket takes the port for a protocol.
+        // An IPv6 raw socket interprets the port as a protocol.
         to.set_port(0);
         let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         let sent = socket.send_to(packet, &SockAddr::from(to)).unwrap();
@@ -73,7 +73,7 @@ fn v6(from: SocketAddrV6, to: SocketAddrV6, payload: &[u8]) -> Vec<u8> {
     let addresses = [from.ip().octets(), to.ip().octets()].concat();
     let mut udp = udp(from.port(), to.port(), payload);
     let length = u16::try_from(udp.len()).unwrap().to_be_bytes();
-    // What the checksum of UDP is over: the pseudo-header (RFC 8200, 8.1), then all of it.
+    // The checksum covers the pseudo-header (RFC 8200, 8.1) and the UDP packet.
     let pseudo = [&addresses[..], &[0, 0], &length, &[0, 0, 0, 17], &udp].concat();
     udp[6..8].copy_from_slice(&checksum(&pseudo).to_be_bytes());
     let mut packet = vec![0x60, 0, 0, 0, length[0], length[1], 17, 64];
@@ -88,7 +88,7 @@ fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     [header.as_flattened(), payload].concat()
 }
 
-/// The Internet checksum (RFC 1071); never 0, which would mean none.
+/// The Internet checksum (RFC 1071). Never 0, which would mean no checksum.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|two| {
         let low = two.get(1).copied().unwrap_or(0);
@@ -104,7 +104,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     }
 }
 
-/// Ever other sources in 100.0.0.0/8, in no order: no two alike in four thousand million.
+/// New sources in 100.0.0.0/8, in a scattered order, without a repetition in 2^32.
 pub(super) struct Flood {
     spoofer: Spoofer,
     to: SocketAddrV4,
@@ -124,14 +124,14 @@ impl Flood {
         }
     }
 
-    /// Sends at least so many.
+    /// Sends at least `count` datagrams.
     pub(super) fn send(&mut self, count: u32) {
         let enough = self.sent + count;
         let mut headers = MultiHeaders::preallocate(BATCH, None);
         let to = [Some(SockaddrIn::from(self.to)); BATCH];
         while self.sent < enough {
             for packet in &mut self.packets {
-                // An odd factor: no number comes twice.
+                // With an odd factor no number repeats.
                 let [high, b, c, d] = self.sent.wrapping_mul(0x9e37_79b1).to_be_bytes();
                 packet[12..16].copy_from_slice(&[100, b, c, d]);
                 packet[20..22].copy_from_slice(&(20_000 + u16::from(high)).to_be_bytes());

@@ -1,4 +1,4 @@
-//! What an operator is told to change: units, and options of the service.
+//! Changes of units and options that the README describes.
 
 use crate::harness::readme::{Passage, bare};
 use crate::harness::{request_to, wait_until};
@@ -9,18 +9,18 @@ use super::typed::Typed;
 
 const DEFAULTS: &str = "/etc/default/udp-echo";
 
-/// What `systemctl edit` is to do.
+/// A change by `systemctl edit`.
 #[derive(Default)]
 pub struct Edit {
     pub units: Vec<String>,
-    /// For the editor to enter.
+    /// The lines to enter in the editor.
     pub lines: String,
-    /// What is to be typed after it, where that is not said again.
+    /// The commands after the edit, for passages that do not repeat them.
     rest: Vec<String>,
 }
 
 impl Edit {
-    /// What the next passage says: all, or what is not "the same" as here.
+    /// The change of the next passage, which may refer to this one by "the same".
     pub fn next(self, passage: &Passage) -> Self {
         let commands = || passage.commands.iter().map(|command| bare(command));
         let units: Vec<_> = commands().filter_map(edited).map(str::to_owned).collect();
@@ -65,7 +65,7 @@ impl Edit {
         }
     }
 
-    /// Types what the passage leaves out.
+    /// Runs the commands that the passage omits.
     pub fn finish(&self, operator: &Person, passage: &Passage, busy: &mut Vec<Typed>) {
         for command in &self.rest {
             if !passage.commands.contains(command) {
@@ -74,7 +74,7 @@ impl Edit {
         }
     }
 
-    /// Asserts that the daemon serves where it is told to.
+    /// Asserts that the daemon serves at the configured addresses.
     pub fn is_in_effect(&self, machine: &Machine) {
         for line in self.lines.lines() {
             match line.split_once('=') {
@@ -106,7 +106,7 @@ pub fn assignments(passage: &Passage) -> Vec<&str> {
         .collect()
 }
 
-/// Sets an option of the service, and asserts that it serves, and ends when told so.
+/// Sets an option of the service. Asserts that the service runs, or exits if that is the option.
 pub fn assigned(machine: &Machine, assignment: &str) {
     eprintln!("{assignment}");
     let kept = machine.shell(&format!("cat {DEFAULTS}"));
@@ -121,7 +121,7 @@ pub fn assigned(machine: &Machine, assignment: &str) {
     machine.write(DEFAULTS, &kept);
 }
 
-/// Takes all changes back.
+/// Removes all changes.
 pub fn undo(machine: &Machine) {
     machine.shell(
         "systemctl revert udp-echo.service udp-echo.socket udp-echo-metrics.socket; \

@@ -1,12 +1,12 @@
-//! What a command has to say.
+//! The expected output of a command.
 
 use crate::harness::readme::{Passage, bare};
 
-/// What a command has to say, as the README has it or promises it in general.
+/// The texts that a command must print, by the README or in general.
 pub fn claims(passage: &Passage, command: &str) -> Vec<String> {
     let line = bare(command);
     let mut claims = Vec::new();
-    // print(…)  # what it prints
+    // print(…)  # output
     for line in command.lines().filter(|line| line.contains("print(")) {
         claims.extend(
             line.split_once(" # ")
@@ -38,7 +38,7 @@ pub fn claims(passage: &Passage, command: &str) -> Vec<String> {
     claims
 }
 
-/// Whether what is asked for figures has some: no metric is 0, no query is without a result.
+/// Whether a command that shows figures has some: no metric is 0, each query has a result.
 pub fn has_figures(line: &str, said: &str) -> bool {
     if line.starts_with("promtool query") {
         let values = said.lines().filter_map(|line| {

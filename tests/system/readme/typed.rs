@@ -1,4 +1,4 @@
-//! A command that was typed.
+//! A running command of the README.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -14,14 +14,14 @@ use serde_json::Value;
 
 use crate::harness::wait_until;
 
-/// How long a command may take that ends by itself: apt, or cargo on a busy machine.
+/// The deadline of a command that ends by itself: apt, or cargo on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// A command that was typed. What it started ends with it.
+/// A running command. Its process group is killed when dropped.
 pub struct Typed {
     pub line: String,
     child: Child,
-    /// What it says, by both ways.
+    /// A file with its standard output and error.
     said: PathBuf,
 }
 
@@ -45,7 +45,7 @@ impl Typed {
         fs::read_to_string(&self.said).expect("UTF-8")
     }
 
-    /// Waits until it works, or has ended.
+    /// Waits until the command works or has ended.
     pub fn wait_for(&mut self, what: &str, mut works: impl FnMut(&str) -> bool) {
         wait_until(&format!("{what}: {}", self.line), || {
             works(&self.said()) || self.child.try_wait().unwrap().is_some()
@@ -64,7 +64,7 @@ impl Typed {
         }
     }
 
-    /// Ctrl-C, if it still runs; then it has to end well, and to have lost nothing.
+    /// Sends SIGINT if the command still runs. It must succeed, and a client must have lost nothing.
     pub fn interrupt_and_end(mut self) {
         if let Some(program) = self.program() {
             let _ = kill(program, Signal::SIGINT);
@@ -91,7 +91,7 @@ impl Typed {
         }
     }
 
-    /// The program that the shell runs.
+    /// The process of the program below the shell.
     fn program(&self) -> Option<Pid> {
         below(self.child.id(), "udp-echo")
     }
@@ -99,14 +99,14 @@ impl Typed {
 
 impl Drop for Typed {
     fn drop(&mut self) {
-        let group = Pid::from_raw(self.child.id().try_into().unwrap());
-        let _ = killpg(group, Signal::SIGKILL);
+        let shell = Pid::from_raw(self.child.id().try_into().unwrap());
+        let _ = killpg(shell, Signal::SIGKILL);
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.said);
     }
 }
 
-/// A process below another, by its name.
+/// A descendant of a process, by its name.
 fn below(process: u32, name: &str) -> Option<Pid> {
     let is = fs::read_to_string(format!("/proc/{process}/comm")).ok()?;
     if is.trim_end() == name {
