@@ -1,4 +1,4 @@
-//! The texts are in the words of the field: a list of phrases that are not.
+//! Phrases that the texts may not have. Over 400 lines: the list and its checker belong together.
 
 use std::fs;
 use std::path::Path;
