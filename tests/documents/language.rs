@@ -61,7 +61,11 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "group address|leader|write|may|and|or",
         "multicast addresses, process groups and permissions of files",
     ),
-    ("", "reuid nobody", "a user of the system"),
+    (
+        "tests/system/hostile/port.rs",
+        "nobody",
+        "a user of the system",
+    ),
     ("", "mem forget", "a function of the standard library"),
     ("", "rate # burst", "a parameter of tc-tbf(8)"),
     ("", "udp echo quiet", "the variable of the option --quiet"),
