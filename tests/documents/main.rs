@@ -23,8 +23,8 @@ use std::path::Path;
 use harness::Daemon;
 use harness::readme::{self, Place};
 
-/// The README's section on other people's programs.
-const OTHERS: &str = "Beside others";
+/// The README's section on other programs.
+const OTHERS: &str = "Other reflectors";
 
 #[test]
 fn tests_named_in_the_threat_model_exist() {
@@ -147,7 +147,7 @@ fn readme_files_links_and_options_exist() {
 }
 
 #[test]
-fn the_readme_has_every_metric_and_no_other() {
+fn readme_metrics_exist_with_their_labels() {
     let daemon = Daemon::start(&["--timestamps", "--recv-buffer=64KiB", "--send-buffer=64KiB"]);
     let described = daemon.get("/metrics").body;
     let described: BTreeSet<_> = described
@@ -157,7 +157,9 @@ fn the_readme_has_every_metric_and_no_other() {
     let table = metrics_table();
     let names = table.iter().flat_map(|(names, ..)| names);
     let names: BTreeSet<_> = names.map(String::as_str).collect();
-    assert_eq!(names, described);
+    let unknown: Vec<_> = names.difference(&described).collect();
+    assert!(unknown.is_empty(), "no metric {unknown:?}");
+    assert!(names.len() > 10, "{names:?}");
 
     let series: Vec<_> = daemon.metrics().into_keys().collect();
     for (names, labels, meaning) in &table {
@@ -195,37 +197,37 @@ fn the_readme_has_every_metric_and_no_other() {
 }
 
 #[test]
-fn the_readme_has_every_option_and_its_default() {
-    every_option_has_a_row("Configure", &["-h"]);
+fn readme_options_have_the_defaults_of_help() {
+    rows_have_the_defaults_of_help("Modes", &["-h"]);
 }
 
 #[test]
-fn the_readme_has_every_option_of_the_client_and_its_default() {
-    every_option_has_a_row("Measure", &["probe", "-h"]);
+fn readme_options_of_the_client_have_the_defaults_of_help() {
+    rows_have_the_defaults_of_help("Measure", &["probe", "-h"]);
 }
 
-fn every_option_has_a_row(title: &str, arguments: &[&str]) {
+/// Compares each row about an option under a heading with the option's default.
+fn rows_have_the_defaults_of_help(title: &str, arguments: &[&str]) {
     let help = harness::run(harness::program().args(arguments)).1;
     let sections = readme::sections();
     let section = sections.iter().find(|section| section.title == title);
     let section = section.unwrap_or_else(|| panic!("no section {title}"));
     let options = help.split("Options:").nth(1).expect("options");
-    let options = options.split("\n      --").skip(1);
+    let options: Vec<_> = options.split("\n      --").skip(1).collect();
     let mut count = 0;
-    for option in options {
-        let name = option.split([' ', '\n']).next().unwrap();
-        let rest = option.split("[default: ").nth(1);
-        let Some(default) = rest.and_then(|rest| rest.split(']').next()) else {
+    for row in section.text.lines() {
+        let Some(rest) = row.strip_prefix("| `--") else {
             continue;
         };
-        let default: Vec<_> = default.split_whitespace().collect();
-        let default = default.join(" ");
-        let starts = [format!("| `--{name} "), format!("| `--{name}`")];
-        let row = section
-            .text
-            .lines()
-            .find(|line| starts.iter().any(|start| line.starts_with(start)));
-        let row = row.unwrap_or_else(|| panic!("no --{name} under {title}"));
+        let name = rest.split([' ', '`']).next().unwrap();
+        let option = options
+            .iter()
+            .find(|option| option.split([' ', '\n']).next() == Some(name));
+        let option = option.unwrap_or_else(|| panic!("no --{name}, which {title} has"));
+        let words: Vec<_> = option.split_whitespace().collect();
+        let option = words.join(" ");
+        let default = option.split("[default: ").nth(1).expect("a default");
+        let default = default.split(']').next().unwrap();
         let said = row.split('|').nth(2).unwrap().trim().trim_matches('`');
         assert_eq!(said, default, "--{name} under {title}");
         count += 1;

@@ -187,6 +187,10 @@ impl Person<'_> {
     /// Starts a daemon or a client, and waits until it works.
     fn starts(&self, command: &str, busy: &mut Vec<Typed>) {
         if !command.contains(PROBE) {
+            // One daemon at a time: they use the same ports.
+            for other in busy.drain(..) {
+                other.interrupt_and_end();
+            }
             let mut typed = Typed::start(self.command(command), command);
             typed.wait_for("the daemon serves", |said| said.contains("serving in"));
             busy.push(typed);
