@@ -15,9 +15,9 @@ use crate::prometheus::{EXAMPLES, Prometheus, example};
 /// Panels whose data is 0 in this test.
 const ZERO: [&str; 4] = [
     "Receive queue, share of the buffer",
-    "Received less the sum of the parts",
+    "Received minus all outcomes",
     "Receive errors by name",
-    "Lines of the log that were lost",
+    "Log lines dropped",
 ];
 /// The source port that a firewall keeps replies from.
 const BLOCKED: u16 = 5555;
