@@ -12,9 +12,11 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             if error.use_stderr() && telemetry::stderr_is_the_journal() {
-                for line in error.to_string().lines().filter(|line| !line.is_empty()) {
-                    telemetry::last_line(&line);
-                }
+                // One line per failed start: the advice in the other paragraphs is for a terminal.
+                let text = error.to_string();
+                let first = text.lines().take_while(|line| !line.is_empty());
+                let words: Vec<_> = first.flat_map(str::split_whitespace).collect();
+                telemetry::last_line(&words.join(" "));
             } else {
                 // A closed output leaves no way to report its error.
                 let _ = error.print();
