@@ -43,27 +43,14 @@ impl Machine {
         fs::create_dir_all(KEPT).unwrap();
         let turn = File::create(Path::new(KEPT).join("turn")).unwrap();
         turn.lock().unwrap();
-        let tree = tree();
         let name = format!("udp-echo-{}", std::process::id());
         let folder = Path::new(KEPT).join(&name);
         remove_leftovers();
         for part in ["root", "upper", "work"] {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
-        let console = File::create(folder.join("console")).unwrap();
-        // In a mount namespace of its own, so that the overlay ends with it. The kernel kills it
-        // when this thread ends.
-        let nspawn = Command::new("setpriv")
-            .args(["--pdeathsig=KILL", "unshare", "--mount", "sh", "-c", START])
-            .args(["sh".as_ref(), tree.as_os_str(), folder.as_os_str()])
-            .arg(&name)
-            .stdin(Stdio::null())
-            .stdout(console.try_clone().unwrap())
-            .stderr(console)
-            .spawn()
-            .expect("util-linux is installed");
         let mut machine = Self {
-            nspawn,
+            nspawn: start(&folder),
             init: Pid::from_raw(0),
             folder,
             _turn: turn,
@@ -91,6 +78,17 @@ impl Machine {
                 assert_ne!(state, "degraded", "{}", self.shell("systemctl --failed"));
             }
         }
+    }
+
+    /// Boots it again.
+    pub fn reboot(&mut self) {
+        self.attempt("systemctl reboot");
+        wait_until("the machine is down", || {
+            self.nspawn.try_wait().unwrap().is_some()
+        });
+        self.init = Pid::from_raw(0);
+        self.nspawn = start(&self.folder);
+        self.wait_until_it_runs();
     }
 
     /// Runs a shell command in the machine. It must succeed. Returns its output.
@@ -268,11 +266,27 @@ impl Drop for Machine {
     }
 }
 
+/// Boots the tree of a machine's folder.
+fn start(folder: &Path) -> Child {
+    let console = File::create(folder.join("console")).unwrap();
+    // In a mount namespace of its own, so that the overlay ends with it. The kernel kills it when
+    // this thread ends.
+    Command::new("setpriv")
+        .args(["--pdeathsig=KILL", "unshare", "--mount", "sh", "-c", START])
+        .args(["sh".as_ref(), tree().as_os_str(), folder.as_os_str()])
+        .arg(folder.file_name().unwrap())
+        .stdin(Stdio::null())
+        .stdout(console.try_clone().unwrap())
+        .stderr(console)
+        .spawn()
+        .expect("util-linux is installed")
+}
+
 /// Boots a temporary overlay of the kept tree, or a copy.
 const START: &str = r#"
 set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root" ||
-    cp -a "$1/." "$2/root"
+    [ -e "$2/root/usr" ] || cp -a "$1/." "$2/root"
 exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --keep-unit \
     --private-network --console=pipe
 "#;

@@ -26,11 +26,13 @@ mod memcheck;
 mod namespace;
 mod network;
 mod offload;
+mod operated;
 mod package;
 mod page;
 mod probe;
 mod prometheus;
 mod readme;
+
 mod surviving;
 mod unread;
 mod watching;

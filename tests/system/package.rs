@@ -9,10 +9,11 @@ use crate::harness::run;
 use crate::namespace::shell;
 
 /// The paths of the package, without its documentation.
-const PATHS: [&str; 18] = [
+const PATHS: [&str; 19] = [
     "./etc/default/udp-echo",
     "./usr/bin/udp-echo",
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
+    "./usr/lib/systemd/system/udp-echo-ports.target",
     "./usr/lib/systemd/system/udp-echo.service",
     "./usr/lib/systemd/system/udp-echo.socket",
     "./usr/share/bash-completion/completions/udp-echo",
@@ -63,7 +64,7 @@ fn package_has_the_documented_files_and_dependency_list() {
     let file = |path: &str| format!("dpkg-deb --fsys-tarfile {package} | tar -xO {path}");
     let list = shell(&format!("{} | grep -c -a -F .dep-v0", file(PATHS[1])));
     assert_ne!(list.trim(), "0", "the binary has no list of dependencies");
-    for page in &PATHS[7..9] {
+    for page in &PATHS[8..10] {
         shell(&format!("{} | gzip -t", file(page)));
     }
     // Every option has a commented line, and none is set.
