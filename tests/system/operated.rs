@@ -76,6 +76,26 @@ fn disabled_service_stays_stopped_after_a_reboot() {
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn datagram_that_starts_a_wildcard_listener_is_answered() {
+    let machine = installed("UDP_ECHO_MODE=echo\n");
+    for (listen, to) in [
+        ("0.0.0.0:9999", ECHO),
+        ("[::]:9999", ECHO),
+        ("[::]:9999", "[::1]:9999"),
+    ] {
+        machine.write(
+            "/etc/systemd/system/udp-echo.socket.d/override.conf",
+            &format!("[Socket]\nListenDatagram=\nListenDatagram={listen}\n"),
+        );
+        machine.shell("systemctl stop udp-echo; systemctl daemon-reload");
+        machine.shell("systemctl start udp-echo.socket");
+        assert_eq!(machine.main_pid(), None);
+        machine.assert_echoes(to, 1);
+    }
+}
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
 fn wrong_option_is_tried_once_per_second_as_datagrams_wait() {
     let machine = installed("UDP_ECHO_MODE=echo\n");
     options(&machine, WRONG);
