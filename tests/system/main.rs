@@ -32,6 +32,7 @@ mod page;
 mod probe;
 mod prometheus;
 mod readme;
+mod routed;
 
 mod surviving;
 mod unread;
