@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
 /// A host and a port. An empty host and `*` are every IPv4 address, `[::]` is every address of both
@@ -51,20 +51,22 @@ impl FromStr for HostPort {
         let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
             Some(inner) => {
                 let address = inner.split_once('%').map_or(inner, |(address, _)| address);
-                address
+                let address = address
                     .parse::<Ipv6Addr>()
                     .map_err(|_| ParseError::BadIpv6(inner.into()))?;
-                inner
+                // An IPv6 socket bound to an IPv4-mapped address would receive nothing.
+                let mapped = address.to_ipv4_mapped();
+                mapped.map_or(inner.into(), |ipv4| ipv4.to_string())
             }
             None if host.contains(':') => {
                 let whole = text.parse::<Ipv6Addr>().map_or(host, |_| text);
                 return Err(ParseError::NoBrackets(whole.into()));
             }
-            None if host.is_empty() || host == "*" => "0.0.0.0",
-            None => host,
+            None if host.is_empty() || host == "*" => "0.0.0.0".into(),
+            None => host.into(),
         };
         Ok(Self {
-            host: host.into(),
+            host,
             port: Some(port)
                 .filter(|port| !port.starts_with('+'))
                 .and_then(|port| port.parse().ok())
@@ -85,7 +87,7 @@ impl fmt::Display for HostPort {
 
 impl HostPort {
     /// Resolves the host by the system's resolver. Returns the first IPv4 address, or the first
-    /// address if there is no IPv4 address.
+    /// address if there is no IPv4 address. `localhost` is 127.0.0.1 on any system (RFC 6761).
     ///
     /// # Errors
     /// If the resolver fails or returns no address.
@@ -94,6 +96,9 @@ impl HostPort {
             host: self.host.clone(),
             cause,
         };
+        if let Some(address) = self.ip() {
+            return Ok(SocketAddr::new(address, self.port));
+        }
         let found: Vec<_> = (self.host.as_str(), self.port)
             .to_socket_addrs()
             .map_err(failed)?
@@ -109,6 +114,35 @@ impl HostPort {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The address, if it is known without the resolver. An address with a zone is not.
+    fn ip(&self) -> Option<IpAddr> {
+        if self.host.eq_ignore_ascii_case("localhost") {
+            return Some(Ipv4Addr::LOCALHOST.into());
+        }
+        self.host.parse().ok()
+    }
+
+    /// Whether the host is every address of one or both families.
+    pub fn is_wildcard(&self) -> bool {
+        self.ip().is_some_and(|address| address.is_unspecified())
+    }
+
+    /// Both, the wider one first, if one is a wildcard that includes the other's address and port.
+    pub fn wider_and_narrower<'a>(&'a self, other: &'a Self) -> Option<(&'a Self, &'a Self)> {
+        let includes = |wide: &Self, narrow: &Self| match (wide.ip(), narrow.ip()) {
+            (Some(IpAddr::V4(wide)), Some(IpAddr::V4(_))) => wide.is_unspecified(),
+            (Some(IpAddr::V6(wide)), Some(_)) => wide.is_unspecified(),
+            _ => false,
+        };
+        if self.port == 0 || self.port != other.port {
+            None
+        } else if includes(self, other) {
+            Some((self, other))
+        } else {
+            includes(other, self).then_some((other, self))
+        }
     }
 
     /// Whether both have the same host, as text, and the same port other than 0.

@@ -96,6 +96,11 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, Socket
     let failed = |cause| BindError { address, cause };
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
+    if address.is_ipv6() {
+        // Else net.ipv6.bindv6only decides whether [::] includes IPv4.
+        let only_ipv6 = !address.ip().is_unspecified();
+        socket.set_only_v6(only_ipv6).map_err(failed)?;
+    }
     // For TCP this allows a bind while old connections are in TIME_WAIT (socket(7)).
     socket.set_reuse_address(true).map_err(failed)?;
     socket.bind(&address.into()).map_err(failed)?;

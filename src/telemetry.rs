@@ -58,7 +58,10 @@ impl FromStr for Filter {
         let text = directives.join(",");
         // EnvFilter takes a lone word for a module: a misspelt level would silence the log.
         let alone = !text.contains(['=', ',', '[']);
-        let good = if alone {
+        // EnvFilter takes a missing level for trace.
+        let good = if directives.iter().any(|directive| directive.ends_with('=')) {
+            false
+        } else if alone {
             !text.is_empty() && text.parse::<LevelFilter>().is_ok()
         } else {
             EnvFilter::builder().parse(&text).is_ok()
@@ -209,7 +212,15 @@ mod tests {
         ] {
             assert!(good.parse::<Filter>().is_ok(), "{good}");
         }
-        for bad in ["", " ", "inof", "verbose", "udp_echo=loud", "a=b=c"] {
+        for bad in [
+            "",
+            " ",
+            "inof",
+            "verbose",
+            "udp_echo=loud",
+            "udp_echo=",
+            "a=b=c",
+        ] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }
     }

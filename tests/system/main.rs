@@ -21,6 +21,7 @@ mod client;
 mod dashboard;
 mod hostile;
 mod lasting;
+mod listening;
 mod machine;
 mod memcheck;
 mod namespace;
