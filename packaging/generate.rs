@@ -3,6 +3,8 @@
 
 #[path = "completions.rs"]
 mod completions;
+#[path = "defaults.rs"]
+mod defaults;
 #[path = "manual.rs"]
 mod manual;
 
@@ -10,7 +12,6 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use clap::{Arg, Command};
 use udp_echo::cli;
 
 fn main() -> io::Result<()> {
@@ -21,62 +22,8 @@ fn main() -> io::Result<()> {
     for (name, text) in manual::pages()?.into_iter().chain(completions) {
         fs::write(folder.join(name), text)?;
     }
-    fs::write(folder.join("udp-echo.default"), defaults(&cli::command()))
-}
-
-/// Every option, explained and commented out.
-fn defaults(command: &Command) -> String {
-    let mut text = String::from(
-        "# Options of udp-echo.service: remove the # before a variable to set it, then run\n\
-         # `systemctl restart udp-echo`. An empty variable counts as unset.\n\
-         #\n\
-         # Addresses, ports and the receive buffer are set on the sockets that systemd opens, not\n\
-         # here: `systemctl edit udp-echo.socket` (ListenDatagram=, ReceiveBuffer=) or\n\
-         # `systemctl edit udp-echo-metrics.socket`, then `systemctl restart` of the same socket.\n",
-    );
-    for argument in command.get_arguments() {
-        let Some(variable) = argument.get_env() else {
-            continue;
-        };
-        text.push('\n');
-        for line in explanation(argument).lines() {
-            text.push_str(&wrapped(line));
-        }
-        let value = argument.get_default_values().first();
-        let value = value.map_or("".into(), |value| value.to_string_lossy());
-        text.extend(["#", &variable.to_string_lossy(), "=", &value, "\n"]);
-    }
-    text
-}
-
-/// The long help without the variable and the default value, which follow in the file.
-fn explanation(argument: &Arg) -> String {
-    let help = argument.get_long_help().map(ToString::to_string);
-    let help = help.unwrap_or_default();
-    match help.rsplit_once("\n\n[env: ") {
-        Some((text, rest)) => {
-            let default = rest.split_once("] [default: ").map(|(_, default)| default);
-            match default.filter(|_| argument.get_default_values().is_empty()) {
-                Some(default) => format!("{text}\nDefault: {}.", default.trim_end_matches(']')),
-                None => text.to_owned(),
-            }
-        }
-        None => help,
-    }
-}
-
-/// A line as comment lines of at most 98 columns.
-fn wrapped(line: &str) -> String {
-    let mut text = String::from("#");
-    let mut width = 1;
-    for word in line.split_whitespace() {
-        if width + 1 + word.len() > 98 {
-            text.push_str("\n#");
-            width = 1;
-        }
-        text.push(' ');
-        text.push_str(word);
-        width += 1 + word.len();
-    }
-    text + "\n"
+    fs::write(
+        folder.join("udp-echo.default"),
+        defaults::file(&cli::command()),
+    )
 }

@@ -14,6 +14,7 @@ mod harness;
 mod language;
 
 mod completions;
+mod defaults;
 mod manual;
 
 use std::collections::BTreeSet;
