@@ -9,14 +9,14 @@ fn main() {
     let rustc = output(&rustc, &["--version"])
         .and_then(|text| text.split_whitespace().nth(1).map(str::to_owned))
         .unwrap_or_else(|| "unknown".into());
-    println!("cargo:rustc-env=UDP_ECHO_RUSTC={rustc}");
+    println!("cargo:rustc-env=BUILD_RUSTC={rustc}");
     // A build outside the repository sets the revision itself.
     println!("cargo:rerun-if-env-changed=UDP_ECHO_REVISION");
     let revision = env::var("UDP_ECHO_REVISION")
         .ok()
         .or_else(|| output("git", &["rev-parse", "--short=12", "HEAD"]))
         .unwrap_or_else(|| "unknown".into());
-    println!("cargo:rustc-env=UDP_ECHO_REVISION={revision}");
+    println!("cargo:rustc-env=BUILD_REVISION={revision}");
     println!("cargo:rerun-if-changed=build.rs");
     // Git writes to one of these on each commit and checkout.
     for file in [".git/HEAD", ".git/logs/HEAD"] {

@@ -278,7 +278,7 @@ fn count_all(save: bool) -> io::Result<bool> {
     let saved = std::fs::read_to_string(SAVED).unwrap_or_default();
     let compiled = format!(
         "# With rustc {} on {}.",
-        env!("UDP_ECHO_RUSTC"),
+        env!("BUILD_RUSTC"),
         std::env::consts::ARCH
     );
     let mut file = format!(

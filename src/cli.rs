@@ -1,6 +1,9 @@
 //! The command line: options, environment variables, help.
 
+mod combinations;
 mod control;
+mod environment;
+mod mistakes;
 mod option;
 mod probe;
 mod values;
@@ -11,17 +14,17 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use probe::{MetricsUrl, ProbeArgs, Target};
 pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 
 use crate::address::HostPort;
+use crate::daemon::Given;
 use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
 use crate::{daemon, udp};
-use values::{Trimmed, buffer_size, busy_poll, rate, timeout};
+use values::{Trimmed, buffer_size, busy_poll, number, rate, timeout};
 
 /// UDP reflector: echoes datagrams, decodes records, counts everything
 ///
@@ -39,7 +42,7 @@ use values::{Trimmed, buffer_size, busy_poll, rate, timeout};
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "udp-echo",
-    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("UDP_ECHO_REVISION"), ")"),
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_REVISION"), ")"),
     term_width = option::WIDTH,
     args_conflicts_with_subcommands = true,
     after_help = "Exit status: 0 stopped on request, 1 cannot run, 2 usage error"
@@ -85,7 +88,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "BYTES",
-        value_parser = clap::value_parser!(u16).range(1..=65507),
+        value_parser = number::<u16>(1..=65507),
         default_value = "1024"
     )]
     pub max_datagram: u16,
@@ -146,7 +149,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=16_777_216),
+        value_parser = number::<u32>(1..=16_777_216),
         default_value = "65536",
         long_help = format!(
             "How many peers may owe a record at once, per worker, 1 to 16777216. When the table \
@@ -181,7 +184,12 @@ pub struct Args {
     /// Refuse datagrams from source ports below N, 0 to 65535: a service on such a port could
     /// answer the reply and start a loop. Port 0 is always refused. In echo mode the listening
     /// ports are refused too.
-    #[arg(long, value_name = "N", default_value = "1024")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = number::<u16>(0..=65535),
+        default_value = "1024"
+    )]
     pub min_source_port: u16,
 
     /// Per-second limit per source [default: off]
@@ -233,9 +241,13 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// The given options that sockets passed in by systemd replace.
+    /// The options that were set.
     #[arg(skip)]
-    pub given: Vec<(&'static str, String)>,
+    pub given: Given,
+
+    /// The variables that belong to no option.
+    #[arg(skip)]
+    pub unknown_variables: Vec<String>,
 }
 
 /// The subcommands.
@@ -258,7 +270,9 @@ impl Args {
     ) -> Result<Self, clap::Error> {
         let arguments: Vec<_> = arguments.into_iter().collect();
         let probes = arguments.get(1).is_some_and(|word| word == PROBE);
-        let command = command()
+        let command = command();
+        let unknown_variables = environment::unknown(&command);
+        let command = command
             // The daemon ignores the client's variables, even invalid ones, and the other way
             // round.
             .mut_args(|argument| option::prepared(argument, !probes))
@@ -268,61 +282,26 @@ impl Args {
         if let Some(message) = control::refused(&command, &arguments) {
             return Err(Self::command().error(ErrorKind::InvalidValue, message));
         }
-        let matches = command.try_get_matches_from(arguments)?;
+        let active = command.find_subcommand(PROBE).filter(|_| probes);
+        let active = active.unwrap_or(&command);
+        // Without variables first: every later error is that of a variable.
+        environment::without(&command)
+            .try_get_matches_from(&arguments)
+            .map_err(|error| mistakes::explained(error, probes, &arguments))?;
+        let matches = command
+            .clone()
+            .try_get_matches_from(&arguments)
+            .map_err(|error| environment::named(error, active))?;
         let mut args = Self::from_arg_matches(&matches)?;
-        args.given = ["listen", "metrics_listen", "workers"]
-            .into_iter()
-            .filter_map(|id| match matches.value_source(id)? {
-                ValueSource::DefaultValue => None,
-                ValueSource::EnvVariable => Some((id, format!("UDP_ECHO_{}", id.to_uppercase()))),
-                _ => Some((id, format!("--{}", id.replace('_', "-")))),
-            })
-            .collect();
+        args.given = environment::given(&command, &matches);
+        args.unknown_variables = unknown_variables;
         if let (Some(Command::Probe(probe)), Some((_, matches))) =
             (&mut args.command, matches.subcommand())
         {
-            probe.choose_frequency(matches)?;
+            probe.choose_frequency(&environment::given(active, matches))?;
         }
-        args.check()
-    }
-
-    /// Rejects options that contradict each other.
-    fn check(self) -> Result<Self, clap::Error> {
-        let conflict =
-            |message: String| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        if self.mode == Mode::Lockstep {
-            if self.workers != Workers::Number(NonZeroU32::MIN) {
-                return conflict(
-                    "cannot use --workers with --mode lockstep: it has one worker; remove \
-                     --workers"
-                        .into(),
-                );
-            }
-            if self.listen.len() != 1 {
-                return conflict(
-                    "cannot use --mode lockstep on several addresses: it has one socket; keep \
-                     one --listen address"
-                        .into(),
-                );
-            }
-        }
-        if self.timeout == MaybeTimeout(None) && self.exit_on.contains(&End::Timeout) {
-            return conflict(
-                "cannot use --exit-on timeout with --timeout none: no timeout ever passes; set a \
-                 --timeout"
-                    .into(),
-            );
-        }
-        for (index, address) in self.listen.iter().enumerate() {
-            let earlier = &self.listen[..index];
-            if earlier.iter().any(|other| address.clashes_with(other)) {
-                return conflict(format!(
-                    "cannot listen on {address} twice: one socket has the port; remove one \
-                     --listen {address}"
-                ));
-            }
-        }
-        Ok(self)
+        args.check_combinations()?;
+        Ok(args)
     }
 
     /// The daemon's settings.
@@ -383,8 +362,10 @@ const PROBE: &str = "probe";
 /// The command line, with each option's environment variable and complete help texts.
 pub fn command() -> clap::Command {
     Args::command()
-        .mut_args(option::complete)
-        .mut_subcommand(PROBE, |probe| probe.mut_args(option::complete))
+        .mut_args(|argument| option::complete(argument, environment::DAEMON))
+        .mut_subcommand(PROBE, |probe| {
+            probe.mut_args(|argument| option::complete(argument, environment::PROBE))
+        })
 }
 
 #[cfg(test)]

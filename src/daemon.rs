@@ -29,7 +29,7 @@ use crate::udp;
 use crate::worker::{self, Shared, Stopped, Worker};
 
 use clock::{clocks, now, today};
-pub use config::Config;
+pub use config::{Config, Given};
 pub use error::DaemonError;
 pub use sockets::Inherited;
 use sockets::{Sockets, log_start, read_limits, worker_metrics};

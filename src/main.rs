@@ -12,11 +12,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             if error.use_stderr() && telemetry::stderr_is_the_journal() {
-                // One line per failed start: the advice in the other paragraphs is for a terminal.
-                let text = error.to_string();
-                let first = text.lines().take_while(|line| !line.is_empty());
-                let words: Vec<_> = first.flat_map(str::split_whitespace).collect();
-                telemetry::last_line(&words.join(" "));
+                telemetry::last_line(&first_paragraph(&error.to_string()));
             } else {
                 // A closed output leaves no way to report its error.
                 let _ = error.print();
@@ -24,10 +20,21 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
-    match args.command {
-        Some(Command::Probe(args)) => probe(&args),
+    let serves = args.command.is_none();
+    // The daemon logs it.
+    if let Some(warning) = args.warning().filter(|_| !serves) {
+        telemetry::last_line(&format_args!("udp-echo: {warning}"));
+    }
+    match &args.command {
+        Some(Command::Probe(args)) => probe(args),
         None => serve(&args),
     }
+}
+
+/// The error without tips and usage, as one line: each line is an entry of the journal.
+fn first_paragraph(error: &str) -> String {
+    let lines = error.lines().take_while(|line| !line.is_empty());
+    lines.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 fn probe(args: &ProbeArgs) -> ExitCode {
@@ -47,6 +54,9 @@ fn serve(args: &Args) -> ExitCode {
         Ok(log) => log,
         Err(error) => return failed(&error),
     };
+    if let Some(warning) = args.warning() {
+        tracing::warn!("{warning}");
+    }
     let ended = daemon::run(&args.config(), inherited, &log);
     drop(log);
     match ended {

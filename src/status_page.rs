@@ -87,7 +87,7 @@ fn write_main(
         out,
         "<h1 data-revision=\"{}\">udp-echo {}</h1>\n<p>{mode} mode on {addresses}<br>\
          <span class=\"dim\">up {uptime}, </span><span class=\"{class}\">{state}</span></p>",
-        env!("UDP_ECHO_REVISION"),
+        env!("BUILD_REVISION"),
         env!("CARGO_PKG_VERSION")
     )?;
     let recent = &samples[samples.len().saturating_sub(RECENT + 1)..];

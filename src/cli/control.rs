@@ -6,25 +6,31 @@ use clap::Command;
 
 use crate::telemetry::is_control;
 
-/// Returns an error text if an argument or variable has a control character. No option needs one,
-/// and clap prints it unescaped, where it could disguise itself on a terminal or in a log.
+/// Returns an error text if an argument or variable has a control character, or a variable is not
+/// UTF-8. No option needs a control character, and clap prints it unescaped, where it could disguise
+/// itself on a terminal or in a log. Of a variable that is not UTF-8, clap does not give the name.
 pub(super) fn refused(command: &Command, arguments: &[OsString]) -> Option<String> {
+    let arguments = arguments
+        .iter()
+        .map(|argument| ("the argument".into(), argument.clone(), false));
     let variables = command
         .get_arguments()
         .chain(command.get_subcommands().flat_map(Command::get_arguments))
         .filter_map(|argument| argument.get_env())
         .filter_map(|name| Some((name, std::env::var_os(name)?)))
-        .map(|(name, value)| (format!("the value of {}", name.display()), value));
+        .map(|(name, value)| (format!("the value of {}", name.display()), value, true));
     arguments
-        .iter()
-        .map(|argument| ("the argument".into(), argument.clone()))
         .chain(variables)
-        .map(|(what, text)| (what, text.to_string_lossy().into_owned()))
-        .find(|(_, text)| text.contains(is_control))
-        // Debug output escapes the character.
-        .map(|(what, text)| {
-            format!(
-                "cannot use {what} {text:?}: it has a control or separator character; remove it"
-            )
+        .find_map(|(what, text, is_variable)| {
+            let shown = text.to_string_lossy();
+            let fault = if shown.contains(is_control) {
+                "it has a control or separator character; remove it"
+            } else if is_variable && text.to_str().is_none() {
+                "it is not UTF-8; correct it"
+            } else {
+                return None;
+            };
+            // Debug output escapes the character.
+            Some(format!("cannot use {what} {shown:?}: {fault}"))
         })
 }

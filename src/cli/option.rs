@@ -5,6 +5,8 @@
 use clap::Arg;
 use clap::builder::Resettable;
 
+use super::environment;
+
 /// Columns of all help texts, whatever the terminal's width.
 pub(super) const WIDTH: usize = 80;
 
@@ -12,11 +14,15 @@ pub(super) const WIDTH: usize = 80;
 /// possible values, the environment variable and the default.
 ///
 /// clap would add variable and values to the short text too, which then takes several lines.
-pub(super) fn complete(argument: Arg) -> Arg {
-    let Some(name) = argument.get_long() else {
-        return argument;
+///
+/// `prefix` starts the names of the command's variables. `--check` is an action, as `--help` is, and
+/// has no variable: in the service's options it would keep the service from starting.
+pub(super) fn complete(argument: Arg, prefix: &str) -> Arg {
+    let name = match argument.get_long() {
+        None | Some("check") => return argument,
+        Some(name) => name,
     };
-    let variable = format!("UDP_ECHO_{}", name.to_uppercase().replace('-', "_"));
+    let variable = format!("{prefix}{}", name.to_uppercase().replace('-', "_"));
     let short = argument.get_help().map(ToString::to_string);
     let short = short.unwrap_or_default();
     // An option without a default value names its default in the short text.
@@ -58,16 +64,19 @@ fn long_text(argument: &Arg, summary: &str) -> String {
     text
 }
 
-/// Disables the option's variable if it is empty, or if it belongs to the other command.
+/// Selects the option's variable: none for the other command, else the first of its names that is
+/// not empty.
 pub(super) fn prepared(argument: Arg, has_environment: bool) -> Arg {
-    let value = argument.get_env().and_then(std::env::var_os);
     // Else clap reports -1 as an unknown option instead of an invalid value.
-    let negative = argument.get_action().takes_values();
+    let negative = argument.get_long().is_some() && argument.get_action().takes_values();
     let argument = argument.allow_negative_numbers(negative);
-    if !has_environment || value.is_some_and(|value| value.is_empty()) {
-        argument.env(Resettable::Reset)
-    } else {
-        argument
+    let variable = environment::names(&argument)
+        .into_iter()
+        .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+        .filter(|_| has_environment);
+    match variable {
+        Some(name) => argument.env(name),
+        None => argument.env(Resettable::Reset),
     }
 }
 

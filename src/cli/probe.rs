@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, Parser, ValueHint};
+use clap::{CommandFactory, Parser, ValueHint};
 use hyper::Uri;
 
-use super::values::duration;
+use super::values::{duration, number};
 use crate::address::HostPort;
+use crate::daemon::Given;
 use crate::probe;
 use crate::probe::pace::Frequency;
 use crate::probe::wire::HEADER_BYTES;
@@ -55,7 +55,7 @@ pub struct ProbeArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u64).range(1..)
+        value_parser = number::<u64>(1..=u64::MAX)
     )]
     pub count: Option<u64>,
 
@@ -87,7 +87,7 @@ pub struct ProbeArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=10_000_000)
+        value_parser = number::<u32>(1..=10_000_000)
     )]
     pub rate: Option<u32>,
 
@@ -97,7 +97,7 @@ pub struct ProbeArgs {
     #[arg(
         long,
         value_name = "BYTES",
-        value_parser = clap::value_parser!(u16).range(HEADER_BYTES as i64..=65507),
+        value_parser = number::<u16>(HEADER_BYTES as u64..=65507),
         default_value = "64"
     )]
     pub size: u16,
@@ -121,7 +121,7 @@ pub struct ProbeArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=4096),
+        value_parser = number::<u16>(1..=4096),
         default_value = "1"
     )]
     pub flows: u16,
@@ -173,27 +173,21 @@ impl ProbeArgs {
     ///
     /// # Errors
     /// If both are on the command line, or both in the environment.
-    pub(super) fn choose_frequency(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        let sources = ["rate", "interval"].map(|id| matches.value_source(id));
-        let twice = match sources {
-            [
-                Some(ValueSource::CommandLine),
-                Some(ValueSource::CommandLine),
-            ] => "--rate --interval",
-            [
-                Some(ValueSource::EnvVariable),
-                Some(ValueSource::EnvVariable),
-            ] => "UDP_ECHO_RATE UDP_ECHO_INTERVAL",
-            _ => {
-                if sources[1] == Some(ValueSource::CommandLine) {
-                    self.rate = None;
-                }
-                return Ok(());
-            }
+    pub(super) fn choose_frequency(&mut self, given: &Given) -> Result<(), clap::Error> {
+        let (Some(rate), Some(interval)) = (given.get("rate"), given.get("interval")) else {
+            return Ok(());
         };
-        let message =
-            format!("cannot use both of {twice}: each sets how often to send; remove one");
-        Err(Self::command().error(ErrorKind::ArgumentConflict, message))
+        let is_option = [rate, interval].map(|name| name.starts_with("--"));
+        if is_option[0] == is_option[1] {
+            let message = format!(
+                "cannot use both of {rate} {interval}: each sets how often to send; remove one"
+            );
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        if is_option[1] {
+            self.rate = None;
+        }
+        Ok(())
     }
 
     /// The client's settings.

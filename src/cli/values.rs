@@ -1,7 +1,9 @@
 //! Values of options: types and parsers.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -75,6 +77,15 @@ impl LogFormat {
     }
 }
 
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
 impl FromStr for Workers {
     type Err = String;
 
@@ -91,13 +102,21 @@ impl FromStr for Workers {
 }
 
 impl FromStr for MetricsListen {
-    type Err = ParseError;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self(None)),
-            address => address.parse().map(Some).map(Self),
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
         }
+        text.parse().map(Some).map(Self).map_err(|error| {
+            let port = text.parse::<u16>().unwrap_or(9862);
+            match error {
+                ParseError::NoPort => {
+                    format!("expected HOST:PORT, such as 127.0.0.1:{port}, or none")
+                }
+                error => error.to_string(),
+            }
+        })
     }
 }
 
@@ -168,8 +187,28 @@ impl<E: ValueEnum + Clone + Send + Sync + 'static> TypedValueParser for Trimmed<
     }
 }
 
+/// Returns the parser of a whole number in `range`. The errors of clap's own parser are those of
+/// Rust: "invalid digit found in string".
+pub(super) fn number<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        text.parse()
+            .ok()
+            .filter(|number| range.contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| match (range.start(), range.end()) {
+                (least, &u64::MAX) => format!("expected a whole number, at least {least}"),
+                (least, most) => format!("expected a whole number, {least} to {most}"),
+            })
+    }
+}
+
 /// Parses seconds, or numbers with units.
 pub(super) fn duration(text: &str) -> Option<Duration> {
+    if text.starts_with('-') {
+        return None;
+    }
     match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
         Err(_) => humantime::parse_duration(text).ok(),
@@ -226,6 +265,7 @@ mod tests {
             "soon",
             "",
             "-1",
+            "-0",
             "nan",
             "inf",
             "1e300",

@@ -9,6 +9,31 @@ use crate::address::HostPort;
 use crate::reflect::{Admission, ExitOn, LEAK, Limits, Mode, Rate, ReflectorSettings, Timeout};
 use crate::udp;
 
+/// The settings that were set: the field's name, and the option or environment variable that set it.
+#[derive(Debug, Clone, Default)]
+pub struct Given(pub Vec<(String, String)>);
+
+impl Given {
+    /// The option or variable that set the field, if one did.
+    pub fn get(&self, field: &str) -> Option<&str> {
+        let given = self.0.iter().find(|(given, _)| given == field);
+        given.map(|(_, name)| name.as_str())
+    }
+
+    /// The option or variable that set the field, else its option.
+    pub fn name_of(&self, field: &str) -> String {
+        let option = || format!("--{}", field.replace('_', "-"));
+        self.get(field).map_or_else(option, str::to_owned)
+    }
+
+    /// The setting as it was written: `--mode echo` or `UDP_ECHO_MODE=echo`.
+    pub fn with(&self, field: &str, value: &str) -> String {
+        let name = self.name_of(field);
+        let separator = if name.starts_with("--") { ' ' } else { '=' };
+        format!("{name}{separator}{value}")
+    }
+}
+
 /// The daemon's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -18,9 +43,8 @@ pub struct Config {
     pub workers: usize,
     /// The address that serves HTTP, if any, unless a socket is passed in.
     pub metrics_listen: Option<HostPort>,
-    /// Those of the three settings above that were set: the field's name, and the option or
-    /// environment variable that set it. Sockets that are passed in replace them.
-    pub given: Vec<(&'static str, String)>,
+    /// The settings that were set.
+    pub given: Given,
     /// The protocol that decides about each datagram.
     pub mode: Mode,
     /// The longest wait for a datagram; `None` waits for ever.

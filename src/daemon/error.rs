@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
-use crate::address::{HostPort, ResolveError};
+use crate::address::ResolveError;
 use crate::http;
 use crate::reflect::NoMemory;
 use crate::systemd::{PassedInError, Role};
@@ -30,10 +30,10 @@ pub enum DaemonError {
     #[error("cannot start a worker: {0}; lower --max-peers")]
     Peers(#[from] NoMemory),
     #[error(
-        "cannot listen on UDP {} twice: --listen {name} repeats an address; remove one of them",
+        "cannot listen on UDP {} twice: {name} repeats an address; remove one of them",
         udp::named_here(*.address)
     )]
-    ListenTwice { name: HostPort, address: SocketAddr },
+    ListenTwice { name: String, address: SocketAddr },
     #[error(transparent)]
     PassedInNames(#[from] PassedInError),
     #[error("cannot use socket {descriptor}, passed in {role}: it {problem}")]
@@ -42,8 +42,8 @@ pub enum DaemonError {
         role: Role,
         problem: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("cannot use {0} UDP sockets in --mode lockstep: it serves one; pass in one socket")]
-    LockstepSockets(usize),
+    #[error("cannot use {count} UDP sockets in {mode}: it serves one; pass in one socket")]
+    LockstepSockets { count: usize, mode: String },
     #[error("stopped on a decode error (--exit-on decode-error)")]
     DecodeError,
     #[error("cannot receive on {listen}: {cause}; restart udp-echo")]
@@ -66,6 +66,6 @@ fn hint(cause: &io::Error) -> &'static str {
 impl DaemonError {
     /// Whether the command line is at fault: the exit status is 2.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::LockstepSockets(_))
+        matches!(self, Self::LockstepSockets { .. })
     }
 }

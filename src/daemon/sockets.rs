@@ -73,10 +73,13 @@ impl Sockets {
             }
         }
         if config.mode == Mode::Lockstep && echo.len() > 1 {
-            return Err(DaemonError::LockstepSockets(echo.len()));
+            return Err(DaemonError::LockstepSockets {
+                count: echo.len(),
+                mode: config.given.with("mode", config.mode.name()),
+            });
         }
         let ignored = |field| {
-            for (_, option) in config.given.iter().filter(|(given, _)| *given == field) {
+            if let Some(option) = config.given.get(field) {
                 warn!("ignoring {option}: systemd passed in sockets");
             }
         };
@@ -110,7 +113,7 @@ fn bind(config: &Config) -> Result<Vec<Arc<Socket>>, DaemonError> {
         let address = name.resolve()?;
         // With SO_REUSEADDR the kernel allows a second bind, which takes all datagrams.
         if sockets.iter().any(|other| other.address() == address) {
-            let name = name.clone();
+            let name = config.given.with("listen", &name.to_string());
             return Err(DaemonError::ListenTwice { name, address });
         }
         let first = Socket::bind(address, &config.socket)?;

@@ -216,8 +216,8 @@ pub(super) const FAMILIES: &[Family] = &[
         read: |_, series| {
             let labels = [
                 ("version", env!("CARGO_PKG_VERSION")),
-                ("revision", env!("UDP_ECHO_REVISION")),
-                ("rustc", env!("UDP_ECHO_RUSTC")),
+                ("revision", env!("BUILD_REVISION")),
+                ("rustc", env!("BUILD_RUSTC")),
             ];
             series.add(&labels, 1);
         },

@@ -59,7 +59,9 @@ fn long_help_has_variable_and_default_of_each_option() {
         for (entry, option) in entries.iter().zip(defaults.split(' ')) {
             let (name, default) = option.split_once('=').unwrap();
             assert_eq!(entry.split([' ', '\n']).next(), Some(name));
-            let variable = format!("UDP_ECHO_{}", name.to_uppercase().replace('-', "_"));
+            let prefix = if command == "probe" { "PROBE_" } else { "" };
+            let variable = name.to_uppercase().replace('-', "_");
+            let variable = format!("UDP_ECHO_{prefix}{variable}");
             let default = default.replace('_', " ");
             let end = format!("[env: {variable}] [default: {default}]\n");
             assert_has(entry, &end);

@@ -70,10 +70,18 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("", "rate # burst", "a parameter of tc-tbf(8)"),
     ("", "udp echo quiet", "the variable of the option --quiet"),
     ("", "start limit burst", "a setting of systemd.unit(5)"),
+    (
+        "",
+        "udp echo probe quiet",
+        "the variable of the option --quiet",
+    ),
+    ("src/cli/environment.rs", "quiet", "the option --quiet"),
     ("src/cli/probe.rs", "quiet", "the option --quiet"),
     ("src/probe", "quiet", "the option --quiet"),
     ("tests/probe/", "quiet", "the option --quiet"),
     ("tests/daemon/help.rs", "quiet", "the option --quiet"),
+    ("tests/daemon/mistakes.rs", "quiet", "the option --quiet"),
+    ("tests/daemon/variables.rs", "quiet", "the option --quiet"),
     (
         "tests/system/prometheus.rs",
         "groups",

@@ -17,6 +17,7 @@ fn pages() -> [(&'static str, String); 2] {
 #[test]
 fn manual_has_every_option_with_variable_and_default() {
     for ((name, page), command) in pages().iter().zip([&[][..], &["probe"]]) {
+        let prefix = if command.is_empty() { "" } else { "PROBE_" };
         let help = run(program().args(command).arg("-h")).1;
         let mut count = 0;
         for line in help.lines() {
@@ -32,7 +33,7 @@ fn manual_has_every_option_with_variable_and_default() {
             let entry = entry.unwrap_or_else(|| panic!("{name}: no {option}"));
             let default = default.replace('-', "\\-").replace('\'', "\\(aq");
             let variable = option.to_uppercase().replace("\\-", "_");
-            let end = format!("Environment: UDP_ECHO_{variable}; default: {default}");
+            let end = format!("Environment: UDP_ECHO_{prefix}{variable}; default: {default}");
             let plain = entry.replace("\\%", "");
             assert!(
                 plain.lines().any(|line| line == end),

@@ -35,9 +35,18 @@ pub use sockets::{
 /// it.
 pub const DEADLINE: Duration = Duration::from_mins(3);
 
-/// The program that cargo built for this test.
+/// The program that cargo built for this test, without variables of this process: the daemon warns
+/// of unknown ones.
 pub fn program() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_udp-echo"))
+    without_variables(Command::new(env!("CARGO_BIN_EXE_udp-echo")))
+}
+
+fn without_variables(mut command: Command) -> Command {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("UDP_ECHO_")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// Whether a program is installed. A test that needs it is skipped otherwise.
@@ -62,7 +71,7 @@ pub fn run(command: &mut Command) -> (ExitStatus, String, String) {
 
 /// A shell command. In the locale C, as bash warns of a locale that is not installed.
 pub fn shell(script: &str) -> Command {
-    let mut command = Command::new("sh");
+    let mut command = without_variables(Command::new("sh"));
     command.args(["-c", script]).env("LC_ALL", "C");
     command
 }

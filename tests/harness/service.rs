@@ -65,7 +65,10 @@ impl Service {
         let manager = Manager::new();
         for (option, value) in [("LISTEN", "127.0.0.1:0"), ("METRICS_LISTEN", "127.0.0.1:0")] {
             let name = format!("UDP_ECHO_{option}");
-            if command.get_envs().all(|(given, _)| given != name.as_str()) {
+            if command
+                .get_envs()
+                .all(|(given, value)| given != name.as_str() || value.is_none())
+            {
                 command.env(name, value);
             }
         }

@@ -60,7 +60,8 @@ fn each_option_has_a_variable_that_is_used_unless_empty() {
     for line in EFFECTS.trim().lines() {
         let fields: Vec<_> = line.trim().split(" | ").collect();
         let variable = format!("UDP_ECHO_{}", fields[0]);
-        assert!(help.contains(&format!("[env: {variable}]")), "{variable}");
+        let own = format!("[env: UDP_ECHO_PROBE_{}]", fields[0]);
+        assert!(help.contains(&own), "{own}");
         let count = if ["COUNT", "DURATION"].contains(&fields[0]) {
             LONG.to_owned()
         } else {
@@ -78,14 +79,14 @@ fn each_option_has_a_variable_that_is_used_unless_empty() {
             "{line}: {out}"
         );
     }
-    let variable = "UDP_ECHO_WAIT";
+    let variable = "UDP_ECHO_PROBE_WAIT";
     assert!(help.contains(&format!("[env: {variable}]")));
     let silent = Reflector::new(|_| vec![]);
     for (wait, said) in [("0.05", "within 50 ms"), ("", "within 1 s")] {
         let (_, out, _) = ended(probe(silent.address, "--count=1").env(variable, wait));
         assert!(out.contains(said), "{wait}: {out}");
     }
-    let variable = "UDP_ECHO_METRICS_URL";
+    let variable = "UDP_ECHO_PROBE_METRICS_URL";
     assert!(help.contains(&format!("[env: {variable}]")));
     let (status, _, err) = ended(probe(daemon.address(), "").env(variable, "nowhere"));
     assert_eq!(status, 2, "{err}");

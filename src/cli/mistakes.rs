@@ -1,0 +1,81 @@
+//! Mistakes on the command line whose error text by clap would mislead.
+
+use std::ffi::OsString;
+
+use clap::Command;
+use clap::error::ErrorKind;
+
+use super::environment;
+
+/// Replaces the error by a clearer one, if there is one. `probes` selects the client's command.
+pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]) -> clap::Error {
+    let kinds = [
+        ErrorKind::UnknownArgument,
+        ErrorKind::TooManyValues,
+        ErrorKind::ArgumentConflict,
+        ErrorKind::InvalidSubcommand,
+        ErrorKind::ValueValidation,
+    ];
+    if !kinds.contains(&error.kind()) {
+        return error;
+    }
+    let mut command = super::command();
+    command.build();
+    let active = command.find_subcommand(super::PROBE).filter(|_| probes);
+    let active = active.unwrap_or(&command);
+    let words: Vec<_> = arguments
+        .iter()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy())
+        .take_while(|word| word != "--")
+        .collect();
+    let message = words.iter().enumerate().find_map(|(index, word)| {
+        if !probes && ["-v", "--verbose"].contains(&word.as_ref()) {
+            let advice = "--log debug logs each datagram";
+            return Some(format!("unexpected argument '{word}' found; {advice}"));
+        }
+        let next = words.get(index + 1).map(AsRef::as_ref);
+        flag_with_value(active, probes, word, next)
+    });
+    match message {
+        Some(message) => active.clone().error(error.kind(), message),
+        None => error,
+    }
+}
+
+/// The error of a flag that has a value.
+fn flag_with_value(
+    command: &Command,
+    probes: bool,
+    argument: &str,
+    next: Option<&str>,
+) -> Option<String> {
+    let (name, value) = match argument.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (argument, None),
+    };
+    let long = name.strip_prefix("--")?;
+    let flag = command
+        .get_arguments()
+        .find(|flag| flag.get_long() == Some(long) && !flag.get_action().takes_values())?;
+    // The next word of the client is its target.
+    let follows = |word: &&str| {
+        if probes {
+            ["true", "false"].contains(word)
+        } else {
+            !word.starts_with('-') && command.find_subcommand(word).is_none()
+        }
+    };
+    let value = value.or_else(|| next.filter(follows))?;
+    let remedy = if ["false", "no", "off", "0"].contains(&value) {
+        format!("remove {name} to turn it off")
+    } else {
+        format!("remove '{value}'")
+    };
+    let variable = environment::names(flag).into_iter().next();
+    let variable = variable.map(|variable| format!("; only {variable} has a value"));
+    Some(format!(
+        "cannot use '{value}' with {name}: it takes no value; {remedy}{}",
+        variable.unwrap_or_default()
+    ))
+}
