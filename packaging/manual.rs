@@ -256,6 +256,9 @@ fn exposition() -> prometheus::Result<String> {
             }),
         }],
         timestamps: true,
+        config_info: ["mode", "timeout", "offload", "kernel_echo"]
+            .map(|label| (label, String::new()))
+            .into(),
         dropped_log_lines: Arc::default(),
         read_limits: || [Some(1); 2],
         started: clocks(),

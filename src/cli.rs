@@ -3,6 +3,7 @@
 mod combinations;
 mod control;
 mod environment;
+mod in_force;
 mod mistakes;
 mod option;
 mod probe;
@@ -237,6 +238,14 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
 
+    /// Check the options, print them and exit
+    ///
+    /// Check options and variables without serving: open no socket and resolve no name. Print each
+    /// option in force as a variable, defaults included, and exit with status 0. If an option or a
+    /// variable is wrong, print the error of a start and exit with status 2.
+    #[arg(long)]
+    pub check: bool,
+
     /// The subcommand; without one the daemon serves.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -311,6 +320,7 @@ impl Args {
             workers: self.workers.number(),
             metrics_listen: self.metrics_listen.0.clone(),
             given: self.given.clone(),
+            options: self.in_force(),
             mode: self.mode,
             timeout: self.timeout.0,
             max_datagram: self.max_datagram,

@@ -59,12 +59,14 @@ async fn serve(
     log: &Log,
 ) -> Result<(), DaemonError> {
     let options = worker_options(config, started, &sockets);
+    let in_force = config.in_force(&sockets.replaced);
     let (http, sockets) = (sockets.http, sockets.echo);
     let mut signals = Signals::new().map_err(cannot("install the signal handlers"))?;
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
     let metrics = Metrics::new(MetricsSources {
         workers: worker_metrics(config, &sockets, &counts),
         timestamps: config.socket.timestamps,
+        config_info: config.info(),
         dropped_log_lines: log.dropped_lines(),
         read_limits,
         started,
@@ -75,7 +77,14 @@ async fn serve(
     let shared = Arc::new(Shared::new(epoch, counts));
     let metrics_listen = http.as_ref();
     let metrics_listen = metrics_listen.map(|(socket, address)| udp::named(*address, socket));
-    let status = Status::new(config.mode, &sockets, metrics_listen, metrics, &shared);
+    let status = Status::new(
+        config.mode,
+        in_force,
+        &sockets,
+        metrics_listen,
+        metrics,
+        &shared,
+    );
     let status = Arc::new(status);
     let settings = config.settings(sockets.iter().map(|socket| socket.address()), epoch);
     // Allocates every table of peers before the first reply.

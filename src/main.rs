@@ -1,6 +1,7 @@
 //! `udp-echo`: see `udp-echo --help`.
 
 use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use udp_echo::cli::{Args, Command, ProbeArgs};
@@ -20,14 +21,15 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
-    let serves = args.command.is_none();
+    let serves = args.command.is_none() && !args.check;
     // The daemon logs it.
     if let Some(warning) = args.warning().filter(|_| !serves) {
         telemetry::last_line(&format_args!("udp-echo: {warning}"));
     }
     match &args.command {
         Some(Command::Probe(args)) => probe(args),
-        None => serve(&args),
+        None if serves => serve(&args),
+        None => check(&args),
     }
 }
 
@@ -35,6 +37,18 @@ fn main() -> ExitCode {
 fn first_paragraph(error: &str) -> String {
     let lines = error.lines().take_while(|line| !line.is_empty());
     lines.map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+/// Prints the options in force.
+fn check(args: &Args) -> ExitCode {
+    let mut lines = String::new();
+    for (name, value) in args.in_force() {
+        lines.extend([&name, "=", &value, "\n"]);
+    }
+    match std::io::stdout().write_all(lines.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&format_args!("cannot write to standard output: {error}")),
+    }
 }
 
 fn probe(args: &ProbeArgs) -> ExitCode {

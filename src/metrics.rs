@@ -65,6 +65,8 @@ pub struct MetricsSources {
     pub workers: Vec<WorkerMetrics>,
     /// Whether the kernel timestamps received datagrams.
     pub timestamps: bool,
+    /// The labels of `config_info`.
+    pub config_info: Vec<(&'static str, String)>,
     /// The number of dropped log lines.
     pub dropped_log_lines: Arc<AtomicU64>,
     /// Reads the system's limits on receive and send buffers, in bytes.

@@ -2,6 +2,7 @@
 
 mod chart;
 mod history;
+mod options;
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use crate::metrics::{MetricsSummary, SocketState};
 use chart::write_chart;
 use history::rate;
 pub(crate) use history::{History, PERIOD};
+use options::write_options;
 
 /// The number of sample periods that a rate is averaged over: ten seconds.
 const RECENT: usize = 5;
@@ -28,6 +30,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) ready: bool,
     pub(crate) summary: MetricsSummary,
     pub(crate) sockets: &'a [SocketState],
+    /// The options in force: variables and values.
+    pub(crate) options: &'a [(String, String)],
 }
 
 /// The whole page. The browser applies only the style and script that carry the `nonce`.
@@ -119,7 +123,8 @@ fn write_main(
     write_chart(out, "Discarded per second", samples, &[drops, refused])?;
     out.push_str("</div>\n");
     write_counts(out, summary, recent)?;
-    write_sockets(out, facts.sockets)
+    write_sockets(out, facts.sockets)?;
+    write_options(out, facts.options)
 }
 
 /// Writes the table of datagrams by outcome.
@@ -401,6 +406,7 @@ mod tests {
             ready: true,
             summary,
             sockets,
+            options: &[],
         }
     }
 }

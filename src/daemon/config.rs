@@ -45,6 +45,8 @@ pub struct Config {
     pub metrics_listen: Option<HostPort>,
     /// The settings that were set.
     pub given: Given,
+    /// Every option as an environment variable: name and value in force.
+    pub options: Vec<(String, String)>,
     /// The protocol that decides about each datagram.
     pub mode: Mode,
     /// The longest wait for a datagram; `None` waits for ever.
@@ -66,6 +68,31 @@ pub struct Config {
 }
 
 impl Config {
+    /// The labels of the metric `config_info`, written as `--check` prints the options.
+    pub(super) fn info(&self) -> Vec<(&'static str, String)> {
+        let value = |variable: &str| {
+            let option = self.options.iter().find(|(name, _)| name == variable);
+            option.map(|(_, value)| value.clone()).unwrap_or_default()
+        };
+        vec![
+            ("mode", value("UDP_ECHO_MODE")),
+            ("timeout", value("UDP_ECHO_TIMEOUT")),
+            ("offload", value("UDP_ECHO_OFFLOAD")),
+            ("kernel_echo", "off".into()),
+        ]
+    }
+
+    /// The options except those of the `replaced` fields.
+    pub(super) fn in_force(&self, replaced: &[&str]) -> Vec<(String, String)> {
+        let names: Vec<_> = replaced
+            .iter()
+            .map(|field| format!("UDP_ECHO_{}", field.to_uppercase()))
+            .collect();
+        let options = self.options.iter();
+        let in_force = options.filter(|(name, _)| !names.contains(name));
+        in_force.cloned().collect()
+    }
+
     /// The settings of every worker's reflector. `own` are the addresses of all sockets.
     pub(super) fn settings(
         &self,

@@ -45,6 +45,8 @@ pub(super) struct Sockets {
     /// Whether `echo` may hold datagrams that came before this process started.
     pub(super) are_inherited: bool,
     pub(super) http: Option<(TcpListener, SocketAddr)>,
+    /// The fields of the configuration that sockets passed in replace.
+    pub(super) replaced: Vec<&'static str>,
 }
 
 impl Sockets {
@@ -78,7 +80,9 @@ impl Sockets {
                 mode: config.given.with("mode", config.mode.name()),
             });
         }
-        let ignored = |field| {
+        let mut replaced = Vec::new();
+        let mut ignored = |field| {
+            replaced.push(field);
             if let Some(option) = config.given.get(field) {
                 warn!("ignoring {option}: systemd passed in sockets");
             }
@@ -102,6 +106,7 @@ impl Sockets {
             echo,
             are_inherited,
             http,
+            replaced,
         })
     }
 }

@@ -30,6 +30,8 @@ struct Busy {
 /// The state of the running daemon.
 pub(super) struct Status {
     mode: Mode,
+    /// The options in force, for the page.
+    options: Vec<(String, String)>,
     sockets: Vec<Arc<Socket>>,
     /// The address of each worker's socket.
     pub(super) listen: Vec<String>,
@@ -46,6 +48,7 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn new(
         mode: Mode,
+        options: Vec<(String, String)>,
         sockets: &[Arc<Socket>],
         metrics_listen: Option<String>,
         metrics: Metrics,
@@ -56,6 +59,7 @@ impl Status {
             .map(|socket| udp::named(socket.address(), &**socket));
         Self {
             mode,
+            options,
             listen: listen.collect(),
             metrics_listen,
             metrics,
@@ -161,6 +165,7 @@ impl Site for Status {
             ready: self.ready(),
             summary: self.metrics.summary(),
             sockets: &self.metrics.sockets(),
+            options: &self.options,
         };
         status_page::main(&facts, &self.history)
     }

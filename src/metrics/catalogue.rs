@@ -210,6 +210,16 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "udp_echo_config_info",
+        help: "Options in force as labels, written as --check prints them; the value is always 1.",
+        kind: GAUGE,
+        read: |scrape, series| {
+            let labels = scrape.sources.config_info.iter();
+            let labels: Vec<_> = labels.map(|(key, value)| (*key, value.as_str())).collect();
+            series.add(&labels, 1);
+        },
+    },
+    Family {
         name: "udp_echo_build_info",
         help: "Build information as labels; the value is always 1.",
         kind: GAUGE,

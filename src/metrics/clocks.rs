@@ -77,6 +77,7 @@ mod tests {
                 read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
             }],
             timestamps: false,
+            config_info: Vec::new(),
             dropped_log_lines: Arc::default(),
             read_limits: || [None; 2],
             started: clocks(),

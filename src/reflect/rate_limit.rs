@@ -31,6 +31,12 @@ pub struct Rate {
     full: u64,
 }
 
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.full / self.interval).fmt(f)
+    }
+}
+
 impl Rate {
     /// The greatest limit. Above it, an interval in whole nanoseconds is too imprecise.
     pub const MOST: u32 = 10_000_000;

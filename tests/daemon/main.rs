@@ -12,6 +12,7 @@
 mod harness;
 
 mod backlog;
+mod check;
 mod escapes;
 mod help;
 mod http;

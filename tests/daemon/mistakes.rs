@@ -95,6 +95,22 @@ fn combinations_that_can_never_work_are_usage_errors() {
 }
 
 #[test]
+fn addresses_that_do_not_overlap_are_accepted() {
+    for listen in [
+        "--listen=[::]:9998,0.0.0.0:9999",
+        "--listen=[::]:0,0.0.0.0:0",
+        "--listen=[::1]:9,127.0.0.1:9,*:8",
+        "--listen=[::1]:9,0.0.0.0:9",
+        // A concrete address takes its datagrams from the wildcard address.
+        "--listen=127.0.0.1:9,*:9 --reuse-address",
+    ] {
+        let args = listen.split(' ');
+        let (status, _, stderr) = ended(program().arg("--check").args(args));
+        assert_eq!(status, Some(0), "{stderr}");
+    }
+}
+
+#[test]
 fn address_beside_the_wildcard_works_with_reuse_address() {
     // This socket reserves the port, and the daemon can still bind it.
     let held = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();

@@ -155,6 +155,20 @@ fn daemon_warns_of_unknown_variables_once() {
 }
 
 #[test]
+fn check_and_probe_warn_of_unknown_variables_on_one_line() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let target = daemon.address().to_string();
+    for args in [&["--check"][..], &["probe", "--mode=echo", &target]] {
+        let mut command = program();
+        let (status, _, stderr) = ended(with_unknown_variables(command.args(args)));
+        assert_eq!(status, Some(0), "{stderr}");
+        assert_eq!(stderr, format!("udp-echo: {WARNING}\n"));
+    }
+    let (_, _, stderr) = ended(program().arg("--check").env("UDP_ECHO_X", "5"));
+    assert_has(&stderr, "ignoring UDP_ECHO_X: it belongs to no option;");
+}
+
+#[test]
 fn probe_takes_its_variables_by_new_and_old_names() {
     for name in SHARED.split(' ') {
         let (new, old) = (format!("UDP_ECHO_PROBE_{name}"), format!("UDP_ECHO_{name}"));
