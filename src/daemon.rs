@@ -7,6 +7,7 @@ mod pause;
 mod sockets;
 mod status;
 mod supervise;
+mod warnings;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +36,7 @@ pub use sockets::Inherited;
 use sockets::{Sockets, log_start, read_limits, worker_metrics};
 use status::Status;
 use supervise::{Ending, Signals, stop_workers, supervise};
+use warnings::DiscardWarnings;
 
 /// The longest wait for workers, HTTP and log at the end. The rest of the promised second is for
 /// the work itself.
@@ -121,8 +123,11 @@ async fn serve(
     }
 
     let mut manager = Manager::default();
+    let mut warnings = DiscardWarnings::default();
     let outcome = tokio::select! {
-        outcome = supervise(&status, &mut signals, &mut endings, &mut manager) => outcome,
+        outcome = supervise(
+            &status, &mut signals, &mut endings, &mut manager, &mut warnings,
+        ) => outcome,
         Some(_) = serving.join_next() => Err(DaemonError::HttpLost),
     };
 
@@ -135,6 +140,7 @@ async fn serve(
     if !all {
         warn!("a worker did not stop in time; exiting without it");
     }
+    warnings.log_rest(status.since_epoch(), &status.metrics.summary());
     info!("stopped: {}", status.summary());
     log.end_within(END.saturating_sub(now() - asked));
     outcome

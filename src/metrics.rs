@@ -19,6 +19,7 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
+use crate::reflect::Refusal;
 use catalogue::FAMILIES;
 pub use clocks::Clocks;
 use clocks::steady;
@@ -88,11 +89,19 @@ pub struct MetricsSummary {
     pub decoded: u64,
     pub decode_errors: u64,
     pub empty: u64,
-    pub refused: u64,
+    /// By [`Refusal`].
+    pub refused: [u64; Refusal::ALL.len()],
     pub send_errors: u64,
     pub truncated: u64,
     pub drops: u64,
     pub peers: u64,
+}
+
+impl MetricsSummary {
+    /// The datagrams refused for any reason.
+    pub fn refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
 }
 
 /// A socket, for the status page.
@@ -174,7 +183,8 @@ impl Metrics {
             decoded: sources.sum(|counts| counts.decoded.get()),
             decode_errors: sources.sum(|counts| counts.decode_errors.get()),
             empty: sources.sum(|counts| counts.empty.get()),
-            refused: sources.sum(Counts::refused),
+            refused: Refusal::ALL
+                .map(|refusal| sources.sum(|counts| counts.refused[refusal as usize].get())),
             send_errors: sources.sum(|counts| counts.send_errors.sum()),
             truncated: sources.sum(|counts| counts.truncated.get()),
             drops: readings.map(|reading| reading.drops).sum(),

@@ -119,7 +119,7 @@ fn write_main(
     let echoed: Line = ("second", "echoed", |sum| sum.echoed);
     write_chart(out, "Datagrams per second", samples, &[received, echoed])?;
     let drops: Line = ("third", "dropped", |sum| sum.drops);
-    let refused: Line = ("first", "refused", |sum| sum.refused);
+    let refused: Line = ("first", "refused", MetricsSummary::refused);
     write_chart(out, "Discarded per second", samples, &[drops, refused])?;
     out.push_str("</div>\n");
     write_counts(out, summary, recent)?;
@@ -139,7 +139,7 @@ fn write_counts(
         ("decoded", "records decoded", |sum| sum.decoded),
         ("decode-errors", "decode errors", |sum| sum.decode_errors),
         ("empty", "empty", |sum| sum.empty),
-        ("refused", "refused", |sum| sum.refused),
+        ("refused", "refused", MetricsSummary::refused),
         ("send-errors", "send errors", |sum| sum.send_errors),
         ("truncated", "truncated (also counted above)", |sum| {
             sum.truncated
@@ -259,6 +259,7 @@ mod tests {
     use super::*;
     use crate::metrics::SocketReading;
 
+    use crate::reflect::Refusal;
     #[test]
     fn numbers_have_spaces_units_and_a_decimal_where_small() {
         for (number, text) in [
@@ -300,7 +301,10 @@ mod tests {
             decoded: 40 * times,
             decode_errors: 60 * times,
             empty: 80 * times,
-            refused: 100 * times,
+            refused: Refusal::ALL.map(|refusal| match refusal {
+                Refusal::SourcePort => 100 * times,
+                _ => 0,
+            }),
             send_errors: 120 * times,
             truncated: 140 * times,
             drops: 160 * times,

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Passes one warning of a kind per second and counts the suppressed ones. Lock-free, for any
+/// Passes one warning of a kind per period and counts the suppressed ones. Lock-free, for any
 /// number of threads. The next warning that passes reports the number suppressed before it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Throttle {
+    period: Duration,
     /// When the next warning may pass, in nanoseconds.
     next: AtomicU64,
     suppressed: AtomicU64,
@@ -17,15 +18,29 @@ pub struct Throttle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Suppressed(u64);
 
+/// One warning per second.
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(1))
+    }
+}
+
 impl Throttle {
-    const PERIOD: Duration = Duration::from_secs(1);
+    /// One warning per `period`.
+    pub fn new(period: Duration) -> Self {
+        Self {
+            period,
+            next: AtomicU64::new(0),
+            suppressed: AtomicU64::new(0),
+        }
+    }
 
     /// Returns the number of suppressed warnings if one may be logged now, else `None`. `now` is
     /// the time since an instant that is the same in every call.
     pub fn pass(&self, now: Duration) -> Option<Suppressed> {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let due = self.next.load(Relaxed);
-        let next = nanoseconds(now.saturating_add(Self::PERIOD));
+        let next = nanoseconds(now.saturating_add(self.period));
         let passes = nanoseconds(now) >= due
             // One of several threads passes.
             && self.next.compare_exchange(due, next, Relaxed, Relaxed).is_ok();

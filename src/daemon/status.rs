@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::clock::now;
 use super::pause::AwakeClock;
 use crate::http::Site;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, MetricsSummary};
 use crate::reflect::Mode;
 use crate::status_page::{self, Facts, History};
 use crate::udp::{self, Socket};
@@ -36,7 +36,7 @@ pub(super) struct Status {
     /// The address of each worker's socket.
     pub(super) listen: Vec<String>,
     pub(super) metrics_listen: Option<String>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     pub(super) shared: Arc<Shared>,
     pub(super) ready: AtomicBool,
     awake: AwakeClock,
@@ -72,6 +72,10 @@ impl Status {
         }
     }
 
+    pub(super) fn since_epoch(&self) -> Duration {
+        now().saturating_duration_since(self.shared.epoch)
+    }
+
     /// Whether every worker has begun its loop.
     pub(super) fn all_started(&self) -> bool {
         let Shared { epoch, states, .. } = &*self.shared;
@@ -93,10 +97,13 @@ impl Status {
         addresses.join(", ")
     }
 
-    /// Advances the awake clock, checks the workers and adds a sample to the history.
-    pub(super) fn beat(&self) {
+    /// Advances the awake clock, checks the workers and adds a sample to the history. Returns the
+    /// sample.
+    pub(super) fn beat(&self) -> MetricsSummary {
         let _ = self.healthy();
-        self.history.add(now(), self.metrics.summary());
+        let sample = self.metrics.summary();
+        self.history.add(now(), sample);
+        sample
     }
 
     /// The line that `systemctl status` shows.

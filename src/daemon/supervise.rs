@@ -10,10 +10,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{self, MissedTickBehavior};
 use tracing::{error, info};
 
-use super::clock::now;
 use super::error::DaemonError;
 use super::pause;
 use super::status::Status;
+use super::warnings::DiscardWarnings;
 use crate::http::Site;
 use crate::reflect::End;
 use crate::status_page;
@@ -59,6 +59,7 @@ pub(super) async fn supervise(
     signals: &mut Signals,
     endings: &mut UnboundedReceiver<Ending>,
     manager: &mut Manager,
+    warnings: &mut DiscardWarnings,
 ) -> Result<(), DaemonError> {
     // Less than half of the allowed time: one heartbeat may be late.
     let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
@@ -90,14 +91,13 @@ pub(super) async fn supervise(
             () = tick(&mut alive), if status.ready() => match status.healthy() {
                 Ok(()) => manager.alive(),
                 Err(problem) => {
-                    let now = now().saturating_duration_since(status.shared.epoch);
-                    if let Some(more) = suppressed.pass(now) {
+                    if let Some(more) = suppressed.pass(status.since_epoch()) {
                         error!("{problem}; watchdog heartbeat suppressed{more}");
                     }
                 }
             },
             _ = beat.tick() => {
-                status.beat();
+                warnings.log_if_due(status.since_epoch(), &status.beat());
                 if status.ready() {
                     manager.status(status.line());
                 }

@@ -55,13 +55,6 @@ pub struct Counts {
     pub last_datagram: SharedMoment,
 }
 
-impl Counts {
-    /// The datagrams refused for any reason.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused.iter().map(Count::get).sum()
-    }
-}
-
 /// The number of errors by errno name.
 #[derive(Debug, Default)]
 pub struct ErrorCounts([Count; ErrorCounts::NAMES]);

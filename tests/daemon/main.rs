@@ -35,3 +35,4 @@ mod timeouts;
 mod unread;
 mod usage;
 mod variables;
+mod warnings;
