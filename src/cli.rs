@@ -25,7 +25,9 @@ use crate::daemon::Given;
 use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
 use crate::{daemon, udp};
-use values::{Trimmed, buffer_size, busy_poll, number, rate, timeout};
+use values::{
+    Trimmed, buffer_size, busy_poll, number, rate, receive_buffer, receive_buffer_in, timeout,
+};
 
 /// UDP reflector: echoes datagrams, decodes records, counts everything
 ///
@@ -94,16 +96,19 @@ pub struct Args {
     )]
     pub max_datagram: u16,
 
-    /// Receive buffer size [default: the kernel's]
+    /// Receive buffer size, or auto
     ///
     /// Request a socket receive buffer of this size, in bytes or with a unit (4MiB). The kernel
     /// doubles the size and limits it to net.core.rmem_max, unless the daemon has CAP_NET_ADMIN.
+    /// With auto, request 4MiB if the socket has less, and use what the kernel grants; in lockstep
+    /// mode, keep the kernel's default.
     #[arg(
         long,
         value_name = "BYTES",
-        value_parser = buffer_size
+        value_parser = receive_buffer,
+        default_value = "auto"
     )]
-    pub recv_buffer: Option<usize>,
+    pub recv_buffer: udp::BufferSize,
 
     /// Send buffer size [default: the kernel's]
     ///
@@ -330,8 +335,8 @@ impl Args {
             rate_limits: [self.rate_limit, self.rate_limit_total],
             busy_poll: self.busy_poll,
             socket: udp::SocketOptions {
-                receive_buffer: self.recv_buffer,
-                send_buffer: self.send_buffer,
+                receive_buffer: receive_buffer_in(self.mode, self.recv_buffer),
+                send_buffer: self.send_buffer.into(),
                 reuse_address: self.reuse_address,
                 timestamps: self.timestamps,
                 offload: self.offload(),

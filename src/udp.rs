@@ -4,6 +4,7 @@
 //! and reusable buffers. `batch` holds the datagrams, `sys` the rest of the kernel's interface.
 
 mod batch;
+mod buffers;
 mod client;
 mod drops;
 mod error;
@@ -12,6 +13,7 @@ mod socket;
 mod sys;
 
 pub use batch::{Batch, RecvMeta, Wait};
+pub use buffers::BufferSize;
 pub(crate) use client::epoll::Poller;
 pub(crate) use client::icmp::{Icmp, Rejection};
 use drops::Drops;

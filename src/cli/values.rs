@@ -14,6 +14,7 @@ use clap::{Arg, Command, ValueEnum};
 use crate::address::{HostPort, ParseError};
 use crate::reflect::{End, Mode, Rate, Timeout};
 use crate::telemetry;
+use crate::udp::BufferSize;
 
 /// The timeout; `None` waits forever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +239,23 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
         .ok_or_else(|| format!("expected 1 to {} datagrams per second", Rate::MOST))
 }
 
+/// A buffer size, or auto.
+pub(super) fn receive_buffer(text: &str) -> Result<BufferSize, String> {
+    if text == "auto" {
+        return Ok(BufferSize::Auto);
+    }
+    let size = buffer_size(text).map(BufferSize::Bytes);
+    size.map_err(|expected| format!("{expected}, or auto"))
+}
+
+/// In lockstep mode, auto keeps the kernel's default, as the reference server does.
+pub(super) fn receive_buffer_in(mode: Mode, size: BufferSize) -> BufferSize {
+    match size {
+        BufferSize::Auto if mode == Mode::Lockstep => BufferSize::Default,
+        size => size,
+    }
+}
+
 /// `setsockopt` takes an `int`, and the kernel doubles it.
 pub(super) fn buffer_size(text: &str) -> Result<usize, String> {
     const MOST: usize = i32::MAX as usize / 2;
@@ -282,9 +300,14 @@ mod tests {
     fn buffer_sizes_accept_binary_and_decimal_units() {
         for (text, bytes) in [("4MiB", 4 << 20), ("4194304", 4 << 20), ("64K", 64000)] {
             assert_eq!(buffer_size(text), Ok(bytes), "{text}");
+            let size = Ok(BufferSize::Bytes(bytes));
+            assert_eq!(receive_buffer(text), size, "{text}");
         }
         for wrong in ["0", "-1", "2GiB", "many", ""] {
             assert!(buffer_size(wrong).is_err(), "{wrong}");
+            assert!(receive_buffer(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(receive_buffer("auto"), Ok(BufferSize::Auto));
+        assert!(buffer_size("auto").is_err());
     }
 }

@@ -12,7 +12,7 @@ use crate::metrics::{Counts, SocketReading, WorkerMetrics};
 use crate::reflect::Mode;
 use crate::status_page::size;
 use crate::systemd::{self, Role};
-use crate::udp::{self, BufferLimits, Socket};
+use crate::udp::{self, BufferLimits, BufferSize, Socket};
 
 /// The sockets that the service manager passed in.
 #[derive(Debug)]
@@ -137,6 +137,7 @@ pub(super) fn worker_metrics(
     sockets: &[Arc<Socket>],
     counts: &[Arc<Counts>],
 ) -> Vec<WorkerMetrics> {
+    let requested = [config.socket.receive_buffer, config.socket.send_buffer];
     sockets
         .iter()
         .zip(counts)
@@ -150,7 +151,7 @@ pub(super) fn worker_metrics(
                 listen: udp::named(address, &**socket),
                 worker: worker.to_string(),
                 counts: Arc::clone(counts),
-                requested: [config.socket.receive_buffer, config.socket.send_buffer],
+                requested: requested.map(BufferSize::given),
                 read_socket: Box::new(move || {
                     let (receive_queue, drops) = reads.queue_and_drops()?;
                     Ok(SocketReading {
@@ -176,43 +177,26 @@ pub(super) fn read_limits() -> [Option<usize>; 2] {
 
 /// Logs the addresses and settings in use, and warns of buffers smaller than requested.
 pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&str>) {
-    let limits = read_limits();
-    let requested = [config.socket.receive_buffer, config.socket.send_buffer];
-    let names = [("receive", "rmem_max"), ("send", "wmem_max")];
-    for (index, socket) in sockets.iter().enumerate() {
-        let Ok(sizes) = socket.buffer_sizes() else {
-            continue;
-        };
-        info!(
-            "listening on {} (UDP), receive buffer {}, send buffer {}, {}",
+    // One line for all workers of an address, unless their sockets differ.
+    let mut lines: Vec<(String, String, usize)> = Vec::new();
+    for socket in sockets {
+        let (listen, state) = (
             udp::named(socket.address(), &**socket),
-            size(sizes[0] as u64),
-            size(sizes[1] as u64),
-            match (socket.receives_batches(), socket.sends_batches()) {
-                (true, true) => "GRO and GSO",
-                (true, false) => "GRO",
-                (false, true) => "GSO",
-                (false, false) => "no offload",
-            }
+            state(config, socket),
         );
-        // Every socket has the same limits: warn of the first only.
-        if index > 0 {
-            continue;
-        }
-        for (((doubled, requested), limit), (name, sysctl)) in
-            sizes.into_iter().zip(requested).zip(limits).zip(names)
-        {
-            // The kernel doubles the size that it grants (socket(7)).
-            let granted = doubled / 2;
-            if let Some(requested) = requested.filter(|requested| granted < *requested) {
-                let limit = limit.map_or("unknown".into(), |limit| limit.to_string());
-                warn!(
-                    "using a {name} buffer of {granted} bytes instead of {requested}: \
-                     net.core.{sysctl} is {limit}; raise it or grant CAP_NET_ADMIN"
-                );
-            }
+        let known = |(other, its_state, _): &&mut _| *other == listen && *its_state == state;
+        match lines.iter_mut().find(known) {
+            Some((.., workers)) => *workers += 1,
+            None => lines.push((listen, state, 1)),
         }
     }
+    for (listen, state, workers) in lines {
+        match workers {
+            1 => info!("listening on {listen} (UDP), {state}"),
+            _ => info!("listening on {listen} (UDP), {workers} workers, {state}"),
+        }
+    }
+    warn_of_small_buffers(config, sockets);
     if let Some(address) = http {
         // A URL writes the % before an interface as %25 (RFC 6874).
         info!("metrics on http://{}/metrics", address.replace('%', "%25"));
@@ -222,4 +206,88 @@ pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&
         None => "none".into(),
     };
     info!("serving in {} mode, timeout {timeout}", config.mode.name());
+}
+
+/// The buffers and the offload of a socket, for the log.
+fn state(config: &Config, socket: &Socket) -> String {
+    let [receive, send] = match granted(socket) {
+        Some([receive, send]) => [
+            shown(config.socket.receive_buffer, receive),
+            shown(config.socket.send_buffer, send),
+        ],
+        None => ["unknown".into(), "unknown".into()],
+    };
+    let offload = match (socket.receives_batches(), socket.sends_batches()) {
+        (true, true) => "GRO and GSO",
+        (true, false) => "GRO",
+        (false, true) => "GSO",
+        (false, false) => "no offload",
+    };
+    format!("receive buffer {receive}, send buffer {send}, {offload}")
+}
+
+/// The receive and the send buffer in bytes, without the kernel's doubling for its own overhead.
+fn granted(socket: &Socket) -> Option<[usize; 2]> {
+    let sizes = socket.buffer_sizes().ok()?;
+    Some(sizes.map(|doubled| doubled / 2))
+}
+
+/// The granted size of a buffer and the requested one, for the log.
+fn shown(requested: BufferSize, granted: usize) -> String {
+    let granted_size = size(granted as u64);
+    match requested {
+        BufferSize::Default => granted_size,
+        BufferSize::Auto if granted >= BufferSize::AUTO => format!("{granted_size} (auto)"),
+        BufferSize::Auto => {
+            let requested = size(BufferSize::AUTO as u64);
+            format!("{granted_size} (auto, requested {requested})")
+        }
+        BufferSize::Bytes(requested) => {
+            format!("{granted_size} (requested {})", size(requested as u64))
+        }
+    }
+}
+
+/// Warns of the first receive buffer and the first send buffer that are smaller than requested. All
+/// sockets have the same limits.
+fn warn_of_small_buffers(config: &Config, sockets: &[Arc<Socket>]) {
+    let requested = [config.socket.receive_buffer, config.socket.send_buffer];
+    let names = [("receive", "rmem_max"), ("send", "wmem_max")];
+    for (buffer, (name, sysctl)) in names.into_iter().enumerate() {
+        let Some(requested) = requested[buffer].given() else {
+            continue;
+        };
+        let mut granted = sockets.iter().filter_map(|socket| granted(socket));
+        if let Some(granted) = granted.find(|granted| granted[buffer] < requested) {
+            let limit = read_limits()[buffer];
+            let limit = limit.map_or("too low".into(), |limit| limit.to_string());
+            warn!(
+                "using a {name} buffer of {} instead of {}: net.core.{sysctl} is {limit}; \
+                 set it to {requested} or grant CAP_NET_ADMIN",
+                size(granted[buffer] as u64),
+                size(requested as u64),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_shown_as_granted_and_requested() {
+        for (requested, granted, text) in [
+            (BufferSize::Default, 106_496, "104 KiB"),
+            (BufferSize::Auto, 212_992, "208 KiB (auto, requested 4 MiB)"),
+            (BufferSize::Auto, 8 << 20, "8 MiB (auto)"),
+            (
+                BufferSize::Bytes(8 << 20),
+                212_992,
+                "208 KiB (requested 8 MiB)",
+            ),
+        ] {
+            assert_eq!(shown(requested, granted), text);
+        }
+    }
 }

@@ -11,15 +11,15 @@ use socket2::{Domain, Protocol, Type};
 use super::error::SocketAction;
 use super::sys::guard::Guard;
 use super::sys::{offload, sockopt};
-use super::{AdoptError, BufferLimits, Drops, MemInfo, PacketInfo, RecvMeta, SocketError, named};
+use super::{AdoptError, BufferSize, Drops, MemInfo, PacketInfo, RecvMeta, SocketError, named};
 
 /// The options of a socket.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketOptions {
-    /// `SO_RCVBUF` in bytes; `None` keeps the kernel's default.
-    pub receive_buffer: Option<usize>,
-    /// `SO_SNDBUF` in bytes; `None` keeps the kernel's default.
-    pub send_buffer: Option<usize>,
+    /// `SO_RCVBUF`.
+    pub receive_buffer: BufferSize,
+    /// `SO_SNDBUF`.
+    pub send_buffer: BufferSize,
     /// Whether other sockets may bind the same port (`SO_REUSEADDR`, socket(7)).
     pub reuse_address: bool,
     /// Whether the kernel timestamps received datagrams (`SO_TIMESTAMPNS`).
@@ -175,7 +175,7 @@ impl Socket {
             options.timestamps.into(),
         )
         .map_err(failed("set SO_TIMESTAMPNS for"))?;
-        self.size_buffers(options)
+        self.size_buffers([options.receive_buffer, options.send_buffer])
             .map_err(failed("size the buffers of"))?;
         self.offload(options.offload);
         Ok(())
@@ -246,18 +246,6 @@ impl Socket {
         destination == *peer.ip() && !destination.is_loopback()
     }
 
-    /// The sizes of the receive and the send buffer in bytes (`SO_RCVBUF`, `SO_SNDBUF`). The kernel
-    /// doubles the requested size, for its own overhead (socket(7)).
-    ///
-    /// # Errors
-    /// The errors of getsockopt(2).
-    pub fn buffer_sizes(&self) -> io::Result<[usize; 2]> {
-        Ok([
-            self.inner.recv_buffer_size()?,
-            self.inner.send_buffer_size()?,
-        ])
-    }
-
     /// The bytes in the receive queue, and the datagrams dropped since the socket was bound or
     /// adopted (`SO_MEMINFO`).
     ///
@@ -292,45 +280,6 @@ impl Socket {
             unwanted: AtomicBool::new(found && !wanted),
             sent: wanted && offload::can_send_batches(&*self),
         };
-    }
-
-    pub(super) fn size_buffers(&self, options: &SocketOptions) -> io::Result<()> {
-        if options.receive_buffer.or(options.send_buffer).is_none() {
-            return Ok(());
-        }
-        let limits = BufferLimits::new()?;
-        let sizes = self.buffer_sizes()?;
-        for (size, has, limit, force, within_limit) in [
-            (
-                options.receive_buffer,
-                sizes[0],
-                limits.receive()?,
-                libc::SO_RCVBUFFORCE,
-                libc::SO_RCVBUF,
-            ),
-            (
-                options.send_buffer,
-                sizes[1],
-                limits.send()?,
-                libc::SO_SNDBUFFORCE,
-                libc::SO_SNDBUF,
-            ),
-        ] {
-            let Some(size) = size else { continue };
-            let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
-            match sockopt::set(self, libc::SOL_SOCKET, force, size) {
-                Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => {
-                    // The service manager may have set a size above the limit: do not shrink it.
-                    let has = libc::c_int::try_from(has / 2).unwrap_or(libc::c_int::MAX);
-                    let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
-                    if size < has || limit > has {
-                        sockopt::set(self, libc::SOL_SOCKET, within_limit, size)?;
-                    }
-                }
-                done => done?,
-            }
-        }
-        Ok(())
     }
 }
 

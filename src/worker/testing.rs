@@ -15,8 +15,8 @@ pub(super) fn now() -> Instant {
 
 pub(super) fn socket(offload: bool) -> Arc<Socket> {
     let options = udp::SocketOptions {
-        receive_buffer: None,
-        send_buffer: None,
+        receive_buffer: udp::BufferSize::Default,
+        send_buffer: udp::BufferSize::Default,
         reuse_address: false,
         timestamps: true,
         offload,

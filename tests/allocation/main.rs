@@ -26,7 +26,7 @@ use udp_echo::metrics::Counts;
 use udp_echo::reflect::{
     Admission, ExitOn, LEAK, Limits, Mode, Rate, Reflector, ReflectorSettings, Refusal, Timeout,
 };
-use udp_echo::udp::{self, Socket, SocketOptions};
+use udp_echo::udp::{self, BufferSize, Socket, SocketOptions};
 use udp_echo::worker::{self, Shared, Worker};
 
 use harness::{client, send_gso_batch, wait_until};
@@ -76,8 +76,8 @@ fn worker_does_not_allocate_for_any_datagram() {
 /// Sends all kinds of datagrams to a worker.
 fn assert_allocates_nothing(mode: Mode, offload: bool) {
     let options = SocketOptions {
-        receive_buffer: None,
-        send_buffer: None,
+        receive_buffer: BufferSize::Default,
+        send_buffer: BufferSize::Default,
         reuse_address: false,
         timestamps: true,
         offload,

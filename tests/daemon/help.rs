@@ -9,7 +9,7 @@ const DEFAULTS: [(&str, &str); 2] = [
     (
         "",
         "listen=localhost:9999 mode=exchange timeout=5s max-datagram=1024 \
-         recv-buffer=the_kernel's send-buffer=the_kernel's workers=1 busy-poll=0 offload=auto \
+         recv-buffer=auto send-buffer=the_kernel's workers=1 busy-poll=0 offload=auto \
          max-peers=65536 exit-on=nothing reuse-address=off timestamps=off min-source-port=1024 \
          rate-limit=off rate-limit-total=off metrics-listen=127.0.0.1:9862 log=info \
          log-format=auto",

@@ -13,6 +13,7 @@ mod harness;
 
 mod backlog;
 mod check;
+mod buffers;
 mod escapes;
 mod help;
 mod http;

@@ -133,8 +133,8 @@ const EFFECTS: &str = "
     MODE | echo | lockstep | serving in echo mode | serving in lockstep mode
     TIMEOUT | 90 | none | timeout 1m 30s | timeout none
     MAX_DATAGRAM | 1 | 2 | echoed_bytes_total 2 | echoed_bytes_total 4
-    RECV_BUFFER | 64KiB | 32768 | receive buffer 128 KiB | receive buffer 64 KiB
-    SEND_BUFFER | 64KiB | 32768 | send buffer 128 KiB | send buffer 64 KiB
+    RECV_BUFFER | 64KiB | 32768 | receive buffer 64 KiB | receive buffer 32 KiB
+    SEND_BUFFER | 64KiB | 32768 | send buffer 64 KiB | send buffer 32 KiB
     WORKERS | 2 | 1 | worker=\"1\" | worker=\"0\"
     OFFLOAD | auto | off | , GRO | , no offload
     MAX_PEERS | 1 | 2 | evicted_total 1 | evicted_total 0

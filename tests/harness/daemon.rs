@@ -63,7 +63,12 @@ impl Daemon {
         for line in daemon.log() {
             if let Some(rest) = after(&line, "listening on ") {
                 let address = rest.split(' ').next().unwrap().parse();
-                daemon.listen.push(address.expect("an address"));
+                let address: SocketAddr = address.expect("an address");
+                // One for each worker.
+                let mut parts = rest.split(", ");
+                let workers = parts.find_map(|part| part.strip_suffix(" workers"));
+                let workers = workers.map_or(1, |workers| workers.parse().unwrap());
+                daemon.listen.extend(std::iter::repeat_n(address, workers));
             }
             if let Some(rest) = after(&line, "metrics on http://") {
                 let address = rest.split('/').next().unwrap().parse();

@@ -308,7 +308,8 @@ fn check(outcome: &Result<Args, clap::Error>, asks: bool) -> TestCaseResult {
     prop_assert!((1..=1 << 24).contains(&args.max_peers));
     prop_assert!(!args.listen.is_empty());
     prop_assert!((1..=1024).contains(&args.workers.number()));
-    for size in [args.recv_buffer, args.send_buffer].into_iter().flatten() {
+    let sizes = [args.recv_buffer.given(), args.send_buffer];
+    for size in sizes.into_iter().flatten() {
         prop_assert!(i32::try_from(2 * size).is_ok_and(|size| size > 0));
     }
     if let Some(timeout) = args.timeout.0 {

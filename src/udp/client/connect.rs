@@ -10,7 +10,7 @@ use crate::udp::error::SocketAction;
 use crate::udp::socket::BatchSupport;
 use crate::udp::sys::guard::Guard;
 use crate::udp::sys::sockopt;
-use crate::udp::{Drops, Socket, SocketError, SocketOptions};
+use crate::udp::{BufferSize, Drops, Socket, SocketError};
 
 impl Socket {
     /// Opens a socket that sends to and receives from `peer` only, with a port that the kernel
@@ -43,13 +43,7 @@ impl Socket {
         sockopt::set(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
             .map_err(failed("set SO_TIMESTAMPNS for"))?;
         socket
-            .size_buffers(&SocketOptions {
-                receive_buffer: Some(receive_buffer),
-                send_buffer: None,
-                reuse_address: false,
-                timestamps: true,
-                offload: false,
-            })
+            .size_buffers([BufferSize::Bytes(receive_buffer), BufferSize::Default])
             .map_err(failed("size the buffers of a socket for"))?;
         Ok(socket)
     }
