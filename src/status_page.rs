@@ -185,12 +185,13 @@ fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result 
             continue;
         };
         let [receive, send] = [0, 1].map(|buffer| {
-            let got = reading.buffers[buffer];
+            // The kernel doubles the size that it grants (socket(7)).
+            let got = reading.buffers[buffer] / 2;
             let shown = size(got as u64);
             let Some(requested) = requested[buffer] else {
                 return format!("<td>{shown}");
             };
-            let class = if got < requested.saturating_mul(2) {
+            let class = if got < requested {
                 " class=\"bad\""
             } else {
                 ""
@@ -205,8 +206,8 @@ fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::fmt::Result 
         )?;
     }
     out.push_str(
-        "</table></div>\n<p class=\"dim\">Buffer sizes as the kernel counts them: twice the \
-         requested size.</p>\n",
+        "</table></div>\n<p class=\"dim\">Queued includes the kernel's overhead: at most about \
+         twice the receive buffer.</p>\n",
     );
     Ok(())
 }
@@ -258,8 +259,8 @@ fn grouped(number: u64) -> String {
 mod tests {
     use super::*;
     use crate::metrics::SocketReading;
-
     use crate::reflect::Refusal;
+
     #[test]
     fn numbers_have_spaces_units_and_a_decimal_where_small() {
         for (number, text) in [
@@ -369,15 +370,14 @@ mod tests {
             shown_page(&History::default(), MetricsSummary::default(), sockets)
         };
         let page = all(&[socket(Some(4_194_304), 425_984)]);
-        let row =
-            "<td class=\"bad\">416 KiB (requested 4 MiB)<td>5 B<td>6<td>2 KiB (requested 1000 B)\n";
+        let row = "<td class=\"bad\">208 KiB (requested 4 MiB)<td>5 B<td>6<td>1000 B (requested 1000 B)\n";
         assert!(page.contains(row), "{page}");
         let page = all(&[socket(Some(212_992), 425_984), socket(None, 425_984)]);
         assert!(
-            page.contains("<td>416 KiB (requested 208 KiB)<td>"),
+            page.contains("<td>208 KiB (requested 208 KiB)<td>"),
             "{page}"
         );
-        assert!(page.contains("<td>416 KiB<td>"), "{page}");
+        assert!(page.contains("<td>208 KiB<td>"), "{page}");
         assert!(!page.contains("bad"), "{page}");
         let unavailable = SocketState {
             reading: None,
