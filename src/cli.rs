@@ -100,8 +100,7 @@ pub struct Args {
     ///
     /// Request a socket receive buffer of this size, in bytes or with a unit (4MiB). The kernel
     /// doubles the size and limits it to net.core.rmem_max, unless the daemon has CAP_NET_ADMIN.
-    /// With auto, request 4MiB if the socket has less, and use what the kernel grants; in lockstep
-    /// mode, keep the kernel's default.
+    /// With auto, request 4MiB if the socket has less; in lockstep mode, request nothing.
     #[arg(
         long,
         value_name = "BYTES",
