@@ -191,10 +191,11 @@ pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&
         }
     }
     for (listen, state, workers) in lines {
-        match workers {
-            1 => info!("listening on {listen} (UDP), {state}"),
-            _ => info!("listening on {listen} (UDP), {workers} workers, {state}"),
-        }
+        let workers = match workers {
+            1 => String::new(),
+            _ => format!(" {workers} workers,"),
+        };
+        info!("listening on {listen} (UDP),{workers} {state}");
     }
     warn_of_small_buffers(config, sockets);
     if let Some(address) = http {
