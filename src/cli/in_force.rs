@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::{Args, Offload, environment};
+use crate::udp::BufferSize;
 
 impl Args {
     /// Each option's variable and the value in force, in the order of `--help`. The variables set
@@ -32,7 +33,7 @@ impl Args {
             ("MODE", mode.name().to_owned()),
             ("TIMEOUT", timeout.unwrap_or_else(none)),
             ("MAX_DATAGRAM", self.max_datagram.to_string()),
-            ("RECV_BUFFER", maybe(self.recv_buffer)),
+            ("RECV_BUFFER", buffer(self.recv_buffer)),
             ("SEND_BUFFER", maybe(self.send_buffer)),
             ("WORKERS", self.workers.to_string()),
             ("BUSY_POLL", time(self.busy_poll)),
@@ -55,6 +56,14 @@ impl Args {
 
 fn list(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join(",")
+}
+
+fn buffer(size: BufferSize) -> String {
+    match size {
+        BufferSize::Default => String::new(),
+        BufferSize::Auto => "auto".to_owned(),
+        BufferSize::Bytes(bytes) => bytes.to_string(),
+    }
 }
 
 fn maybe(value: Option<impl Display>) -> String {

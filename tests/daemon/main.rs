@@ -12,8 +12,8 @@
 mod harness;
 
 mod backlog;
-mod check;
 mod buffers;
+mod check;
 mod escapes;
 mod help;
 mod http;
