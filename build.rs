@@ -19,8 +19,12 @@ fn main() {
     println!("cargo:rustc-env=BUILD_REVISION={revision}");
     println!("cargo:rerun-if-changed=build.rs");
     // Git writes to one of these on each commit and checkout.
-    for file in [".git/HEAD", ".git/logs/HEAD"] {
-        if Path::new(file).exists() {
+    for file in ["HEAD", "logs/HEAD"] {
+        // In a worktree, .git is a file.
+        let Some(file) = output("git", &["rev-parse", "--git-path", file]) else {
+            continue;
+        };
+        if Path::new(&file).exists() {
             println!("cargo:rerun-if-changed={file}");
         }
     }
