@@ -46,6 +46,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time after that to complete a response.
 const GRACE: Duration = Duration::from_millis(300);
+// SECURITY.md promises that dead connections are closed within 15 seconds.
+const _: () = assert!(HEAD_TIMEOUT.as_secs() < CONNECTION_TIMEOUT.as_secs());
+const _: () = assert!(CONNECTION_TIMEOUT.as_secs() < 15);
 /// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 /// The wait after an accept that failed with no connection to close.
@@ -309,5 +312,58 @@ async fn ready(State(site): SiteState) -> (StatusCode, &'static str) {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::thread;
+
+    use super::*;
+    use crate::runtime;
+
+    /// A page that is larger than the buffers of a connection.
+    struct Large;
+
+    impl Site for Large {
+        fn metrics(&self) -> Result<(&'static str, String), String> {
+            Ok(("text/plain", "a".repeat(64 << 20)))
+        }
+
+        fn healthy(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn ready(&self) -> bool {
+            true
+        }
+
+        fn page(&self, _: &str) -> String {
+            String::new()
+        }
+
+        fn page_main(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn connection_ends_when_the_client_reads_nothing() {
+        let (listener, address) = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(request).unwrap();
+        let served = thread::spawn(move || {
+            runtime::new().unwrap().block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
+                let (_stop, stopped) = watch::channel(false);
+                let ends = connection(stream, router(Arc::new(Large)), stopped);
+                time::timeout(Duration::from_mins(3), ends).await
+            })
+        });
+        assert!(served.join().unwrap().is_ok(), "not closed");
+        drop(client);
     }
 }

@@ -67,15 +67,16 @@ mod tests {
 
     #[test]
     fn start_and_last_datagram_times_follow_a_clock_step() {
-        let counts = Arc::new(Counts::default());
+        let [counts, other] = [(); 2].map(|()| Arc::new(Counts::default()));
+        let worker = |counts| WorkerMetrics {
+            listen: String::new(),
+            worker: String::new(),
+            counts: Arc::clone(counts),
+            requested: [None; 2],
+            read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
+        };
         let metrics = Metrics::new(MetricsSources {
-            workers: vec![WorkerMetrics {
-                listen: String::new(),
-                worker: String::new(),
-                counts: Arc::clone(&counts),
-                requested: [None; 2],
-                read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
-            }],
+            workers: vec![worker(&counts), worker(&other)],
             timestamps: false,
             config_info: Vec::new(),
             dropped_log_lines: Arc::default(),
@@ -96,10 +97,11 @@ mod tests {
                 value("udp_echo_last_datagram_timestamp_seconds "),
             ]
         };
-        advance(Duration::from_secs(5));
-        counts
-            .last_datagram
-            .set(*BOOT + Duration::from_secs(20), clocks().monotonic);
+        let epoch = clocks().monotonic;
+        advance(Duration::from_secs(4));
+        other.last_datagram.set(epoch, clocks().monotonic);
+        advance(Duration::from_secs(1));
+        counts.last_datagram.set(epoch, clocks().monotonic);
         for ahead in [0, 1_700_000_000, 1_700_003_600, 3] {
             AHEAD.set(Duration::from_secs(ahead));
             assert_eq!(shown(), [ahead + 20, ahead + 25]);

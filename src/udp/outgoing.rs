@@ -312,7 +312,16 @@ fn wait_writable(socket: &Socket, time: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use socket2::{Domain, Type};
+
     use super::*;
+    use crate::udp::socket::BatchSupport;
+    use crate::udp::sys::guard::Guard;
+    use crate::udp::{Batch, Drops, Wait};
 
     #[test]
     fn transmit_is_split_into_its_segments() {
@@ -339,5 +348,56 @@ mod tests {
             }
             assert_eq!(offset, transmit.length);
         }
+    }
+    /// A UNIX socket, because on loopback a datagram leaves the send buffer at once.
+    #[cfg(not(miri))]
+    #[test]
+    fn full_send_buffer_is_waited_for() {
+        const REPLIES: usize = 64;
+        let (ours, theirs) = socket2::Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+        ours.set_send_buffer_size(1).unwrap();
+        let socket = Socket {
+            inner: ours,
+            address: ([0, 0, 0, 0], 9999).into(),
+            drops: Drops::from_baseline(0),
+            batches: BatchSupport::default(),
+            guard: Guard::default(),
+        };
+        let mut batch = Batch::new(1, 100, &socket);
+        theirs.send(&[7; 100]).unwrap();
+        assert_eq!(batch.receive(&socket, Wait::Poll, 1).unwrap(), 1);
+        let transmit = Transmit {
+            slot: 0,
+            start: 0,
+            length: 100,
+            segment: 100,
+        };
+        for _ in 0..REPLIES {
+            batch.queue(transmit, None);
+        }
+        let (full, is_full) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            is_full.recv().unwrap();
+            // Time for a wait that does not block to be counted.
+            thread::sleep(Duration::from_millis(10));
+            let mut theirs = theirs;
+            for _ in 0..REPLIES {
+                theirs.read_exact(&mut [0; 100]).unwrap();
+            }
+        });
+        let (mut sent, mut waits) = (0, 0);
+        let mut time = || {
+            waits += 1;
+            let _ = full.send(());
+            Duration::from_mins(1)
+        };
+        while let Some(Sent { result, .. }) = batch.send_next(&socket, &mut time) {
+            result.unwrap();
+            sent += 1;
+        }
+        assert_eq!(sent, REPLIES);
+        // Each wait ends with space for one reply at least.
+        assert!((1..=REPLIES).contains(&waits), "{waits}");
+        reader.join().unwrap();
     }
 }

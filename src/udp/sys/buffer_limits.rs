@@ -62,4 +62,24 @@ mod tests {
             );
         }
     }
+    /// Where the two limits are equal, only the other buffer shows which one was read.
+    #[test]
+    fn each_limit_is_read_from_its_own_buffer() {
+        let limits = BufferLimits::new().unwrap();
+        let sizes = || {
+            let socket = &limits.0;
+            [socket.recv_buffer_size(), socket.send_buffer_size()].map(Result::unwrap)
+        };
+        let shrink = || {
+            limits.0.set_recv_buffer_size(1).unwrap();
+            limits.0.set_send_buffer_size(1).unwrap();
+            sizes()
+        };
+        let [receive, send] = shrink();
+        let limit = limits.receive().unwrap();
+        assert_eq!(sizes(), [2 * limit, send]);
+        shrink();
+        let limit = limits.send().unwrap();
+        assert_eq!(sizes(), [receive, 2 * limit]);
+    }
 }
