@@ -47,6 +47,8 @@ struct Simulated {
     queued: VecDeque<Transmit>,
     sent: Vec<Reply>,
     sends_batches: bool,
+    /// Whether a send could have waited for space in the send buffer.
+    could_wait: bool,
 }
 
 fn peer(number: usize) -> SocketAddr {
@@ -140,7 +142,8 @@ impl Port for &mut Simulated {
         self.queued.push_back(transmit);
     }
 
-    fn send_next(&mut self, _: impl FnMut() -> Duration) -> Option<Sent> {
+    fn send_next(&mut self, mut time: impl FnMut() -> Duration) -> Option<Sent> {
+        self.could_wait |= !time().is_zero();
         let transmit = self.queued.pop_front()?;
         let (incoming, memory) = &self.slots[transmit.slot];
         if incoming.fails {
@@ -218,6 +221,59 @@ fn incoming() -> impl Strategy<Value = Incoming> {
     })
 }
 
+fn shared() -> Arc<Shared> {
+    Arc::new(Shared::new(Instant::now(), Box::new([Arc::default()])))
+}
+
+fn simulated(shared: &Arc<Shared>, calls: &[Vec<Incoming>], sends_batches: bool) -> Simulated {
+    Simulated {
+        shared: Arc::clone(shared),
+        incoming: calls.iter().cloned().collect(),
+        slots: Vec::new(),
+        queued: VecDeque::new(),
+        sent: Vec::new(),
+        sends_batches,
+        could_wait: false,
+    }
+}
+
+fn run(port: &mut Simulated, mode: Mode, shared: &Arc<Shared>) -> Stopped {
+    let now = Instant::now();
+    let settings = ReflectorSettings {
+        mode,
+        timeout: None,
+        max_datagram: MAX_DATAGRAM,
+        max_peers: NonZeroU32::new(100).unwrap(),
+        exit_on: ExitOn::default(),
+        admission: Admission::new(1024, []),
+        limits: None,
+    };
+    let options = WorkerOptions {
+        busy_poll: Duration::ZERO,
+        timestamps: false,
+        waiting_since: now,
+        time_of_day: || Duration::ZERO,
+    };
+    let reflector = Reflector::new(settings, now).unwrap();
+    Worker::new(port, reflector, options, 0, Arc::clone(shared)).run()
+}
+
+/// A slow machine may use up the time of some rounds, but not of all.
+#[test]
+fn reply_may_wait_for_space_in_the_send_buffer() {
+    let incoming = Incoming {
+        peer: 1,
+        segment: 1,
+        bytes: vec![7],
+        fails: false,
+    };
+    let shared = shared();
+    let mut port = simulated(&shared, &vec![vec![incoming]; 1000], false);
+    run(&mut port, Mode::Echo, &shared);
+    assert_eq!(port.sent.len(), 1000);
+    assert!(port.could_wait);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -227,33 +283,9 @@ proptest! {
         sends_batches: bool,
         calls in vec(vec(incoming(), 1..SLOTS + 1), 0..20),
     ) {
-        let now = Instant::now();
-        let settings = ReflectorSettings {
-            mode,
-            timeout: None,
-            max_datagram: MAX_DATAGRAM,
-            max_peers: NonZeroU32::new(100).unwrap(),
-            exit_on: ExitOn::default(),
-            admission: Admission::new(1024, []),
-            limits: None,
-        };
-        let shared = Arc::new(Shared::new(now, Box::new([Arc::default()])));
-        let mut port = Simulated {
-            shared: Arc::clone(&shared),
-            incoming: calls.iter().cloned().collect(),
-            slots: Vec::new(),
-            queued: VecDeque::new(),
-            sent: Vec::new(),
-            sends_batches,
-        };
-        let options = WorkerOptions {
-            busy_poll: Duration::ZERO,
-            timestamps: false,
-            waiting_since: now,
-            time_of_day: || Duration::ZERO,
-        };
-        let reflector = Reflector::new(settings, now).unwrap();
-        let stopped = Worker::new(&mut port, reflector, options, 0, Arc::clone(&shared)).run();
+        let shared = shared();
+        let mut port = simulated(&shared, &calls, sends_batches);
+        let stopped = run(&mut port, mode, &shared);
         prop_assert!(matches!(stopped, Stopped::Asked));
         let (sent, expected) = model(mode, &calls);
         prop_assert_eq!(port.sent, sent);
