@@ -102,6 +102,7 @@ fn status_page_policy_allows_only_its_own_content() {
         );
         assert_eq!(page.body.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
         for header in [
+            "cache-control: no-store",
             "x-content-type-options: nosniff",
             "referrer-policy: no-referrer",
         ] {
