@@ -17,6 +17,7 @@ mod attribution;
 mod exchange;
 mod faults;
 mod measuring;
+mod own_host;
 mod picture;
 mod reflectors;
 mod running;
