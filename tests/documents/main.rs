@@ -16,6 +16,9 @@ mod language;
 mod completions;
 mod defaults;
 mod manual;
+mod names;
+mod numbers;
+mod units;
 
 use std::collections::BTreeSet;
 use std::fs;

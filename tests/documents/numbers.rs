@@ -1,0 +1,160 @@
+//! Numbers in texts: status codes, ranges, limits.
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use udp_echo::record::Record;
+use udp_echo::reflect::{BUCKETS, LEAK, Limits, Rate};
+
+use crate::harness::{Daemon, program, readme, run};
+
+#[test]
+fn exit_statuses_are_those_of_readme_and_manual() {
+    let daemon = Daemon::start(&[]);
+    daemon.signal(Signal::SIGTERM);
+    let asked = daemon.stop();
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    let failed = run(program().args([&listen, "--metrics-listen=none"])).0;
+    let wrong = run(program().arg("--no-such-option")).0;
+    let statuses = [asked, failed, wrong].map(|status| status.code().unwrap());
+    let texts = [readme::text(), read("packaging/generate.rs")].concat();
+    let paragraphs = texts.split("\n\n").flat_map(|text| text.split(".SH "));
+    let own = paragraphs.filter(|text| text.contains("status 0") || text.contains("EXIT STATUS"));
+    let mut count = 0;
+    for text in own {
+        let own = text.split(". The probe: ").next().unwrap();
+        let digits = own.split(|other: char| !other.is_alphanumeric() && other != '.');
+        let digits = digits.map(|word| word.trim_end_matches('.'));
+        let seen: Vec<i32> = digits.filter_map(|word| word.parse().ok()).collect();
+        assert_eq!(seen, statuses, "{text}");
+        count += 1;
+    }
+    assert!(count > 1, "{count}");
+}
+
+#[test]
+fn http_statuses_are_those_of_readme_and_manual() {
+    let daemon = Daemon::start(&[]);
+    let text = readme::text();
+    let mut count = 0;
+    for rest in text.split("` answers ").collect::<Vec<_>>().windows(2) {
+        let path = rest[0].rsplit('`').next().unwrap();
+        let status: u16 = rest[1].split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(daemon.get(path).status, status, "{path}");
+        count += 1;
+    }
+    assert_eq!(count, 2);
+    for rest in read("packaging/generate.rs").split(".I /").skip(1) {
+        let (path, rest) = rest.split_once('\n').unwrap();
+        let path = format!("/{}", path.replace('\\', ""));
+        let status = rest
+            .strip_prefix("Status ")
+            .and_then(|rest| rest.split(' ').next());
+        let is_http = ["/", "/metrics", "/-/healthy", "/-/ready"].contains(&path.as_str());
+        let expected = status.map_or(200, |status| status.parse().unwrap());
+        assert!(!is_http || daemon.get(&path).status == expected, "{path}");
+    }
+}
+
+/// `1 to 65507` in the row of an option.
+#[test]
+fn ranges_of_options_are_those_of_the_program() {
+    let mut count = 0;
+    for (title, command) in [
+        ("Measure", &["probe", "localhost:9"][..]),
+        ("Configure", &[]),
+    ] {
+        let sections = readme::sections();
+        let section = sections.iter().find(|section| section.title == title);
+        for row in section
+            .unwrap()
+            .text
+            .lines()
+            .filter(|line| line.starts_with("| `--"))
+        {
+            let option = row[5..].split([' ', '`']).next().unwrap();
+            let words: Vec<_> = row.split([' ', ',', ':', '.']).collect();
+            let ranges = words.windows(3).filter_map(|words| {
+                let is_range = words[1] == "to";
+                let [first, last] = [words[0], words[2]].map(str::parse::<u64>);
+                is_range.then(|| Some((first.ok()?, last.ok()?)))?
+            });
+            for (first, last) in ranges {
+                let takes = |value: u64| {
+                    // The next argument is wrong: a message about it means that this one is right.
+                    let value = format!("--{option}={value}");
+                    let error = run(program().args(command).args([&value, "--quiet=x"])).2;
+                    !error.contains("invalid value")
+                };
+                assert!(takes(first) && takes(last), "{row}");
+                assert!(!takes(first - 1) && !takes(last + 1), "{row}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 2, "{count}");
+}
+
+#[test]
+fn rate_limit_is_per_ipv6_network_of_the_documented_size() {
+    let help = run(program().arg("--help")).1;
+    let text = readme::text();
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("| `--rate-limit N`"))
+        .unwrap();
+    let own = help.split("--rate-limit <").nth(1).unwrap();
+    for text in [row, own] {
+        let after = text.split("IPv6").nth(1).unwrap();
+        let mut bits = after.split(|other: char| !other.is_ascii_digit());
+        let bits: u32 = bits
+            .find(|digits| !digits.is_empty())
+            .unwrap()
+            .parse()
+            .unwrap();
+        let each = Rate::new(NonZeroU32::MIN);
+        let network = 0x2001_0db8_u128 << 96;
+        let address = |bit: u32| IpAddr::from(Ipv6Addr::from(network ^ (1 << (128 - bit))));
+        let base = IpAddr::from(Ipv6Addr::from(network));
+        // Two networks share a bucket by chance, once in 65536 times.
+        let differ = |bit| {
+            (0..3).any(|_| {
+                let limits = Limits::new(Instant::now(), LEAK, each, None);
+                limits.have_own_buckets(&[base, address(bit)])
+            })
+        };
+        assert!(differ(bits) && !differ(bits + 1), "{bits} bits: {text}");
+    }
+    assert!(row.contains(&format!("one in {LEAK}")), "{row}");
+    let security = read("SECURITY.md");
+    assert!(security.contains(&format!("in {LEAK}")) && security.contains(&BUCKETS.to_string()));
+}
+
+#[test]
+fn record_size_is_that_of_the_texts() {
+    for file in [
+        "README.md",
+        "Cargo.toml",
+        "packaging/prometheus/alerting.rules.yml",
+    ] {
+        let text = read(file).replace("22-byte", "22 bytes");
+        let sizes = text.match_indices(" bytes").filter_map(|(end, _)| {
+            let number = text[..end].rsplit(' ').next()?;
+            number.parse::<usize>().ok().filter(|size| *size < 100)
+        });
+        let sizes: Vec<_> = sizes.filter(|size| *size != 2).collect();
+        assert!(!sizes.is_empty(), "{file}");
+        assert!(
+            sizes.iter().all(|size| *size == Record::BYTES),
+            "{file}: {sizes:?}"
+        );
+    }
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(readme::root().join(file)).unwrap()
+}
