@@ -255,6 +255,7 @@ mod tests {
         let metrics = Metrics::new(MetricsSources {
             workers: Vec::new(),
             timestamps: false,
+            config_info: Vec::new(),
             dropped_log_lines: Arc::default(),
             read_limits: || [Some(1), Some(2)],
             started: clocks(),

@@ -37,10 +37,10 @@ fn start_time_is_when_the_process_was_started() {
 #[test]
 fn build_info_names_the_commit_that_was_built() {
     let body = Daemon::start(&[]).get("/metrics").body;
-    let built = env!("UDP_ECHO_REVISION");
+    let built = env!("BUILD_REVISION");
     let labels = format!(
         "revision=\"{built}\",rustc=\"{}\"}} 1\n",
-        env!("UDP_ECHO_RUSTC")
+        env!("BUILD_RUSTC")
     );
     assert!(body.contains(&labels), "no {labels} in {body}");
     let git = |args: &[&str]| {

@@ -1,6 +1,6 @@
 //! Residence times of GRO batches.
 
-use crate::harness::{Daemon, client, receive, send_burst};
+use crate::harness::{Daemon, client, receive, send_gso_batch};
 use crate::modes::{ECHOED, assert_counts};
 use crate::offload::numbered;
 
@@ -10,7 +10,7 @@ fn each_datagram_of_a_gro_batch_counts_in_the_residence() {
     for log in ["--log=info", "--log=debug"] {
         let daemon = Daemon::start(&["--mode=echo", "--timestamps", log]);
         let peer = client(daemon.address());
-        send_burst(&peer, &numbered(0, 10), 8);
+        send_gso_batch(&peer, &numbered(0, 10), 8);
         for number in 0..10_u64 {
             assert_eq!(receive(&peer), number.to_be_bytes());
         }

@@ -109,12 +109,12 @@ fn rules_and_dashboard_use_existing_labels() {
     labels.extend(ADDED);
     for file in &FILES[3..6] {
         let text = read(file);
-        let groups = ["by (", "on (", "by(", "on("]
+        let lists = ["by (", "on (", "by(", "on("]
             .iter()
             .flat_map(|start| text.split(start).skip(1));
-        let groups = groups.filter_map(|rest| rest.split(')').next());
-        let mut used: Vec<_> = groups
-            .flat_map(|group| group.split(','))
+        let lists = lists.filter_map(|rest| rest.split(')').next());
+        let mut used: Vec<_> = lists
+            .flat_map(|list| list.split(','))
             .map(str::trim)
             .collect();
         for start in ["$labels.", "{{"] {
@@ -136,20 +136,19 @@ fn rules_and_dashboard_use_existing_labels() {
 }
 
 #[test]
-fn readme_shows_the_members_of_the_json_object() {
-    let text = readme::text();
-    let shown = text.split("```json\n").nth(1).unwrap();
-    let shown: Value = serde_json::from_str(shown.split("```").next().unwrap()).unwrap();
+fn manual_names_the_members_of_the_json_object() {
+    let manual = read("packaging/manual/udp-echo-probe.1.in");
+    let words: BTreeSet<_> = manual.split(|other| !is_of_a_name(other)).collect();
     let daemon = Daemon::start(&["--mode=echo"]);
     let (target, http) = (daemon.address().to_string(), daemon.http.unwrap());
     let url = format!("--metrics-url=http://{http}/metrics");
     let args = ["probe", &target, "--mode=echo", "--count=1", "--json", &url];
     let seen = run(program().args(args)).1;
     let seen: Value = serde_json::from_str(&seen).unwrap();
-    assert_eq!(members(&shown), members(&seen));
-    // Numbers fit: a request is received or lost.
-    let count = |name: &str| shown[name].as_u64().unwrap();
-    assert_eq!(count("sent"), count("received") + count("lost"));
+    for member in members(&seen) {
+        let name = member.rsplit('.').next().unwrap();
+        assert!(words.contains(name), "{member}");
+    }
 }
 
 /// All names of an object's members, and of those inside it.

@@ -10,8 +10,9 @@ use crate::harness::{Daemon, program, readme, run, shell};
 const SERVICE: &str = "udp-echo.service";
 const ECHO: &str = "udp-echo.socket";
 const METRICS: &str = "udp-echo-metrics.socket";
+const PORTS: &str = "udp-echo-ports.target";
 
-/// What README.md and SECURITY.md promise of the service, and the directives that keep it.
+/// Promises of README.md and SECURITY.md about the service, and the directives that keep each.
 const SANDBOX: [(&str, &[&str]); 4] = [
     (
         "no network of its own",
@@ -92,9 +93,12 @@ fn sockets_have_the_addresses_and_names_of_the_program() {
     }
     let wrong = run(&mut passed_in_as("other")).2;
     assert!(wrong.contains("echo or metrics"), "{wrong}");
-    // README.md: `ReceiveBuffer=` in `udp-echo.socket` (4 MiB).
+    // README.md: `ReceiveBuffer=` (default: 4 MiB).
     let buffer = one(ECHO, "ReceiveBuffer").replace('M', " MiB");
-    assert!(readme::text().contains(&format!("({buffer})")), "{buffer}");
+    assert!(
+        readme::text().contains(&format!("(default: {buffer})")),
+        "{buffer}"
+    );
 }
 
 #[test]
@@ -106,7 +110,7 @@ fn service_names_both_sockets_and_its_options() {
     assert_eq!(one(SERVICE, "ExecStart"), "/usr/bin/udp-echo");
     assert_eq!(one(SERVICE, "WantedBy"), "multi-user.target");
     let package = fs::read_to_string(readme::root().join("Cargo.toml")).unwrap();
-    for unit in [SERVICE, ECHO, METRICS] {
+    for unit in [SERVICE, ECHO, METRICS, PORTS] {
         let asset = format!("[\"systemd/{unit}\", \"usr/lib/systemd/system/\", \"644\"]");
         assert!(package.contains(&asset), "{unit}");
     }
@@ -116,20 +120,29 @@ fn service_names_both_sockets_and_its_options() {
 }
 
 #[test]
-fn service_restarts_after_faults_but_not_after_wrong_usage() {
+fn service_restarts_once_per_second_without_a_limit() {
     assert_eq!(one(SERVICE, "Restart"), "on-failure");
-    let wrong = run(program().arg("--no-such-option")).0.code().unwrap();
-    assert_eq!(one(SERVICE, "RestartPreventExitStatus"), wrong.to_string());
+    assert_eq!(one(SERVICE, "RestartSec"), "1s");
+    for unit in [SERVICE, ECHO, METRICS] {
+        assert_eq!(one(unit, "StartLimitIntervalSec"), "0", "{unit}");
+    }
+    assert!(!read(SERVICE).contains("RestartPreventExitStatus"));
     assert_eq!(one(SERVICE, "Type"), "notify");
     assert_eq!(one(SERVICE, "NotifyAccess"), "main");
     let seconds = |name| duration(&one(SERVICE, name));
     assert!(seconds("WatchdogSec") >= Duration::from_secs(10));
     // The daemon ends within one second.
     assert!(seconds("TimeoutStopSec") > Duration::from_secs(1));
-    // Restarts that follow each other at once stay below the limit on starts.
-    let burst: u32 = one(SERVICE, "StartLimitBurst").parse().unwrap();
-    assert!(burst > 1);
-    assert!(seconds("RestartSec") * burst < seconds("StartLimitIntervalSec"));
+}
+
+#[test]
+fn stop_of_the_service_closes_both_ports() {
+    assert_eq!(one(PORTS, "PartOf"), SERVICE);
+    assert_eq!(one(PORTS, "Before"), SERVICE);
+    assert_eq!(one(PORTS, "PropagatesStopTo"), format!("{ECHO} {METRICS}"));
+    for unit in [SERVICE, ECHO, METRICS] {
+        assert_eq!(one(unit, "Wants"), PORTS, "{unit}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::{DEADLINE, kernel_drops, receive_from, wait_until};
-use crate::reflectors::{probe, started, told};
+use crate::reflectors::{finished, probe, started};
 
 #[test]
 fn probe_reports_the_drops_of_its_own_sockets() {
@@ -34,7 +34,7 @@ fn probe_reports_the_drops_of_its_own_sockets() {
         drops = drops.max(kernel_drops(client.port()));
         stat.rsplit(") ").next().unwrap().starts_with('Z')
     });
-    let (code, out, _) = told(child.wait_with_output().unwrap());
+    let (code, out, _) = finished(child.wait_with_output().unwrap());
     assert_eq!(code, 0, "{out}");
     let line = format!("{drops} datagrams ");
     assert!(out.lines().any(|it| it.starts_with(&line)), "{line}: {out}");
@@ -49,7 +49,7 @@ fn probe_ends_when_the_metrics_do_not_come() {
     );
     let mut child = started(&mut probe("127.0.0.1:9", &url));
     wait_until("it ends", || child.try_wait().unwrap().is_some());
-    let (code, _, err) = told(child.wait_with_output().unwrap());
+    let (code, _, err) = finished(child.wait_with_output().unwrap());
     assert_eq!(code, 1, "{err}");
     assert!(
         err.contains(&url["--count=1 --metrics-url=".len()..]),
