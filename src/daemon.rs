@@ -63,6 +63,8 @@ async fn serve(
     let options = worker_options(config, started, &sockets);
     let in_force = config.in_force(&sockets.replaced);
     let (http, sockets) = (sockets.http, sockets.echo);
+    // Opens the socket that each scrape reads the limits from, before descriptors can run out.
+    read_limits();
     let mut signals = Signals::new().map_err(cannot("install the signal handlers"))?;
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
     let metrics = Metrics::new(MetricsSources {
