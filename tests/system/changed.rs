@@ -69,7 +69,7 @@ fn port_and_options_change_as_the_comments_say() {
 
     // Without sockets, by the commands of the service's comment.
     let comment = machine.shell(
-        "sed -n '/^# To run it without them/,/^$/s/^#   //p' \
+        "sed -n '/^# To run the daemon without/,/^$/s/^#   //p' \
          /usr/lib/systemd/system/udp-echo.service",
     );
     let (settings, commands): (Vec<_>, Vec<_>) =

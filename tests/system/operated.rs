@@ -165,12 +165,12 @@ fn upgrade_restarts_a_running_service_without_loss() {
     // A socket's own settings take effect when it is opened again.
     let older = edited_package(
         &machine,
-        "sed -i 's/^ReceiveBuffer=.*/ReceiveBuffer=1M/' $units/udp-echo.socket",
+        "sed -i 's/^ReceiveBuffer=.*/ReceiveBuffer=8M/' $units/udp-echo.socket",
     );
     machine.install(&older, "--force-confold");
     machine.shell("systemctl start udp-echo");
     let buffer = "socket_receive_buffer_bytes";
-    assert!((machine.metric(buffer) - 2_097_152.0).abs() < 0.5);
+    assert!((machine.metric(buffer) - 16_777_216.0).abs() < 0.5);
     machine.install(package(), "--force-confold");
     assert!((machine.metric(buffer) - 8_388_608.0).abs() < 0.5);
     machine.assert_echoes(ECHO, 1);

@@ -13,9 +13,10 @@ const DROPS: &str = "socket_drops_total";
 #[test]
 #[ignore = "needs python3; .ci/run runs it"]
 fn overflow_during_a_pause_is_counted_without_old_drops() {
-    let buffer = ["--timeout=none", "--recv-buffer=64KiB"];
+    let small = "--recv-buffer=64KiB";
+    let buffer = ["--timeout=none", small];
     let start = |more: &[&str]| Daemon::start(&[&buffer, more].concat());
-    let adopt = |sockets| Daemon::start_exactly(with_passed_in(sockets, &["--mode=echo"]));
+    let adopt = |sockets| Daemon::start_exactly(with_passed_in(sockets, &["--mode=echo", small]));
     for (daemon, had) in [
         (start(&[]), 0),
         (start(&["--workers=4"]), 0),
