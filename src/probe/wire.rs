@@ -264,7 +264,7 @@ mod tests {
         }
 
         #[test]
-        fn parsing_datagrams_is_total(id: u32, mut bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn datagram_parser_accepts_any_bytes(id: u32, mut bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let run = Run::new(id, 32);
             let _ = parse(run, &bytes);
             let ours = bytes.len().min(4);

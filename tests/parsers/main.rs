@@ -196,7 +196,7 @@ fn listen_fds_parser_accepts_any_text_and_names_each_socket() {
 
 /// Starts the program on a port that is in use, so that it never serves.
 #[test]
-fn program_exits_with_a_message_for_any_options_and_variables() {
+fn program_accepts_any_options_and_variables_or_says_why() {
     const NAMES: [&str; 9] = [
         "LISTEN_FDS",
         "LISTEN_FDNAMES",

@@ -356,7 +356,7 @@ mod tests {
         }
 
         #[test]
-        fn cmsg_parser_finds_each_message(
+        fn cmsg_parser_accepts_any_messages_and_finds_each(
             sent in prop::collection::vec(message(), 0..6)
         ) {
             let control = written(&sent);
@@ -366,7 +366,7 @@ mod tests {
         }
 
         #[test]
-        fn cmsg_parser_accepts_truncated_and_corrupted_messages(
+        fn cmsg_parser_accepts_any_damaged_messages(
             sent in prop::collection::vec(message(), 1..6),
             end in any::<prop::sample::Index>(),
             corruption in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),

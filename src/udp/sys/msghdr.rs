@@ -58,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn address_of_any_bytes_is_never_ipv4_mapped(
+        fn sockaddr_parser_accepts_any_bytes_but_ipv4_mapped(
             family in prop_oneof![
                 Just(libc::AF_INET as libc::sa_family_t),
                 Just(libc::AF_INET6 as libc::sa_family_t),
