@@ -82,6 +82,24 @@ fn environments_are_a_step_of_the_check() {
     assert!(check.contains("\nstep .ci/environments "));
 }
 
+/// `.ci/run` tries millions of texts in the tests whose names have this part.
+#[test]
+fn parser_tests_are_selected_by_the_check() {
+    let check = fs::read_to_string(readme::root().join(".ci/run")).unwrap();
+    let before = check.split(" --nocapture").next().unwrap();
+    let filter = before.rsplit(' ').next().unwrap();
+    let parsers = fs::read_to_string(readme::root().join("tests/parsers/main.rs")).unwrap();
+    for test in parsers
+        .split("\nfn ")
+        .filter(|text| text.contains("try_cases(\""))
+    {
+        let name = test.split('(').next().unwrap();
+        assert!(name.contains(filter), "{name} has no {filter}");
+    }
+    let security = fs::read_to_string(readme::root().join("SECURITY.md")).unwrap();
+    assert!(security.contains(&format!("…_{filter}_…")), "{filter}");
+}
+
 #[test]
 fn readme_commands_tested_elsewhere_have_a_test() {
     let mut code = String::new();
