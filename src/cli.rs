@@ -48,7 +48,7 @@ use values::{
     version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_REVISION"), ")"),
     term_width = option::WIDTH,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit status: 0 stopped on request, 1 cannot run, 2 usage error"
+    after_help = "Exit status: 0 stopped by a signal or --exit-on, 1 cannot run, 2 usage error"
 )]
 pub struct Args {
     /// UDP listen address

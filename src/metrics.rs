@@ -1,4 +1,4 @@
-//! The metrics, each declared once in `catalogue`.
+//! The metrics, each declared once in `catalogue`. Over 400 lines: the parts share private types.
 //!
 //! Each worker counts in its own memory ([`Counts`]); a scrape sums the workers up.
 

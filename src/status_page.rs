@@ -1,4 +1,6 @@
-//! The status page: HTML that works without a script. The script only refreshes the `main` element.
+//! The status page: HTML that works without a script. Over 400 lines with its tests.
+//!
+//! The script only refreshes the `main` element.
 
 mod chart;
 mod history;

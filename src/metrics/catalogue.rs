@@ -169,7 +169,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_socket_drops_total",
-        help: "Total datagrams dropped by the kernel because the receive buffer was full; a \
+        help: "Total datagrams dropped by the kernel, mostly because the receive buffer was full; a \
                dropped GRO batch (--offload auto) counts once.",
         kind: COUNTER,
         read: |scrape, series| series.add_sockets(scrape, |_, socket| Some(socket?.drops)),

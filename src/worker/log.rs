@@ -29,7 +29,7 @@ pub(super) fn received(datagram: &Datagram<'_>, action: &Action, peer: &str) {
             }
         }
         Action::Empty => debug!("no data from {peer}"),
-        Action::Refuse(refusal) => debug!("refused: {refusal:?}, from: {peer}"),
+        Action::Refuse(refusal) => debug!("refused: {}, from: {peer}", refusal.name()),
         Action::SendFirst => {}
     }
 }

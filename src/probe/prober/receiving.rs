@@ -127,7 +127,7 @@ impl Prober<'_> {
         any
     }
 
-    /// Counts an ICMP error if it is about a waiting request. Any number of others can be forged.
+    /// Counts an ICMP error that answers a waiting request. Others are ignored: they may be forged.
     fn count_rejection(&mut self, flow: usize, rejection: &Rejection) {
         let bytes = &rejection.bytes;
         let is_about_one = match self.run.parse(bytes, bytes.len()) {

@@ -62,6 +62,7 @@ mod tests {
             );
         }
     }
+
     /// Where the two limits are equal, only the other buffer shows which one was read.
     #[test]
     fn each_limit_is_read_from_its_own_buffer() {
