@@ -34,6 +34,7 @@ mod windows;
 mod wire;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -59,6 +60,9 @@ struct Args {
     /// client or limits
     #[arg(long)]
     load: Vec<String>,
+    /// Run another build of the daemon, too, and compare this build with it
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
     /// Take precedence over the programs of other sessions (needs root)
     #[arg(long)]
     precedence: bool,
@@ -105,6 +109,9 @@ fn measure(args: &Args) -> io::Result<()> {
         return Err(io::Error::other(format!("unknown load {name}")));
     }
     loads.retain(|load| args.load.is_empty() || args.load.iter().any(|name| name == load.name));
+    if let Some(program) = &args.before {
+        plan::add_other_build(&mut loads, program);
+    }
     println!("{}", preface(cpus, rounds, span)?);
 
     let mut seen: Vec<Seen> = loads
@@ -162,7 +169,7 @@ const CLIENT: &str = "client";
 /// The text before the tables.
 fn preface(cpus: usize, rounds: usize, span: Span) -> io::Result<String> {
     let daemon = Server::start(&Start::Daemon(vec![], 1))?;
-    let buffer = daemon.receive_buffer().unwrap_or(0);
+    let buffer = daemon.metric("udp_echo_socket_receive_buffer_bytes{")?;
     Ok(format!(
         "{cpus} CPUs: the load runs on the first, a server on one of the others per worker, or on \
          all if there are too few. The load never sleeps, so no figure includes its wake-ups.\n\

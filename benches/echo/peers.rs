@@ -38,7 +38,7 @@ pub fn make_owe(client: &mut Client, server: &Server, peers: usize) -> io::Resul
             }
         }
     }
-    let owing = server.metric("udp_echo_peers")?;
+    let owing = server.metric("udp_echo_peers ")?;
     if owing as usize == peers {
         return Ok(());
     }

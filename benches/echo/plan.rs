@@ -1,5 +1,6 @@
 //! The loads, their contenders and the claims. A new row is an entry here.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::loads::Shape;
@@ -223,6 +224,28 @@ pub fn loads() -> Vec<Load> {
             against: vec![workers(1).name],
         },
     ]
+}
+
+/// Adds another build of the daemon to each load, beside each row of this build.
+pub fn add_other_build(loads: &mut [Load], program: &Path) {
+    for load in loads {
+        let mut contenders = Vec::new();
+        for contender in load.contenders.drain(..) {
+            let other = match &contender.start {
+                Start::Daemon(args, workers) => Some(Contender {
+                    name: format!("{} (before)", contender.name),
+                    start: Start::Other(program.to_owned(), args.clone(), *workers),
+                    owing: contender.owing,
+                }),
+                Start::Loop(_) | Start::Other(..) => None,
+            };
+            contenders.push(contender);
+            load.against
+                .extend(other.iter().map(|other| other.name.clone()));
+            contenders.extend(other);
+        }
+        load.contenders = contenders;
+    }
 }
 
 impl Load {

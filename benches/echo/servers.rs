@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
 use std::thread;
@@ -21,6 +22,8 @@ pub enum Start {
     Loop(Reference),
     /// The daemon with options and a number of workers.
     Daemon(Vec<&'static str>, usize),
+    /// Another build of the daemon, with the same options and workers.
+    Other(PathBuf, Vec<&'static str>, usize),
 }
 
 /// A running server. Dropping it kills it.
@@ -39,9 +42,16 @@ impl Server {
     pub fn start(start: &Start) -> io::Result<Self> {
         let (mut command, workers, last) = match start {
             Start::Loop(reference) => (reference_command(*reference)?, 1, LISTENING),
-            Start::Daemon(args, workers) => {
-                (daemon_command(args, *workers), *workers, "serving in ")
-            }
+            Start::Daemon(args, workers) => (
+                daemon_command(Path::new(DAEMON), args, *workers),
+                *workers,
+                "serving in ",
+            ),
+            Start::Other(path, args, workers) => (
+                daemon_command(path, args, *workers),
+                *workers,
+                "serving in ",
+            ),
         };
         // A child inherits the CPUs of the thread that starts it.
         machine::pin(&machine::for_server(workers))?;
@@ -99,17 +109,8 @@ impl Server {
         }
     }
 
-    /// The receive buffer of a daemon in bytes, as the kernel reports it.
-    pub fn receive_buffer(&self) -> Option<usize> {
-        let size = self
-            .log
-            .iter()
-            .find_map(|line| after(line, "receive buffer "))?;
-        size.split(',').next()?.parse().ok()
-    }
-
-    /// Reads a metric of a daemon.
-    pub fn metric(&self, name: &str) -> io::Result<f64> {
+    /// Reads the first metric of a daemon whose line starts with `start`.
+    pub fn metric(&self, start: &str) -> io::Result<f64> {
         let http = self
             .log
             .iter()
@@ -120,8 +121,9 @@ impl Server {
         stream.read_to_string(&mut text)?;
         let value = text
             .lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.ok_or_else(|| other(format!("no {name} in {text}")))
+            .filter(|line| line.starts_with(start))
+            .find_map(|line| line.rsplit(' ').next()?.parse().ok());
+        value.ok_or_else(|| other(format!("no {start} in {text}")))
     }
 }
 
@@ -145,8 +147,8 @@ fn reference_command(reference: Reference) -> io::Result<Command> {
     Ok(command)
 }
 
-fn daemon_command(args: &[&str], workers: usize) -> Command {
-    let mut command = Command::new(DAEMON);
+fn daemon_command(path: &Path, args: &[&str], workers: usize) -> Command {
+    let mut command = Command::new(path);
     command
         .args(["--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"])
         .arg(format!("--recv-buffer={}", wire::RECEIVE_BUFFER))
