@@ -95,7 +95,11 @@ async fn serve(
     let reflectors: Vec<_> = sockets
         .iter()
         .map(|_| Reflector::new(settings.clone(), now()))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, _>>()
+        .map_err(|cause| DaemonError::Peers {
+            cause,
+            setting: config.given.name_of("max_peers"),
+        })?;
     log_start(config, &sockets, status.metrics_listen.as_deref());
 
     let (ended, mut endings) = mpsc::unbounded_channel();
@@ -128,7 +132,7 @@ async fn serve(
     let mut warnings = DiscardWarnings::default();
     let outcome = tokio::select! {
         outcome = supervise(
-            &status, &mut signals, &mut endings, &mut manager, &mut warnings,
+            &status, &config.given, &mut signals, &mut endings, &mut manager, &mut warnings,
         ) => outcome,
         Some(_) = serving.join_next() => Err(DaemonError::HttpLost),
     };

@@ -83,20 +83,28 @@ pub(crate) trait Site: Send + Sync + 'static {
 #[error(
     "cannot listen on TCP {} for metrics: {cause}{}",
     named_here(*.address),
-    hint(.address, .cause)
+    hint(.address, .cause, .setting)
 )]
 pub struct BindError {
     address: SocketAddr,
+    setting: String,
     #[source]
     cause: io::Error,
 }
 
-/// Listens on a TCP address. Connections wait until [`serve`] accepts them.
+/// Listens on a TCP address, which `setting` set. Connections wait until [`serve`] accepts them.
 ///
 /// # Errors
 /// If the address cannot be bound.
-pub(crate) fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
-    let failed = |cause| BindError { address, cause };
+pub(crate) fn bind(
+    address: SocketAddr,
+    setting: &str,
+) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
+    let failed = |cause| BindError {
+        address,
+        setting: setting.to_owned(),
+        cause,
+    };
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
     if address.is_ipv6() {
@@ -143,14 +151,14 @@ pub(crate) fn adopt(
     Ok((listener, address))
 }
 
-fn hint(address: &SocketAddr, cause: &io::Error) -> &'static str {
+fn hint(address: &SocketAddr, cause: &io::Error, setting: &str) -> String {
     match cause.kind() {
-        io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
+        io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT.into(),
         io::ErrorKind::AddrInUse => {
-            "; `ss -tlnp` shows the process that uses it, --metrics-listen sets another address"
+            format!("; `ss -tlnp` shows the process that uses it, {setting} sets another address")
         }
-        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
-        _ => "",
+        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host".into(),
+        _ => String::new(),
     }
 }
 
@@ -350,7 +358,7 @@ mod tests {
 
     #[test]
     fn connection_ends_when_the_client_reads_nothing() {
-        let (listener, address) = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let (listener, address) = bind(([127, 0, 0, 1], 0).into(), "--metrics-listen").unwrap();
         let mut client = std::net::TcpStream::connect(address).unwrap();
         let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         client.write_all(request).unwrap();

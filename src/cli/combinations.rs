@@ -37,9 +37,10 @@ impl Args {
         }
         if self.timeout == MaybeTimeout(None) && self.exit_on.contains(&End::Timeout) {
             return Some(format!(
-                "cannot use {} with {}: no timeout ever passes; set a --timeout",
+                "cannot use {} with {}: no timeout ever passes; set {} to a time",
                 self.given.with("exit_on", "timeout"),
-                self.given.with("timeout", "none")
+                self.given.with("timeout", "none"),
+                self.given.name_of("timeout")
             ));
         }
         let never = [(End::Empty, "empty"), (End::DecodeError, "decode-error")];

@@ -27,8 +27,8 @@ pub enum DaemonError {
         action: &'static str,
         cause: io::Error,
     },
-    #[error("cannot start a worker: {0}; lower --max-peers")]
-    Peers(#[from] NoMemory),
+    #[error("cannot start a worker: {cause}; lower {setting}")]
+    Peers { cause: NoMemory, setting: String },
     #[error(
         "cannot listen on UDP {} twice: {name} repeats an address; remove one of them",
         udp::named_here(*.address)
@@ -44,8 +44,8 @@ pub enum DaemonError {
     },
     #[error("cannot use {count} UDP sockets in {mode}: it serves one; pass in one socket")]
     LockstepSockets { count: usize, mode: String },
-    #[error("stopped on a decode error (--exit-on decode-error)")]
-    DecodeError,
+    #[error("stopped on a decode error ({setting})")]
+    DecodeError { setting: String },
     #[error("cannot receive on {listen}: {cause}; restart udp-echo")]
     SocketLost { listen: String, cause: io::Error },
     #[error("cannot continue: a worker thread ended; restart udp-echo and report this as a bug")]

@@ -100,7 +100,8 @@ impl Sockets {
         if http.is_some() {
             ignored("metrics_listen");
         } else if let Some(address) = &config.metrics_listen {
-            http = Some(http::bind(address.resolve()?)?);
+            let setting = config.given.name_of("metrics_listen");
+            http = Some(http::bind(address.resolve()?, &setting)?);
         }
         Ok(Self {
             echo,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{self, MissedTickBehavior};
 use tracing::{error, info};
 
+use super::config::Given;
 use super::error::DaemonError;
 use super::pause;
 use super::status::Status;
@@ -56,6 +57,7 @@ impl Signals {
 /// an idle daemon wakes rarely.
 pub(super) async fn supervise(
     status: &Status,
+    given: &Given,
     signals: &mut Signals,
     endings: &mut UnboundedReceiver<Ending>,
     manager: &mut Manager,
@@ -81,7 +83,7 @@ pub(super) async fn supervise(
             _ = hang_up.recv() => {
                 info!("ignoring SIGHUP: restart udp-echo to change its options");
             }
-            ended = endings.recv() => return ending(status, ended),
+            ended = endings.recv() => return ending(status, given, ended),
             _ = starting.tick(), if !status.ready() => {
                 if status.all_started() {
                     status.ready.store(true, Relaxed);
@@ -137,17 +139,26 @@ pub(super) async fn stop_workers(
 }
 
 /// The daemon's outcome after a worker stopped by itself.
-fn ending(status: &Status, ended: Option<Ending>) -> Result<(), DaemonError> {
+fn ending(status: &Status, given: &Given, ended: Option<Ending>) -> Result<(), DaemonError> {
+    let setting = |end| given.with("exit_on", end);
     match ended {
         Some((_, Stopped::End(End::Timeout))) => {
-            info!("stopping: idle for the whole timeout (--exit-on timeout)");
+            info!(
+                "stopping: idle for the whole timeout ({})",
+                setting("timeout")
+            );
             Ok(())
         }
         Some((_, Stopped::End(End::Empty))) => {
-            info!("stopping: received an empty datagram (--exit-on empty)");
+            info!(
+                "stopping: received an empty datagram ({})",
+                setting("empty")
+            );
             Ok(())
         }
-        Some((_, Stopped::End(End::DecodeError))) => Err(DaemonError::DecodeError),
+        Some((_, Stopped::End(End::DecodeError))) => Err(DaemonError::DecodeError {
+            setting: setting("decode-error"),
+        }),
         Some((index, Stopped::SocketLost(cause))) => Err(DaemonError::SocketLost {
             listen: status.listen.get(index).cloned().unwrap_or_default(),
             cause,

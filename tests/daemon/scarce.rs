@@ -37,16 +37,21 @@ fn daemon_serves_or_names_the_limit_with_few_descriptors() {
 
 #[test]
 fn start_fails_before_ready_without_memory_for_peers() {
-    for (workers, limit) in [("1", 1_000_000_000_u64), ("2", 2_000_000_000)] {
+    for (workers, limit, setting) in [
+        ("1", 1_000_000_000_u64, "--max-peers"),
+        ("2", 2_000_000_000, "UDP_ECHO_MAX_PEERS"),
+    ] {
         let mut command = limited(Resource::RLIMIT_AS, limit);
         command.args(["--listen=127.0.0.1:0", "--metrics-listen=none"]);
-        command.args(["--max-peers=16777216", "--workers", workers, "--log=warn"]);
+        command.args(["--workers", workers, "--log=warn"]);
+        if setting.starts_with("--") {
+            command.args([setting, "16777216"]);
+        } else {
+            command.env(setting, "16777216");
+        }
         let what = "cannot start a worker";
-        assert_cannot_start(
-            &mut command,
-            what,
-            "not enough memory for a table of 16777216 peers",
-        );
+        let cause = "not enough memory for a table of 16777216 peers";
+        assert_cannot_start(&mut command, what, &format!("{cause}; lower {setting}\n"));
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
 
 use crate::harness::service::{assert_has, count};
 use crate::harness::tidy::Folder;
-use crate::harness::{Daemon, program};
+use crate::harness::{Daemon, client, program, receive};
 use crate::usage::{assert_wrong_usage, ended};
 
 /// The names of the client's variables in older scripts.
@@ -67,6 +68,11 @@ fn conflict_names_options_and_variables_as_they_were_written() {
             "cannot use UDP_ECHO_EXIT_ON=timeout with --timeout none: ",
         ),
         (
+            "EXIT_ON=timeout TIMEOUT=none",
+            "",
+            "; set UDP_ECHO_TIMEOUT to a time\n",
+        ),
+        (
             "LISTEN=a:1,a:1",
             "",
             "remove one a:1 from UDP_ECHO_LISTEN\n",
@@ -81,6 +87,49 @@ fn conflict_names_options_and_variables_as_they_were_written() {
         let (status, _, stderr) = ended(&mut command);
         assert_eq!(status, Some(2));
         assert_has(&stderr, said);
+    }
+}
+
+#[test]
+fn start_error_names_the_setting_of_a_taken_address() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let names = ["UDP_ECHO_METRICS_LISTEN", "--metrics-listen"];
+    for by_option in [false, true] {
+        let mut command = program();
+        command.arg("--listen=127.0.0.1:0");
+        if by_option {
+            command.arg(format!("--metrics-listen={address}"));
+        } else {
+            command.env(names[0], address.to_string());
+        }
+        let (status, _, stderr) = ended(&mut command);
+        assert_eq!(status, Some(1), "{stderr}");
+        let is_named = names.map(|name| stderr.contains(name));
+        assert_eq!(is_named, [!by_option, by_option], "{stderr}");
+    }
+}
+
+#[test]
+fn exit_reason_names_the_option_or_variable() {
+    let by_variable = [("UDP_ECHO_EXIT_ON", "decode-error")];
+    for (variables, option, said) in [
+        (&by_variable[..], None, "(UDP_ECHO_EXIT_ON=decode-error)"),
+        (
+            &[],
+            Some("--exit-on=decode-error"),
+            "(--exit-on decode-error)",
+        ),
+    ] {
+        let mut command = program();
+        command.envs(variables.iter().copied()).args(option);
+        let mut daemon = Daemon::start_as(command, &["--metrics-listen=none"]);
+        let peer = client(daemon.address());
+        peer.send(b"hello").unwrap();
+        assert_eq!(receive(&peer), b"hello");
+        peer.send(b"short").unwrap();
+        assert_eq!(daemon.wait().code(), Some(1));
+        daemon.wait_for_log(said);
     }
 }
 
