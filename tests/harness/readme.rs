@@ -31,6 +31,9 @@ const NOT_TYPED: [&str; 5] = ["text", "ini", "yaml", "json", "mermaid"];
 /// The client's name. Without a host it is not a command.
 const CLIENT: &str = "udp-echo probe";
 
+/// Clients of other projects.
+const OTHER_CLIENTS: [&str; 5] = ["hping3", "ncat", "nping", "python3", "socat"];
+
 /// The place where a test runs a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -39,6 +42,8 @@ pub enum Place {
     /// The checkout, in a network namespace: `cargo run`, `cargo install` and the commands
     /// beside them.
     Checkout,
+    /// A host beside that of a reflector in echo mode: clients of other projects.
+    Neighbor,
     /// A step of `.ci/run`: `cargo test`, `cargo bench`.
     Step,
     /// `packaging/build-deb`, which built the package that the machine has.
@@ -84,6 +89,8 @@ impl Section {
         } else if self.has("cargo run") && asks(command) {
             // Any other command would change the test's own host.
             Place::Checkout
+        } else if OTHER_CLIENTS.contains(&command.split(' ').next().unwrap()) {
+            Place::Neighbor
         } else {
             Place::Machine
         }

@@ -1,7 +1,8 @@
 //! Network namespaces as separate hosts.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -68,6 +69,18 @@ impl Namespace {
         });
     }
 
+    /// Gives the namespace a hosts file of its own (`ip-netns(8)`).
+    pub fn write_hosts(&self, text: &str) {
+        let folder = self.etc();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("hosts"), text).unwrap();
+    }
+
+    /// The files that replace those of /etc in the namespace.
+    fn etc(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.0)
+    }
+
     /// Runs a shell command in the namespace.
     pub fn shell(&self, line: &str) -> String {
         let mut command = self.command("sh");
@@ -122,6 +135,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         shell(&format!("ip netns delete {}", self.0));
+        let _ = fs::remove_dir_all(self.etc());
     }
 }
 

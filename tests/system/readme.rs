@@ -1,8 +1,9 @@
-//! Runs every command of README.md literally: as an operator on a booted Debian, or as a developer in
-//! a checkout. `tests/harness/readme.rs` decides which.
+//! Runs every command of README.md literally: as an operator on a booted Debian, as a developer in a
+//! checkout, or on a host beside the reflector's. `tests/harness/readme.rs` decides which.
 
 mod changes;
 mod claims;
+mod neighbor;
 mod typed;
 
 use std::fs;

@@ -2,6 +2,9 @@
 
 use crate::harness::readme::{Passage, bare};
 
+/// The datagram of a client that is not ours.
+pub const HELLO: &str = "hello";
+
 /// The texts that a command must print, by the README or in general.
 pub fn claims(passage: &Passage, command: &str) -> Vec<String> {
     let line = bare(command);
@@ -25,6 +28,11 @@ pub fn claims(passage: &Passage, command: &str) -> Vec<String> {
     claim("systemctl status", &[" received", " dropped by the kernel"]);
     claim("ss -ulnp", &["127.0.0.1:9999", "\"udp-echo\""]);
     claim("udp-echo", &["Usage: udp-echo"]);
+    claim("nping", &[" Lost: 0 (0.00%)"]);
+    claim("hping3", &[", 0% packet loss"]);
+    for client in ["ncat", "socat", "python3 -c"] {
+        claim(client, &[HELLO]);
+    }
     claim("promtool test", &["SUCCESS"]);
     if line.starts_with("systemd-analyze security") {
         let after = passage.text.rsplit(line).next().unwrap();

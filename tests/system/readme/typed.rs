@@ -1,6 +1,7 @@
 //! A running command of the README.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -26,13 +27,22 @@ pub struct Typed {
 }
 
 impl Typed {
-    pub fn start(mut command: Command, line: &str) -> Self {
+    pub fn start(command: Command, line: &str) -> Self {
+        Self::start_with(Stdio::null(), command, line)
+    }
+
+    /// Starts a command that reads the line of [`Self::enter`].
+    pub fn start_reading(command: Command, line: &str) -> Self {
+        Self::start_with(Stdio::piped(), command, line)
+    }
+
+    fn start_with(stdin: Stdio, mut command: Command, line: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Relaxed);
         let name = format!("udp-echo-said-{}-{number}", std::process::id());
         let said = std::env::temp_dir().join(name);
         let file = File::create(&said).unwrap();
-        command.stdin(Stdio::null()).process_group(0);
+        command.stdin(stdin).process_group(0);
         command.stdout(file.try_clone().unwrap()).stderr(file);
         Self {
             line: line.to_owned(),
@@ -43,6 +53,13 @@ impl Typed {
 
     pub fn said(&self) -> String {
         fs::read_to_string(&self.said).expect("UTF-8")
+    }
+
+    /// Enters a line, waits until the command prints it, and ends the input.
+    pub fn enter(&mut self, text: &str) {
+        let mut input = self.child.stdin.take().expect("piped");
+        writeln!(input, "{text}").unwrap();
+        self.wait_for("the line comes back", |said| said.contains(text));
     }
 
     /// Waits until the command works or has ended.
