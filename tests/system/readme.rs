@@ -18,6 +18,7 @@ use crate::harness::{DEADLINE, request_to, samples, total, wait_until};
 use crate::machine::{METRICS, Machine};
 use crate::namespace::Namespace;
 use crate::package::package;
+use crate::routed::network;
 
 use changes::{Edit, assigned, assignments, edited, undo};
 use claims::{claims, has_figures};
@@ -31,12 +32,16 @@ const PROBE: &str = " probe ";
 const CHECKOUT: &str = "/root/udp-echo";
 /// An editor that enters the lines of a file.
 const EDITOR: &str = "#!/bin/sh\ncat /root/lines >\"$1\"\n";
+/// The README's command to install the package.
+const INSTALL: &str = "apt install ./target/debian/udp-echo_*.deb";
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
 fn every_command_for_an_operator_works_on_a_booted_debian() {
     let machine = Machine::boot();
     prepare(&machine);
+    // Two networks with the same addresses: the README binds the service to one of them.
+    let networks = ["eth1", "eth2"].map(|interface| network(&machine, interface));
     let operator = Person::Operator(&machine);
     // In the README's order: later commands need the packages of earlier ones.
     let mut sections = readme::sections();
@@ -52,10 +57,16 @@ fn every_command_for_an_operator_works_on_a_booted_debian() {
             for command in &commands {
                 operator.types(passage, command, &edit, &mut busy);
             }
+            if commands
+                .iter()
+                .any(|command| command.starts_with("apt purge "))
+            {
+                operator.run(INSTALL);
+            }
             let assignments = assignments(passage);
             if !edit.units.is_empty() || !assignments.is_empty() {
                 edit.finish(&operator, passage, &mut busy);
-                edit.is_in_effect(&machine);
+                edit.is_in_effect(&machine, &networks);
                 for assignment in assignments {
                     assigned(&machine, assignment);
                 }

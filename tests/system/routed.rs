@@ -70,7 +70,7 @@ nft add rule inet udp_echo out udp sport 9999 notrack";
 }
 
 /// A network of its own behind an interface of the machine.
-fn network(machine: &Machine, interface: &str) -> Namespace {
+pub fn network(machine: &Machine, interface: &str) -> Namespace {
     let network = Namespace::new();
     network.shell(&format!(
         "ip link add eth0 type veth peer name {interface} netns {}; \
@@ -94,7 +94,7 @@ fn bind(machine: &Machine, interface: &str) {
     machine.shell("systemctl daemon-reload; systemctl restart udp-echo.socket");
 }
 
-fn assert_serves_only(machine: &Machine, served: &Namespace, other: &Namespace) {
+pub fn assert_serves_only(machine: &Machine, served: &Namespace, other: &Namespace) {
     let without_socket = || -> u32 {
         let count =
             machine.shell("nstat -asz UdpNoPorts | sed -n 's/^UdpNoPorts *\\([0-9]*\\).*/\\1/p'");

@@ -3,6 +3,8 @@
 use crate::harness::readme::{Passage, bare};
 use crate::harness::{request_to, wait_until};
 use crate::machine::{ECHO, Machine};
+use crate::namespace::Namespace;
+use crate::routed::assert_serves_only;
 
 use super::Person;
 use super::typed::Typed;
@@ -74,11 +76,16 @@ impl Edit {
         }
     }
 
-    /// Asserts that the daemon serves at the configured addresses.
-    pub fn is_in_effect(&self, machine: &Machine) {
+    /// Asserts that the daemon serves at the configured addresses, or on the configured interface,
+    /// which leads to the first network.
+    pub fn is_in_effect(&self, machine: &Machine, [served, other]: &[Namespace; 2]) {
+        let is_bound = self.lines.contains("\nBindToDevice=");
+        if is_bound {
+            assert_serves_only(machine, served, other);
+        }
         for line in self.lines.lines() {
             match line.split_once('=') {
-                Some(("ListenDatagram", address)) if !address.is_empty() => {
+                Some(("ListenDatagram", address)) if !address.is_empty() && !is_bound => {
                     machine.assert_echoes(address, 1);
                 }
                 Some(("ListenStream", address)) if !address.is_empty() => {

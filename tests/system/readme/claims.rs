@@ -28,6 +28,8 @@ pub fn claims(passage: &Passage, command: &str) -> Vec<String> {
     claim("systemctl status", &[" received", " dropped by the kernel"]);
     claim("ss -ulnp", &["127.0.0.1:9999", "\"udp-echo\""]);
     claim("udp-echo", &["Usage: udp-echo"]);
+    claim("apt remove", &["Removing udp-echo"]);
+    claim("apt purge", &["Purging configuration files for udp-echo"]);
     claim("nping", &[" Lost: 0 (0.00%)"]);
     claim("hping3", &[", 0% packet loss"]);
     for client in ["ncat", "socat", "python3 -c"] {
