@@ -39,8 +39,8 @@ use values::{
 /// is decoded and not echoed. Use --mode exchange to serve clients written for the reference
 /// server, any number of them at once. Use --mode lockstep to reproduce its single loop exactly.
 ///
-/// Each option has an environment variable; an empty variable counts as unset. An option on the
-/// command line overrides its variable.
+/// Each option but --check has an environment variable; an empty variable counts as unset. An
+/// option on the command line overrides its variable.
 #[expect(clippy::doc_markdown, reason = "help texts have no backticks")]
 #[derive(Debug, Clone, Parser)]
 #[command(
@@ -48,7 +48,10 @@ use values::{
     version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_REVISION"), ")"),
     term_width = option::WIDTH,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit status: 0 stopped by a signal or --exit-on, 1 cannot run, 2 usage error"
+    after_help = "Exit status:\n  \
+                  0  stopped by a signal, or by --exit-on timeout or empty\n  \
+                  1  cannot run, or stopped by --exit-on decode-error\n  \
+                  2  usage error"
 )]
 pub struct Args {
     /// UDP listen address
@@ -69,13 +72,15 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "exchange")]
     pub mode: Mode,
 
-    /// Wait this long for a datagram
+    /// Record and idle timeout
     ///
-    /// How long to wait for a record, or for any datagram while no record is owed: seconds (5,
-    /// 0.25), a time with a unit (250ms), or none to wait forever.
+    /// How long a peer may owe a record, and how long a socket may be idle: seconds (5, 0.25), a
+    /// time with a unit (250ms), or none for no limit.
     ///
     /// A record that does not arrive in time expires: the timeout is counted, and the next
-    /// datagram of that peer is echoed again. See --exit-on for what else a timeout can do.
+    /// datagram of that peer is echoed again. A socket that receives nothing for this long counts a
+    /// timeout too. With --exit-on timeout, the daemon exits if no socket receives anything for
+    /// this long.
     #[arg(
         long,
         value_name = "DURATION",
@@ -98,9 +103,12 @@ pub struct Args {
 
     /// Receive buffer size, or auto
     ///
-    /// Request a socket receive buffer of this size, in bytes or with a unit (4MiB). The kernel
-    /// doubles the size and limits it to net.core.rmem_max, unless the daemon has CAP_NET_ADMIN.
-    /// With auto, request 4MiB if the socket has less; in lockstep mode, request nothing.
+    /// Size of each socket's receive buffer, in bytes or with a unit (4MiB). The kernel grants at
+    /// most net.core.rmem_max; with CAP_NET_ADMIN that limit does not apply. The metric
+    /// socket_receive_buffer_bytes shows twice the size granted.
+    ///
+    /// With auto, the daemon requests 4MiB if the buffer is smaller; in lockstep mode it keeps the
+    /// buffer as it is.
     #[arg(
         long,
         value_name = "BYTES",
@@ -111,19 +119,16 @@ pub struct Args {
 
     /// Send buffer size [default: the kernel's]
     ///
-    /// Request a socket send buffer of this size, in bytes or with a unit (4MiB). The kernel
-    /// doubles the size and limits it to net.core.wmem_max, unless the daemon has CAP_NET_ADMIN.
-    #[arg(
-        long,
-        value_name = "BYTES",
-        value_parser = buffer_size
-    )]
+    /// Size of each socket's send buffer, in bytes or with a unit (4MiB). The kernel grants at most
+    /// net.core.wmem_max; with CAP_NET_ADMIN that limit does not apply. The metric
+    /// socket_send_buffer_bytes shows twice the size granted.
+    #[arg(long, value_name = "BYTES", value_parser = buffer_size)]
     pub send_buffer: Option<usize>,
 
-    /// Number of threads, or auto
+    /// Threads per address, or auto
     ///
-    /// Worker threads per address, 1 to 1024, or auto for one per CPU. Each has its own socket on
-    /// the address. The kernel assigns each peer to one worker.
+    /// Worker threads per address, 1 to 1024, or auto for one per CPU. Each worker has its own
+    /// socket. The kernel delivers all datagrams of a peer to the same worker.
     #[arg(long, value_name = "N", default_value = "1")]
     pub workers: Workers,
 
@@ -142,39 +147,39 @@ pub struct Args {
 
     /// Use UDP GRO and GSO
     ///
-    /// Receive and send batches of datagrams with UDP GRO and GSO, which takes much less CPU time
-    /// per datagram. Replies stay the same, and so do all metrics but one: a GRO batch that the
-    /// kernel drops counts as one in socket_drops_total, however many segments it has.
+    /// Receive and send datagrams in batches with UDP GRO and GSO, which takes much less CPU time
+    /// per datagram. Replies are the same as without. If the kernel drops a GRO batch,
+    /// socket_drops_total counts one drop for all its datagrams.
     ///
     /// Always off in lockstep mode and with --exit-on empty or decode-error.
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub offload: Offload,
 
-    /// Track at most N peers
+    /// Peer table size per worker
     #[arg(
         long,
         value_name = "N",
         value_parser = number::<u32>(1..=16_777_216),
         default_value = "65536",
         long_help = format!(
-            "How many peers may owe a record at once, per worker, 1 to 16777216. When the table \
-             is full, the peer that has owed its record longest is evicted. Each peer takes at \
-             most {BYTES_PER_PEER} bytes of memory."
+            "Size of the table of peers that owe a record, per worker, 1 to 16777216. When the \
+             table is full, the peer that has owed its record longest is evicted. Each peer takes \
+             at most {BYTES_PER_PEER} bytes of memory."
         )
     )]
     pub max_peers: u32,
 
     /// Exit on these conditions [default: nothing]
     ///
-    /// Exit on any of these conditions, as the reference server does; separate them with commas.
-    /// --mode lockstep --exit-on timeout,empty,decode-error is the reference server.
+    /// Exit on any of these conditions; separate them with commas. The reference server exits on
+    /// all of them: --mode lockstep --exit-on timeout,empty,decode-error behaves exactly like it.
     #[arg(long, value_parser = Trimmed::<End>::new(), value_name = "LIST", value_delimiter = ',')]
     pub exit_on: Vec<End>,
 
     /// Set SO_REUSEADDR [default: off]
     ///
-    /// Set SO_REUSEADDR, as the reference server does. On Linux, any other process that sets it
-    /// too can then take over the port without an error on either side.
+    /// Set SO_REUSEADDR, as the reference server does. On Linux, another process that also sets it
+    /// can then take over the port, without an error on either side.
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub reuse_address: bool,
 
@@ -187,8 +192,8 @@ pub struct Args {
     /// Refuse source ports below N
     ///
     /// Refuse datagrams from source ports below N, 0 to 65535: a service on such a port could
-    /// answer the reply and start a loop. Port 0 is always refused. In echo mode the listening
-    /// ports are refused too.
+    /// answer the reply and start a loop. Port 0 is always refused. Echo mode also refuses a
+    /// source port that equals a listening port: the sender may be another reflector.
     #[arg(
         long,
         value_name = "N",
@@ -197,22 +202,23 @@ pub struct Args {
     )]
     pub min_source_port: u16,
 
-    /// Per-second limit per source [default: off]
+    /// Max datagrams/s per source [default: off]
     #[arg(
         long,
         value_name = "N",
         value_parser = rate,
         long_help = format!(
             "Answer at most N datagrams per second from each source address (IPv6: each /64), 1 \
-             to {}. One second's worth may arrive at once. Sources share {BUCKETS} budgets. One \
-             in {LEAK} datagrams above the limit is answered at random, so that a sender who \
-             forges a source address cannot silence that source completely.",
+             to {}. Each limit is a token bucket, so N datagrams may arrive at once. There are \
+             {BUCKETS} buckets; sources with the same hash share one.\n\n\
+             Above the limit, one in {LEAK} datagrams is still answered, chosen at random: \
+             otherwise a flood with a forged source address could silence that source completely.",
             Rate::MOST
         )
     )]
     pub rate_limit: Option<Rate>,
 
-    /// Per-second limit in total [default: off]
+    /// Max datagrams/s in total [default: off]
     #[arg(
         long,
         value_name = "N",
@@ -224,17 +230,17 @@ pub struct Args {
     )]
     pub rate_limit_total: Option<Rate>,
 
-    /// Metrics over HTTP
+    /// Serve HTTP metrics
     ///
-    /// Address to serve metrics, health checks and the status page on over HTTP, or none. A socket
+    /// HTTP address for metrics, health checks and the status page, or none for no HTTP. A socket
     /// passed in by systemd replaces this option.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9862")]
     pub metrics_listen: MetricsListen,
 
     /// Log level or filter
     ///
-    /// A level (off, error, warn, info, debug or trace) or a filter such as
-    /// udp_echo=debug. At debug each datagram is logged, as by the reference server.
+    /// A level (off, error, warn, info, debug or trace) or a filter such as udp_echo=debug. At
+    /// level debug, each datagram is logged as the reference server logs it.
     #[arg(long, value_name = "LEVEL-OR-FILTER", default_value = "info")]
     pub log: telemetry::Filter,
 
@@ -243,11 +249,14 @@ pub struct Args {
     pub log_format: LogFormat,
 
     /// Check the options, print them and exit
-    ///
-    /// Check options and variables without serving: open no socket and resolve no name. Print each
-    /// option in force as a variable, defaults included, and exit with status 0. If an option or a
-    /// variable is wrong, print the error of a start and exit with status 2.
-    #[arg(long)]
+    #[arg(
+        long,
+        long_help = "Check the options and variables, print them and exit. No socket is opened and \
+                     no name is resolved.\n\n\
+                     If all are valid, each option in force is printed as a variable, defaults \
+                     included, and the exit status is 0. Otherwise the error of a start is printed, \
+                     and the exit status is 2."
+    )]
     pub check: bool,
 
     /// The subcommand; without one the daemon serves.
@@ -355,12 +364,8 @@ impl Args {
     /// Whether to use GRO and GSO: never where one datagram can change what happens to the next
     /// one on the same socket.
     fn offload(&self) -> bool {
-        let ExitOn {
-            empty,
-            decode_error,
-            ..
-        } = self.exit_on();
-        let one_by_one = self.mode == Mode::Lockstep || empty || decode_error;
+        let exit_on = self.exit_on();
+        let one_by_one = self.mode == Mode::Lockstep || exit_on.empty || exit_on.decode_error;
         self.offload == Offload::Auto && !one_by_one
     }
 

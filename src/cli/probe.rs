@@ -26,7 +26,10 @@ use crate::reflect::Mode;
 #[derive(Debug, Clone, Parser)]
 #[command(
     term_width = super::option::WIDTH,
-    after_help = "Exit status: 0 success, 1 too many requests lost or cannot run, 2 usage error"
+    after_help = "Exit status:\n  \
+                  0  less than --max-loss percent of the requests are lost\n  \
+                  1  --max-loss percent or more are lost, or the client cannot run\n  \
+                  2  usage error"
 )]
 pub struct ProbeArgs {
     /// Name or address of the reflector, and its port
@@ -42,10 +45,11 @@ pub struct ProbeArgs {
     ///
     /// Mode that the reflector runs in. For every reflector that is not udp-echo, use echo.
     ///
-    /// In exchange mode a flow has one request in flight: it sends a record after each reply, and
-    /// waits at most --wait for a reply. Use as many --flows as you want requests in flight. A
-    /// request that is due while every flow waits is skipped. A lost record makes the daemon take
-    /// the next request for the record, so loss on the way there counts twice.
+    /// In exchange mode, a flow has one request in flight: it waits at most --wait for the reply,
+    /// and sends a record after each reply. To keep N requests in flight, use --flows N. A request
+    /// that is due while every flow waits is skipped. If a record is lost, the daemon decodes the
+    /// next request as the record and does not answer it, so loss on the way there counts about
+    /// twice.
     #[arg(long, value_enum, default_value = "exchange")]
     pub mode: Mode,
 
@@ -104,8 +108,9 @@ pub struct ProbeArgs {
 
     /// Wait this long for late replies
     ///
-    /// Wait this long for late replies at the end, and in exchange and lockstep mode for each
-    /// reply before the flow sends again: seconds or a time with a unit (250ms), up to 366 days.
+    /// Wait this long for late replies at the end: seconds or a time with a unit (250ms), up to
+    /// 366 days. In exchange and lockstep mode, a flow also waits this long for each reply before
+    /// it sends the next request.
     #[arg(
         long,
         value_name = "DURATION",
@@ -126,7 +131,7 @@ pub struct ProbeArgs {
     )]
     pub flows: u16,
 
-    /// Exit 1 if PERCENT or more are lost
+    /// Exit with 1 at PERCENT loss or more
     ///
     /// Exit with status 1 if at least PERCENT of the requests are lost: more than 0, at most 100.
     #[arg(
@@ -137,12 +142,12 @@ pub struct ProbeArgs {
     )]
     pub max_loss: f64,
 
-    /// Locate losses by these metrics [default: none]
+    /// Locate loss by the daemon's metrics [default: none]
     ///
     /// Read the daemon's metrics at this URL before and after the run, and report where requests
     /// were lost: on the way there, in the daemon's host, refused by the daemon, or on the way
     /// back. The URL is plain HTTP; its path defaults to /metrics. The figures are exact only if
-    /// the daemon has no other client meanwhile; if it has, the report says so.
+    /// the daemon has no other client during the run; otherwise the summary says so.
     #[arg(long, value_name = "URL")]
     pub metrics_url: Option<MetricsUrl>,
 
@@ -154,8 +159,8 @@ pub struct ProbeArgs {
 
     /// Print one JSON object at the end [default: off]
     ///
-    /// Print one JSON object at the end and nothing else. Times are seconds; a figure that is not
-    /// known is null. udp-echo-probe(1) lists its members.
+    /// Print one JSON object at the end and nothing else. Times are in seconds; an unknown figure
+    /// is null. udp-echo-probe(1) lists its members.
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub json: bool,
 }
@@ -180,7 +185,7 @@ impl ProbeArgs {
         let is_option = [rate, interval].map(|name| name.starts_with("--"));
         if is_option[0] == is_option[1] {
             let message = format!(
-                "cannot use both of {rate} {interval}: each sets how often to send; remove one"
+                "cannot use {rate} with {interval}: both set how often to send; remove one"
             );
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }

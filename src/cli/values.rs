@@ -129,7 +129,7 @@ impl ValueEnum for Mode {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
             Self::Exchange => "Per peer: echo a datagram, decode the next one as a record",
-            Self::Lockstep => "One exchange per socket, as in the reference server",
+            Self::Lockstep => "One exchange for all peers together, as in the reference server",
             Self::Echo => "Echo every datagram (RFC 862)",
         };
         Some(PossibleValue::new(self.name()).help(help))
@@ -145,11 +145,11 @@ impl ValueEnum for End {
         let (name, help) = match self {
             Self::Timeout => (
                 "timeout",
-                "No datagram arrived for the whole timeout; status 0",
+                "No datagram arrived for the whole --timeout; status 0",
             ),
             Self::Empty => (
                 "empty",
-                "An empty datagram where an echo datagram is due; status 0",
+                "An empty datagram arrived in place of one to echo; status 0",
             ),
             Self::DecodeError => (
                 "decode-error",
