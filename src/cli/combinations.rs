@@ -24,20 +24,20 @@ impl Args {
             if self.workers != Workers::Number(NonZeroU32::MIN) {
                 let workers = self.given.name_of("workers");
                 return Some(format!(
-                    "cannot use {workers} with {mode}: it has one worker; remove {workers}"
+                    "cannot use {workers} with {mode}: that mode has one worker; remove {workers}"
                 ));
             }
             if self.listen.len() != 1 {
                 return Some(format!(
-                    "cannot use {mode} on several addresses: it has one socket; keep one address \
-                     in {}",
+                    "cannot use {mode} on several addresses: that mode has one socket; keep one \
+                     address in {}",
                     self.given.name_of("listen")
                 ));
             }
         }
         if self.timeout == MaybeTimeout(None) && self.exit_on.contains(&End::Timeout) {
             return Some(format!(
-                "cannot use {} with {}: no timeout ever passes; set {} to a time",
+                "cannot use {} with {}: no timeout would ever pass; set {} to a time",
                 self.given.with("exit_on", "timeout"),
                 self.given.with("timeout", "none"),
                 self.given.name_of("timeout")
@@ -47,7 +47,7 @@ impl Args {
         let never = never.iter().find(|(end, _)| self.exit_on.contains(end));
         match never {
             Some((_, end)) if self.mode == Mode::Echo => Some(format!(
-                "cannot use {} with {mode}: it never happens in that mode; remove {end}",
+                "cannot use {} with {mode}: that mode never exits on it; remove {end}",
                 self.given.with("exit_on", end)
             )),
             _ => None,
@@ -64,8 +64,8 @@ impl Args {
         pairs.find_map(|(one, other)| {
             if one.clashes_with(other) {
                 return Some(format!(
-                    "cannot listen on {one} twice: one socket has the port; remove one {one} from \
-                     {option}"
+                    "cannot listen on {one} twice: only one socket can have the port; remove one of \
+                     the two from {option}"
                 ));
             }
             let (wide, narrow) = one.wider_and_narrower(other)?;

@@ -65,7 +65,7 @@ fn combinations_that_can_never_work_are_usage_errors() {
     for (args, said) in [
         (
             "--mode=echo --exit-on=decode-error",
-            "cannot use --exit-on decode-error with --mode echo: it never happens in that mode; \
+            "cannot use --exit-on decode-error with --mode echo: that mode never exits on it; \
              remove decode-error\n",
         ),
         (

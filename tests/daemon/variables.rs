@@ -48,8 +48,8 @@ fn conflict_names_options_and_variables_as_they_were_written() {
         (
             "MODE=lockstep WORKERS=2",
             "",
-            "cannot use UDP_ECHO_WORKERS with UDP_ECHO_MODE=lockstep: it has one worker; remove \
-             UDP_ECHO_WORKERS\n",
+            "cannot use UDP_ECHO_WORKERS with UDP_ECHO_MODE=lockstep: that mode has one worker; \
+             remove UDP_ECHO_WORKERS\n",
         ),
         (
             "WORKERS=2",
@@ -59,8 +59,8 @@ fn conflict_names_options_and_variables_as_they_were_written() {
         (
             "MODE=lockstep LISTEN=a:1,b:1",
             "",
-            "cannot use UDP_ECHO_MODE=lockstep on several addresses: it has one socket; keep one \
-             address in UDP_ECHO_LISTEN\n",
+            "cannot use UDP_ECHO_MODE=lockstep on several addresses: that mode has one socket; \
+             keep one address in UDP_ECHO_LISTEN\n",
         ),
         (
             "EXIT_ON=timeout",
@@ -75,7 +75,7 @@ fn conflict_names_options_and_variables_as_they_were_written() {
         (
             "LISTEN=a:1,a:1",
             "",
-            "remove one a:1 from UDP_ECHO_LISTEN\n",
+            "remove one of the two from UDP_ECHO_LISTEN\n",
         ),
     ] {
         let mut command = program();
@@ -146,8 +146,8 @@ fn usage_error_is_one_line_in_the_journal() {
         (
             "UDP_ECHO_LISTEN",
             "a:1,a:1",
-            "cannot listen on a:1 twice: one socket has the port; remove one a:1 from \
-             UDP_ECHO_LISTEN",
+            "cannot listen on a:1 twice: only one socket can have the port; remove one of the two \
+             from UDP_ECHO_LISTEN",
         ),
     ] {
         let file = File::create(&path).unwrap();
