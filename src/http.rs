@@ -33,7 +33,7 @@ use tokio::time;
 use tracing::{debug, warn};
 
 use crate::throttle::Throttle;
-use crate::udp::{NO_PORT, named_here};
+use crate::udp::{NO_ADDRESS, NO_PORT, NO_PRIVILEGE, named_here};
 
 /// The most connections at once. One more closes the oldest.
 const MAX_CONNECTIONS: usize = 64;
@@ -126,10 +126,10 @@ pub(crate) fn bind(
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdoptListenerError {
     /// Not a listening TCP socket.
-    #[error("is not a listening TCP socket; set ListenStream= in its socket unit")]
+    #[error("it is not a listening TCP socket; set ListenStream= in its socket unit")]
     Kind,
     /// A system call on the socket failed.
-    #[error("cannot be used: {0}")]
+    #[error("cannot set it up for HTTP: {0}")]
     Unusable(#[from] io::Error),
 }
 
@@ -155,9 +155,10 @@ fn hint(address: &SocketAddr, cause: &io::Error, setting: &str) -> String {
     match cause.kind() {
         io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT.into(),
         io::ErrorKind::AddrInUse => {
-            format!("; `ss -tlnp` shows the process that uses it, {setting} sets another address")
+            format!("; `ss -tlnp` shows the process that uses it: stop it or change {setting}")
         }
-        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host".into(),
+        io::ErrorKind::AddrNotAvailable => NO_ADDRESS.into(),
+        io::ErrorKind::PermissionDenied => NO_PRIVILEGE.into(),
         _ => String::new(),
     }
 }
@@ -207,7 +208,9 @@ pub(crate) async fn serve(
                 let oldest = connections.len().div_ceil(2);
                 if let Some(more) = warnings.pass(started.elapsed()) {
                     warn!(
-                        "cannot accept an HTTP connection: {error}; closing {oldest} older ones{more}"
+                        "cannot accept an HTTP connection: {error}; closing the oldest {oldest} of \
+                         {} open ones{more}",
+                        connections.len()
                     );
                 }
                 for connection in connections.drain(..oldest) {

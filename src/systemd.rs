@@ -39,7 +39,8 @@ impl fmt::Display for Role {
 pub enum PassedInError {
     /// A variable with an invalid value.
     #[error(
-        "cannot use the sockets passed in: {name}={value:?} {wrong}; unset it unless systemd set it"
+        "cannot use the sockets passed in: {name}={value:?} {wrong}; unset it if systemd did not \
+         set it"
     )]
     Variable {
         /// The variable.
@@ -109,7 +110,11 @@ impl Listen {
         };
         let names_given = names.as_bytes().split(|byte| *byte == b':');
         if !sockets.is_empty() && sockets.len() != names_given.clone().count() {
-            return Err(wrong("LISTEN_FDNAMES", names, "does not name each socket"));
+            return Err(wrong(
+                "LISTEN_FDNAMES",
+                names,
+                "does not have one name per socket",
+            ));
         }
         sockets
             .zip(names_given)
@@ -209,7 +214,8 @@ impl Manager {
             && !self.warned
         {
             warn!(
-                "cannot notify systemd through NOTIFY_SOCKET: {error}; retrying without warnings"
+                "cannot notify systemd through NOTIFY_SOCKET: {error}; retrying, further failures \
+                 are not logged"
             );
             self.warned = true;
         }

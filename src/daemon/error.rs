@@ -30,21 +30,24 @@ pub enum DaemonError {
     #[error("cannot start a worker: {cause}; lower {setting}")]
     Peers { cause: NoMemory, setting: String },
     #[error(
-        "cannot listen on UDP {} twice: {name} repeats an address; remove one of them",
+        "cannot listen on UDP {} twice: {name} is the same address as an earlier one; remove one \
+         of them",
         udp::named_here(*.address)
     )]
     ListenTwice { name: String, address: SocketAddr },
     #[error(transparent)]
     PassedInNames(#[from] PassedInError),
-    #[error("cannot use socket {descriptor}, passed in {role}: it {problem}")]
+    #[error("cannot use socket {descriptor}, passed in {role}: {problem}")]
     PassedIn {
         descriptor: RawFd,
         role: Role,
         problem: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("cannot use {count} UDP sockets in {mode}: it serves one; pass in one socket")]
+    #[error(
+        "cannot use {mode} with {count} UDP sockets: that mode serves only one; pass in one socket"
+    )]
     LockstepSockets { count: usize, mode: String },
-    #[error("stopped on a decode error ({setting})")]
+    #[error("stopped: received a record shorter than 22 bytes ({setting})")]
     DecodeError { setting: String },
     #[error("cannot receive on {listen}: {cause}; restart udp-echo")]
     SocketLost { listen: String, cause: io::Error },

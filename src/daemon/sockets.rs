@@ -29,7 +29,7 @@ impl Inherited {
             Err(error) => Err(DaemonError::PassedIn {
                 descriptor,
                 role,
-                problem: format!("cannot be taken: {error}").into(),
+                problem: format!("it is not a usable descriptor: {error}").into(),
             }),
         };
         let sockets = systemd::passed_in()?;
@@ -71,7 +71,11 @@ impl Sockets {
                     let socket = http::adopt(socket);
                     http = Some(socket.map_err(|error| failed(error.into()))?);
                 }
-                Role::Metrics => return Err(failed("is a second one; leave one".into())),
+                Role::Metrics => {
+                    return Err(failed(
+                        "it is a second metrics socket; pass in only one".into(),
+                    ));
+                }
             }
         }
         if config.mode == Mode::Lockstep && echo.len() > 1 {
@@ -90,7 +94,10 @@ impl Sockets {
         let are_inherited = !echo.is_empty();
         if echo.is_empty() {
             if http.is_some() {
-                warn!("using --listen: systemd passed in no socket named echo");
+                warn!(
+                    "using --listen: systemd passed in no UDP socket; check whether udp-echo.socket \
+                     is active"
+                );
             }
             echo = bind(config)?;
         } else {
@@ -254,8 +261,11 @@ fn shown(requested: BufferSize, granted: usize) -> String {
 /// sockets have the same limits.
 fn warn_of_small_buffers(config: &Config, sockets: &[Arc<Socket>]) {
     let requested = [config.socket.receive_buffer, config.socket.send_buffer];
-    let names = [("receive", "rmem_max"), ("send", "wmem_max")];
-    for (buffer, (name, sysctl)) in names.into_iter().enumerate() {
+    let names = [
+        ("receive", "rmem_max", "ReceiveBuffer"),
+        ("send", "wmem_max", "SendBuffer"),
+    ];
+    for (buffer, (name, sysctl, unit)) in names.into_iter().enumerate() {
         let Some(requested) = requested[buffer].given() else {
             continue;
         };
@@ -265,7 +275,7 @@ fn warn_of_small_buffers(config: &Config, sockets: &[Arc<Socket>]) {
             let limit = limit.map_or("too low".into(), |limit| limit.to_string());
             warn!(
                 "using a {name} buffer of {} instead of {}: net.core.{sysctl} is {limit}; \
-                 set it to {requested} or grant CAP_NET_ADMIN",
+                 set it to {requested}, grant CAP_NET_ADMIN, or set {unit}= in udp-echo.socket",
                 size(granted[buffer] as u64),
                 size(requested as u64),
             );

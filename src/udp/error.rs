@@ -52,16 +52,18 @@ impl fmt::Display for SocketAction {
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// It is not a UDP socket.
-    #[error("is {0}, not a UDP socket (ListenDatagram= makes one)")]
+    #[error("it is {0}, not a UDP socket; set ListenDatagram= in its socket unit")]
     Kind(String),
     /// It is connected, so it receives from one peer only.
-    #[error("is connected to {0}: a reflector serves more than one peer")]
+    #[error(
+        "it is connected to {0} and receives from no other peer; pass in an unconnected socket"
+    )]
     Connected(String),
     /// It is not bound.
-    #[error("is not bound to a port")]
+    #[error("it is not bound to a port; set ListenDatagram= in its socket unit")]
     Unbound,
     /// A system call on it failed.
-    #[error("cannot be used: cannot {action}: {cause}")]
+    #[error("cannot {action} it: {cause}")]
     Unusable {
         /// The action that failed.
         action: &'static str,
@@ -72,28 +74,36 @@ pub enum AdoptError {
 }
 
 /// Advice if the kernel has no free port to choose.
-pub(crate) const NO_PORT: &str = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones the kernel uses";
+pub(crate) const NO_PORT: &str = "; no local port is free: widen net.ipv4.ip_local_port_range";
+
+/// Advice if no interface of this host has the address.
+pub(crate) const NO_ADDRESS: &str = "; choose an address of this host (`ip address` shows them)";
+
+/// Advice if only privileged processes may bind the port.
+pub(crate) const NO_PRIVILEGE: &str = "; choose a port of net.ipv4.ip_unprivileged_port_start \
+                                       or above, or grant CAP_NET_BIND_SERVICE";
 
 /// Advice that follows the cause, or nothing.
 fn hint(action: SocketAction, address: &SocketAddr, cause: &io::Error) -> &'static str {
     if cause.raw_os_error() == Some(libc::EMFILE) {
-        return "; `ulimit -n` shows the limit on open files, `ulimit -Hn` its maximum";
+        return "; raise the limit on open files (ulimit -n, LimitNOFILE=)";
     }
     match cause.kind() {
         io::ErrorKind::InvalidInput if lacks_zone(address) => {
-            "; a link-local address needs its interface, as in [fe80::1%eth0]"
+            "; add the interface of the link-local address, as in [fe80::1%eth0]"
         }
         io::ErrorKind::PermissionDenied if action == SocketAction::Connect => {
-            "; it is a broadcast address, or a route of this host prohibits it"
+            "; use a unicast address that no route of this host prohibits (`ip route get`)"
         }
         io::ErrorKind::WouldBlock if action == SocketAction::Connect => NO_PORT,
+        io::ErrorKind::NetworkUnreachable => "; check the route with `ip route get`",
         _ if action == SocketAction::Connect => "",
         io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
-        io::ErrorKind::AddrInUse => "; `ss -ulnp` shows what uses it",
-        io::ErrorKind::AddrNotAvailable => "; `ip address` shows the addresses of this host",
-        io::ErrorKind::PermissionDenied => {
-            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE"
+        io::ErrorKind::AddrInUse => {
+            "; `ss -ulnp` shows the process that uses it: stop it or choose another port"
         }
+        io::ErrorKind::AddrNotAvailable => NO_ADDRESS,
+        io::ErrorKind::PermissionDenied => NO_PRIVILEGE,
         _ => "",
     }
 }

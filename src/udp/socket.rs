@@ -130,18 +130,20 @@ impl Socket {
         if let Ok(Some(peer)) = inner.peer_addr().map(|peer| peer.as_socket()) {
             return Err(AdoptError::Connected(named(peer, &inner)));
         }
-        let address = inner.local_addr().map_err(unusable("read its address"))?;
+        let address = inner
+            .local_addr()
+            .map_err(unusable("read the address of"))?;
         let address = address
             .as_socket()
             .filter(|address| address.port() != 0)
             .ok_or(AdoptError::Unbound)?;
         inner
             .set_nonblocking(false)
-            .map_err(unusable("make it block"))?;
+            .map_err(unusable("clear O_NONBLOCK of"))?;
         inner
             .set_reuse_address(options.reuse_address)
-            .map_err(unusable("set SO_REUSEADDR"))?;
-        let drops = sockopt::meminfo(&inner).map_err(unusable("read SO_MEMINFO"))?;
+            .map_err(unusable("set SO_REUSEADDR for"))?;
+        let drops = sockopt::meminfo(&inner).map_err(unusable("read SO_MEMINFO of"))?;
         let guard = Guard::late(&inner, address);
         let mut socket = Self {
             drops: Drops::from_baseline(drops.drops),
@@ -167,7 +169,7 @@ impl Socket {
                 .map_err(failed("set IPV6_RECVERR for"))?;
         }
         self.enable_packet_info()
-            .map_err(failed("set packet info for"))?;
+            .map_err(failed("enable packet info for"))?;
         sockopt::set(
             &*self,
             libc::SOL_SOCKET,

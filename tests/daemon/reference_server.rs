@@ -155,7 +155,11 @@ fn play_to_daemon(
     const ENDS: [(&str, i32, &str); 3] = [
         ("timeout", 0, "stopping: idle for the whole timeout"),
         ("empty", 0, "stopping: received an empty datagram"),
-        ("decode-error", 1, "udp-echo: stopped on a decode error"),
+        (
+            "decode-error",
+            1,
+            "udp-echo: stopped: received a record shorter than 22 bytes",
+        ),
     ];
     let start = Instant::now();
     let mut last = start;

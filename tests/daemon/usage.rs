@@ -117,7 +117,7 @@ fn privileged_port_fails_to_bind_without_the_capability() {
     if start.is_ok_and(|start| start.trim().parse::<u16>().is_ok_and(|start| start <= 7)) {
         skip!("no port needs a privilege here");
     }
-    let cause = "Permission denied";
+    let cause = "Permission denied (os error 13); choose a port of net.ipv4.";
     let mut command = without_capabilities();
     command.args(["--listen=127.0.0.1:7", "--metrics-listen=none"]);
     assert_cannot_start(&mut command, "UDP 127.0.0.1:7", cause);

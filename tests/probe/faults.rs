@@ -110,8 +110,8 @@ fn unnamed_sockets_of_a_wrong_kind_are_not_called_echo() {
             .stdin(OwnedFd::from(socket));
         let (status, _, err) = ended(&mut command);
         let said = format!(
-            "udp-echo: cannot use socket 3, passed in {said}: it is a TCP socket, not a UDP socket \
-             (ListenDatagram= makes one)\n"
+            "udp-echo: cannot use socket 3, passed in {said}: it is a TCP socket, not a UDP socket; \
+             set ListenDatagram= in its socket unit\n"
         );
         assert_eq!((status, err), (1, said));
     }

@@ -119,7 +119,7 @@ fn errors_before_measuring_are_status_1_and_one_line() {
         (
             "[fe80::1]:9",
             "",
-            "needs its interface, as in [fe80::1%eth0]",
+            "the interface of the link-local address, as in [fe80::1%eth0]",
         ),
         (
             &local,
@@ -151,7 +151,7 @@ fn flows_are_limited_by_the_number_of_open_files() {
         (
             "-n 20",
             1,
-            "; `ulimit -n` shows the limit on open files, `ulimit -Hn` its maximum",
+            "; raise the limit on open files (ulimit -n, LimitNOFILE=)",
         ),
     ] {
         let args = format!("--mode=echo --flows=100 --count=100 --rate=1000 --quiet {LONG}");
@@ -191,7 +191,10 @@ fn rate_or_interval_on_the_command_line_takes_precedence() {
     }
     let (status, _, err) = run(&[rate, interval], "");
     assert_eq!(status, 2);
-    assert!(err.contains("UDP_ECHO_RATE UDP_ECHO_INTERVAL"), "{err}");
+    assert!(
+        err.contains("cannot use UDP_ECHO_RATE with UDP_ECHO_INTERVAL"),
+        "{err}"
+    );
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn unusable_passed_in_socket_is_named_in_the_error() {
             &[&*one, &other][..],
             &["--mode=lockstep"][..],
             2,
-            "cannot use 2 UDP sockets in --mode lockstep: it serves one",
+            "cannot use --mode lockstep with 2 UDP sockets: that mode serves only one",
         ),
         (&[], &[&one], &[], 1, "socket 3, passed in as echo: it is "),
         (
@@ -96,7 +96,7 @@ fn unusable_passed_in_socket_is_named_in_the_error() {
             &[&one, &other],
             &[],
             1,
-            "socket 4, passed in as metrics: it is a second one",
+            "socket 4, passed in as metrics: it is a second metrics socket",
         ),
     ] {
         let mut given: Vec<_> = how.iter().map(|option| (*option).to_owned()).collect();

@@ -214,8 +214,7 @@ fn port_range_sysctl_is_named_when_no_port_is_free() {
     let host = Namespace::new();
     host.shell("sysctl -qw net.ipv4.ip_local_port_range='40000 40003'");
     let program = program().get_program().to_str().unwrap().to_owned();
-    let hint = "; no local port is free: `sysctl net.ipv4.ip_local_port_range` shows which ones \
-                the kernel uses\n";
+    let hint = "; no local port is free: widen net.ipv4.ip_local_port_range\n";
     // Occupies the four ports of both protocols.
     let _taken: Vec<_> = (40000..40004)
         .map(|port| host.inside(|| UdpSocket::bind(("127.0.0.1", port)).unwrap()))

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 /// The first descriptor that can be passed in (`SD_LISTEN_FDS_START`, `sd_listen_fds(3)`).
 const FIRST: RawFd = 3;
 
-const NOT_INHERITED: &str = "was not passed in: it belongs to this process";
+const NOT_INHERITED: &str = "it belongs to this process and was not passed in";
 
 /// Takes ownership of a descriptor that the service manager passed in, and sets `FD_CLOEXEC`.
 ///
