@@ -94,7 +94,10 @@ pub(super) async fn supervise(
                 Ok(()) => manager.alive(),
                 Err(problem) => {
                     if let Some(more) = suppressed.pass(status.since_epoch()) {
-                        error!("{problem}; watchdog heartbeat suppressed{more}");
+                        error!(
+                            "{problem}; watchdog heartbeat suppressed, so that systemd restarts \
+                             udp-echo{more}"
+                        );
                     }
                 }
             },

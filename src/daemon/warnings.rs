@@ -45,8 +45,8 @@ impl DiscardWarnings {
         if let Some((level, [drops])) = self.drops.take(now, [totals.drops], always) {
             let text = format!(
                 "datagrams dropped by the kernel since {since}: {drops}; the receive buffer was \
-                 full: use a larger one (--recv-buffer, net.core.rmem_max; ReceiveBuffer= in a \
-                 socket unit) or more --workers"
+                 full: raise --recv-buffer and net.core.rmem_max (under systemd ReceiveBuffer= in \
+                 udp-echo.socket), or use more --workers"
             );
             write(level, &text);
         }

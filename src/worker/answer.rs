@@ -1,5 +1,6 @@
 //! Passes received datagrams to the core, sends the replies and counts both.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -132,9 +133,9 @@ impl<P: Port> Worker<P> {
                 let kind = self.counts.send_errors.count(&error);
                 let now = self.clock.since(self.shared.epoch);
                 if let Some(more) = self.shared.warnings.send[kind].pass(now) {
-                    let length = transmit.length;
+                    let (length, hint) = (transmit.length, hint(&error));
                     let peer = self.port.named(peer);
-                    warn!("cannot send {length} bytes to {peer}: {error}{more}");
+                    warn!("cannot send {length} bytes to {peer}: {error}{hint}{more}");
                 }
             }
         }
@@ -145,9 +146,9 @@ impl<P: Port> Worker<P> {
         let warned = &self.shared.warned_of_decode_errors;
         if !(warned.load(Relaxed) || warned.swap(true, Relaxed)) {
             warn!(
-                "cannot decode a record from {}: {short}; in this mode, the datagram after each \
-                 echo is a record: for a plain reflector use --mode echo. Further decode errors \
-                 are only counted",
+                "cannot decode a record from {}: {short}; use --mode echo if every datagram is to \
+                 be echoed, as this mode decodes the datagram after each echo. Further decode \
+                 errors are counted, not logged",
                 self.port.named(peer)
             );
         }
@@ -163,6 +164,17 @@ impl<P: Port> Worker<P> {
                 self.counts.residence.0.count(residence, replies as u64);
             }
         }
+    }
+}
+
+/// Advice about a failed send, or nothing (send(2), udp(7)).
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "; allow replies in the firewall of this host",
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES) => {
+            "; check the route with `ip route get`"
+        }
+        _ => "",
     }
 }
 

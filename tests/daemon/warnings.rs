@@ -23,7 +23,7 @@ fn kernel_drops_are_warned_of_once_per_minute_with_counts() {
             daemon.wait_for_log(DROPPED);
         }
         let dropped = daemon.metric("socket_drops_total");
-        let advice = "--recv-buffer, net.core.rmem_max";
+        let advice = "--recv-buffer and net.core.rmem_max";
         all_are_reported(daemon, start, DROPPED, dropped, advice)
     });
 }
