@@ -85,7 +85,7 @@ fn write_main(
     } = facts;
     let (class, state) = match (&facts.health, facts.ready) {
         (Err(problem), _) => ("bad", problem.as_str()),
-        (Ok(()), false) => ("bad", "starting or stopping"),
+        (Ok(()), false) => ("bad", "not ready (starting or stopping)"),
         (Ok(()), true) => ("dim", "healthy"),
     };
     let uptime = humantime::format_duration(Duration::from_secs(facts.uptime.as_secs()));
@@ -395,7 +395,7 @@ mod tests {
         facts.health = Ok(());
         facts.ready = false;
         let page = main(&facts, &History::default());
-        assert!(page.contains("<span class=\"bad\">starting or stopping"));
+        assert!(page.contains("<span class=\"bad\">not ready (starting or stopping)</span>"));
     }
 
     /// The `main` element with plain spaces.

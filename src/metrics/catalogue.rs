@@ -40,7 +40,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_decode_errors_total",
-        help: "Total datagrams in place of a record that were shorter than its 22 bytes.",
+        help: "Total records that were too short to decode: fewer than 22 bytes.",
         kind: COUNTER,
         read: |scrape, series| series.add_listens(scrape, &[], |c| c.decode_errors.get()),
     },
@@ -70,8 +70,8 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         name: "udp_echo_timeouts_total",
-        help: "Total timeouts: records that did not arrive in time (record), and timeouts that a \
-               socket was idle while no record was owed (echo).",
+        help: "Total timeouts: records that did not arrive in time (record), and times that a socket \
+               was idle for --timeout while no record was owed (echo).",
         kind: COUNTER,
         read: |scrape, series| {
             series.add_listens(scrape, &[("waiting_for", "echo")], |c| {
