@@ -107,7 +107,7 @@ fn hint(errno: i32) -> &'static str {
         libc::EPERM => "; a firewall on this host blocks it",
         libc::EACCES => "; it is a broadcast address, or a route on this host prohibits it",
         libc::EMSGSIZE => "; use a smaller --size",
-        libc::ENOBUFS => "; the interface drops it, use a lower --rate",
+        libc::ENOBUFS => "; the queue of the network interface is full, use a lower --rate",
         libc::ENETUNREACH => "; check the route with `ip route get`",
         _ => "",
     }
@@ -128,7 +128,7 @@ fn meaning(icmp: Icmp) -> (&'static str, String) {
         (false, UNREACHABLE, 0) | (true, UNREACHABLE6, 0) => (NO_ROUTE, "network unreachable"),
         (false, UNREACHABLE, 1) => (NO_ROUTE, "host unreachable"),
         (true, UNREACHABLE6, 3) => (NO_ROUTE, "address unreachable"),
-        (false, UNREACHABLE, 2) => (NO_ROUTE, "protocol unreachable"),
+        (false, UNREACHABLE, 2) => ("the host does not accept UDP", "protocol unreachable"),
         (false, UNREACHABLE, 4) => (TOO_LONG, "fragmentation needed"),
         (true, 2, 0) => (TOO_LONG, "packet too big"),
         (false, UNREACHABLE, 9) => (FIREWALL, "network prohibited"),
@@ -138,6 +138,9 @@ fn meaning(icmp: Icmp) -> (&'static str, String) {
         }
         (true, UNREACHABLE6, 5) => (FIREWALL, "source address failed policy"),
         (true, UNREACHABLE6, 6) => (FIREWALL, "route rejected"),
+        (false, 11, 1) | (true, 3, 1) => {
+            ("a fragment was lost", "fragment reassembly time exceeded")
+        }
         (false, 11, _) | (true, 3, _) => ("routing loop", "time to live exceeded"),
         _ => (NO_ROUTE, ""),
     };
@@ -177,6 +180,10 @@ mod tests {
         assert!(firewall.contains("a firewall rejects the datagrams (ICMPv6"));
         assert!(described(libc::EHOSTUNREACH, false, 3, 1).contains("(ICMP host unreachable from"));
         assert!(described(libc::EHOSTUNREACH, false, 11, 0).contains(": routing loop (ICMP time"));
+        let lost = described(libc::EHOSTUNREACH, false, 11, 1);
+        assert!(lost.contains(": a fragment was lost (ICMP fragment reassembly time exceeded"));
+        let no_udp = described(libc::ENOPROTOOPT, false, 3, 2);
+        assert!(no_udp.contains(": the host does not accept UDP (ICMP protocol unreachable"));
         assert!(described(libc::EPROTO, false, 99, 7).contains("ICMP type 99 code 7"));
         assert_eq!(
             DeliveryError::Unsent(libc::EPERM).describe("192.0.2.1:9"),

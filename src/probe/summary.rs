@@ -161,7 +161,7 @@ impl Summary<'_> {
         let other = notes.errors.other();
         if other > 0 {
             let requests = counted(other, "request");
-            write!(f, "\n{requests}: errors of further kinds")?;
+            write!(f, "\n{requests}: other errors")?;
         }
         for (errno, count) in &notes.unsent_records {
             let error = DeliveryError::Unsent(*errno).describe(target);
@@ -182,8 +182,8 @@ impl Summary<'_> {
         }
         let why_not_sent = match config.mode {
             Mode::Echo => "this host was too slow",
-            Mode::Lockstep => "the request before waited for its reply",
-            Mode::Exchange => "every flow waited for a reply, use more --flows",
+            Mode::Lockstep => "the previous request still waited for its reply",
+            Mode::Exchange => "every flow still waited for a reply, use more --flows",
         };
         for (is_shown, count, label, action) in [
             (

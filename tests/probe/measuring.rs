@@ -235,7 +235,7 @@ fn probe_reports_requests_that_were_due_but_not_sent() {
     let silent = Reflector::new(|_| vec![]);
     let args = "--rate=1000 --duration=0.2 --wait=0.4 --quiet";
     let run = || ended(&mut probe(silent.address, args)).1;
-    let hint = "; every flow waited for a reply, use more --flows";
+    let hint = "; every flow still waited for a reply, use more --flows";
     let out = undisturbed(run, |out| out.contains(hint));
     assert!(out.contains("1 sent, 0 received"), "{out}");
     assert!(out.contains("requests due but not sent: "), "{out}");

@@ -150,7 +150,7 @@ fn progress_line_vanishes_before_the_summary_at_any_width() {
         let seen = rows.concat();
         assert!(seen.contains(" 0 lost (0%)"), "{rows:#?}");
         assert!(
-            !seen.contains("unanswered") && !seen.contains("^C"),
+            !seen.contains("in flight") && !seen.contains("^C"),
             "{rows:#?}"
         );
         // A bar fits into one row with its times and its count.
@@ -182,11 +182,11 @@ fn progress_is_absent_with_lines_json_or_a_pipe() {
         "{out:?}"
     );
     let (_, text, rows) = json.end();
-    assert!(!text.contains("unanswered"), "{text:?}");
+    assert!(!text.contains("in flight"), "{text:?}");
     assert!(rows[0].starts_with("{\""), "{rows:#?}");
     wait_until("two seconds of lines", || lines.text().contains("seq=20 "));
     lines.press_ctrl_c();
     let (status, text, rows) = lines.end();
-    assert!(status.success() && !text.contains("unanswered"), "{text:?}");
+    assert!(status.success() && !text.contains("in flight"), "{text:?}");
     assert!(rows.iter().any(|row| row.starts_with("--- ")), "{rows:#?}");
 }

@@ -100,7 +100,7 @@ impl Prober<'_> {
         self.last_progress = now;
         let totals = self.tally.totals();
         let line = format!(
-            "{} sent, {} received, {} unanswered, {:.0} s",
+            "{} sent, {} received, {} lost or in flight, {:.0} s",
             totals.sent,
             totals.received,
             Percent(totals.lost(), totals.sent),
