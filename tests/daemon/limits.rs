@@ -96,7 +96,12 @@ fn no_datagram_is_refused_without_a_rate_limit() {
 
 /// A client on 127.0.0.`host`.
 fn at(host: u8, daemon: &Daemon) -> UdpSocket {
-    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+    let bind = || UdpSocket::bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+    let mut socket = bind();
+    // Echo mode refuses the listening port as a source port.
+    while socket.local_addr().unwrap().port() == daemon.address().port() {
+        socket = bind();
+    }
     socket.connect(daemon.address()).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket
