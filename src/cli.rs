@@ -17,7 +17,7 @@ use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use probe::{MetricsUrl, ProbeArgs, Target};
+pub use probe::{MetricsUrl, PathMtu, ProbeArgs, Target};
 pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 
 use crate::address::HostPort;

@@ -14,6 +14,7 @@ mod sys;
 
 pub use batch::{Batch, RecvMeta, Wait};
 pub use buffers::BufferSize;
+pub use client::connect::{Fragmentation, IpOptions, Source};
 pub(crate) use client::epoll::Poller;
 pub(crate) use client::icmp::{Icmp, Rejection};
 use drops::Drops;

@@ -1,20 +1,23 @@
 //! The command line of the client: `udp-echo probe`.
 
-use std::str::FromStr;
+mod values;
+
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueHint};
-use hyper::Uri;
 
-use super::values::{duration, number};
-use crate::address::HostPort;
+use super::values::number;
+use crate::address::Family;
 use crate::daemon::Given;
 use crate::probe;
 use crate::probe::pace::Frequency;
 use crate::probe::wire::HEADER_BYTES;
 use crate::reflect::Mode;
+use crate::udp::{IpOptions, Source};
+pub use values::{MetricsUrl, PathMtu, Target};
+use values::{dscp, percent, source, time, tos};
 
 /// Measure loss and round-trip times over UDP, as ping does over ICMP
 ///
@@ -57,6 +60,7 @@ pub struct ProbeArgs {
     ///
     /// Stop after N requests, then wait for late replies.
     #[arg(
+        short = 'c',
         long,
         value_name = "N",
         value_parser = number::<u64>(1..=u64::MAX)
@@ -67,9 +71,10 @@ pub struct ProbeArgs {
     ///
     /// Send for this long: seconds (5, 0.25) or a time with a unit (10m), up to 366 days.
     #[arg(
+        short = 'w',
         long,
         value_name = "DURATION",
-        value_parser = some_time
+        value_parser = time
     )]
     pub duration: Option<Duration>,
 
@@ -77,9 +82,10 @@ pub struct ProbeArgs {
     ///
     /// Time between requests: seconds (1, 0.25) or a time with a unit (10ms), up to 366 days.
     #[arg(
+        short = 'i',
         long,
         value_name = "DURATION",
-        value_parser = some_time,
+        value_parser = time,
         default_value = "1s"
     )]
     pub interval: Duration,
@@ -99,6 +105,7 @@ pub struct ProbeArgs {
     ///
     /// Size of a request in bytes of UDP payload, 16 to 65507.
     #[arg(
+        short = 's',
         long,
         value_name = "BYTES",
         value_parser = number::<u16>(HEADER_BYTES as u64..=65507),
@@ -112,9 +119,10 @@ pub struct ProbeArgs {
     /// 366 days. In exchange and lockstep mode, a flow also waits this long for each reply before
     /// it sends the next request.
     #[arg(
+        short = 'W',
         long,
         value_name = "DURATION",
-        value_parser = some_time,
+        value_parser = time,
         default_value = "1s"
     )]
     pub wait: Duration,
@@ -131,6 +139,59 @@ pub struct ProbeArgs {
     )]
     pub flows: u16,
 
+    /// Use IPv4 only [default: any family]
+    ///
+    /// Use the IPv4 addresses of the target only. Without --ipv4 and --ipv6 the addresses are tried
+    /// in the order of the system (RFC 6724), until one has a route.
+    #[arg(short = '4', long, value_parser = BoolishValueParser::new())]
+    pub ipv4: bool,
+
+    /// Use IPv6 only [default: any family]
+    ///
+    /// Use the IPv6 addresses of the target only.
+    #[arg(short = '6', long, value_parser = BoolishValueParser::new())]
+    pub ipv6: bool,
+
+    /// Source address or interface [default: the route's]
+    ///
+    /// Address of this host to send from, or interface to send and receive on (SO_BINDTODEVICE). A
+    /// link-local address has its interface, as in fe80::1%eth0.
+    #[arg(short = 'I', long, value_name = "ADDRESS", value_parser = source)]
+    pub source: Option<Source>,
+
+    /// DSCP of the requests [default: 0]
+    ///
+    /// Differentiated services code point of the requests: 0 to 63, or a name, CS0 to CS7, AF11 to
+    /// AF43, EF, LE, VA. Routers may treat each code point differently, or change it.
+    #[arg(long, value_name = "DSCP", value_parser = dscp)]
+    pub dscp: Option<u8>,
+
+    /// TOS byte, as in ping: four times the DSCP
+    ///
+    /// Set the whole TOS byte of the requests (IPv6: traffic class), as ping does: 0 to 255, or in
+    /// hexadecimal with 0x. The two ECN bits must be 0: -Q 0xb8 is --dscp 46.
+    #[arg(short = 'Q', value_name = "TOS", value_parser = tos)]
+    pub tos: Option<u8>,
+
+    /// TTL of the requests, 1 to 255 [default: the kernel's]
+    ///
+    /// Time to live of the requests (IPv6: hop limit), 1 to 255.
+    #[arg(short = 't', long, value_name = "N", value_parser = number::<u8>(1..=255))]
+    pub ttl: Option<u8>,
+
+    /// Never fragment requests [default: off]
+    ///
+    /// Set the DF bit of the requests and do not fragment them on this host. A request that is too
+    /// long for the path fails. The same as -M do.
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub df: bool,
+
+    /// Path MTU discovery, as in ping
+    ///
+    /// Whether requests may be fragmented, as in ping.
+    #[arg(short = 'M', value_enum, value_name = "WHEN")]
+    pub path_mtu: Option<PathMtu>,
+
     /// Exit with 1 at PERCENT loss or more
     ///
     /// Exit with status 1 if at least PERCENT of the requests are lost: more than 0, at most 100.
@@ -141,6 +202,12 @@ pub struct ProbeArgs {
         default_value = "100"
     )]
     pub max_loss: f64,
+
+    /// Print figures at this interval [default: none]
+    ///
+    /// Print a line of figures at this interval: seconds or a time with a unit (10s, 1m).
+    #[arg(long, value_name = "DURATION", value_parser = time)]
+    pub report: Option<Duration>,
 
     /// Locate loss by the daemon's metrics [default: none]
     ///
@@ -154,7 +221,7 @@ pub struct ProbeArgs {
     /// Print only the summary [default: off]
     ///
     /// Print only the summary; on a terminal, also a line of progress during the run.
-    #[arg(long, value_parser = BoolishValueParser::new())]
+    #[arg(short = 'q', long, value_parser = BoolishValueParser::new())]
     pub quiet: bool,
 
     /// Print one JSON object at the end [default: off]
@@ -163,15 +230,18 @@ pub struct ProbeArgs {
     /// is null. udp-echo-probe(1) lists its members.
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub json: bool,
+
+    /// Print a JSON object per event [default: off]
+    ///
+    /// Print one JSON object per line: one for each event, and the object of --json at the end.
+    /// udp-echo-probe(1) lists their members.
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub json_lines: bool,
+
+    /// Print the UNIX time before each line [default: off]
+    #[arg(short = 'D', long, value_parser = BoolishValueParser::new())]
+    pub timestamps: bool,
 }
-
-/// The address to send to; its port is not 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target(pub HostPort);
-
-/// The URL of a daemon's metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MetricsUrl(pub Uri);
 
 impl ProbeArgs {
     /// Removes `--rate` if `--interval` overrides it: the command line wins over the environment.
@@ -208,8 +278,32 @@ impl ProbeArgs {
             flows: self.flows.into(),
             max_loss: self.max_loss,
             metrics_url: self.metrics_url.as_ref().map(|url| url.0.clone()),
+            family: self.family(),
+            source: self.source.clone(),
+            ip: self.ip(),
+            report: self.report,
             quiet: self.quiet,
             json: self.json,
+            json_lines: self.json_lines,
+            timestamps: self.timestamps,
+        }
+    }
+
+    fn family(&self) -> Family {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Family::Ipv4,
+            (_, true) => Family::Ipv6,
+            _ => Family::Any,
+        }
+    }
+
+    /// The fields of the requests' IP headers.
+    fn ip(&self) -> IpOptions {
+        let path_mtu = self.path_mtu.or(self.df.then_some(PathMtu::Do));
+        IpOptions {
+            traffic_class: self.dscp.map(|dscp| dscp << 2).or(self.tos),
+            ttl: self.ttl,
+            fragmentation: path_mtu.map(Into::into),
         }
     }
 
@@ -223,77 +317,6 @@ impl ProbeArgs {
                 count: 1,
                 time: self.interval,
             },
-        }
-    }
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let target = text
-            .parse::<HostPort>()
-            .map_err(|error| error.to_string())?;
-        if target.port() == 0 {
-            return Err("cannot send to port 0: it is reserved; use 1 to 65535".into());
-        }
-        Ok(Self(target))
-    }
-}
-
-impl FromStr for MetricsUrl {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        text.parse::<Uri>()
-            .ok()
-            .filter(|url| url.scheme_str() == Some("http"))
-            .filter(|url| url.host().is_some_and(|host| !host.is_empty()))
-            .map(Self)
-            .ok_or("expected a plain HTTP URL, such as http://localhost:9862/metrics")
-    }
-}
-
-fn some_time(text: &str) -> Result<Duration, &'static str> {
-    /// Added to any instant, this does not overflow.
-    const MOST: Duration = Duration::from_hours(24 * 366);
-    duration(text)
-        .filter(|time| !time.is_zero() && *time <= MOST)
-        .ok_or("expected seconds (5, 0.25) or a time with a unit (250ms, 1m), more than 0 and at most 366 days")
-}
-
-fn percent(text: &str) -> Result<f64, &'static str> {
-    text.parse()
-        .ok()
-        .filter(|percent| *percent > 0.0 && *percent <= 100.0)
-        .ok_or("expected a percentage, more than 0 and at most 100")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metrics_url_accepts_only_plain_http() {
-        for good in ["http://localhost:9862/metrics", "http://[::1]/", "http://h"] {
-            assert!(good.parse::<MetricsUrl>().is_ok(), "{good}");
-        }
-        for wrong in [
-            "https://h/metrics",
-            "h:9862/metrics",
-            "/metrics",
-            "http://",
-            "",
-        ] {
-            assert!(wrong.parse::<MetricsUrl>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn max_loss_accepts_above_0_and_at_most_100() {
-        assert_eq!(percent("0.5"), Ok(0.5));
-        for wrong in ["0", "100.1", "-1", "nan", "inf", "much"] {
-            assert!(percent(wrong).is_err(), "{wrong}");
         }
     }
 }

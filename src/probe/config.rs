@@ -5,8 +5,9 @@ use std::time::Duration;
 use hyper::Uri;
 
 use super::pace::Frequency;
-use crate::address::HostPort;
+use crate::address::{Family, HostPort};
 use crate::reflect::Mode;
+use crate::udp::{IpOptions, Source};
 
 /// The settings of a run.
 #[derive(Debug, Clone)]
@@ -31,10 +32,22 @@ pub struct Config {
     pub max_loss: f64,
     /// URL of the daemon's metrics, which show where requests were lost.
     pub metrics_url: Option<Uri>,
+    /// Address family of the target.
+    pub family: Family,
+    /// Address or interface to send from; `None` leaves it to the route.
+    pub source: Option<Source>,
+    /// IP header of the requests.
+    pub ip: IpOptions,
+    /// Time between lines of figures; `None` prints none.
+    pub report: Option<Duration>,
     /// Print only the summary.
     pub quiet: bool,
     /// Print only the summary, as a JSON object.
     pub json: bool,
+    /// Print a JSON object for each event, and the summary as the last one.
+    pub json_lines: bool,
+    /// Print the time before each line.
+    pub timestamps: bool,
 }
 
 impl Config {

@@ -12,6 +12,19 @@ use crate::udp::{Rejection, Wait};
 /// Granularity of a receive timeout, on any kernel.
 const GRANULARITY: Duration = Duration::from_millis(20);
 
+/// A received datagram without its content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received {
+    /// Length in bytes.
+    pub length: usize,
+    /// TTL (IPv4) or hop limit (IPv6).
+    pub ttl: Option<u8>,
+    /// When it arrived.
+    pub at: Duration,
+    /// When it arrived at the latest.
+    pub by: Duration,
+}
+
 impl Prober<'_> {
     /// Waits for datagrams for at most `timeout`, and receives some. Returns their number, errors
     /// included.
@@ -62,8 +75,13 @@ impl Prober<'_> {
                     let received = self.batch.meta(slot);
                     let bytes = self.batch.bytes(slot);
                     let message = self.run.parse(bytes, received.length);
-                    let at = now.of_receipt(received.received_at);
-                    self.handle(flow, message, received.length, at, now.at);
+                    let received = Received {
+                        length: received.length,
+                        ttl: received.ttl,
+                        at: now.of_receipt(received.received_at),
+                        by: now.at,
+                    };
+                    self.handle(flow, message, received);
                 }
                 count as u64
             }
@@ -82,9 +100,10 @@ impl Prober<'_> {
         }
     }
 
-    /// Counts and prints a datagram that arrived at `at`, at the latest at `by`.
-    fn handle(&mut self, flow: usize, message: Message, length: usize, at: Duration, by: Duration) {
+    /// Counts and prints a datagram.
+    fn handle(&mut self, flow: usize, message: Message, received: Received) {
         let target = self.address;
+        let Received { length, at, by, .. } = received;
         match message {
             Message::Foreign => self.notes.foreign += 1,
             Message::Damaged => {
@@ -112,7 +131,7 @@ impl Prober<'_> {
                 {
                     self.send_record(due, Some(rtt));
                 }
-                self.report_reply(sequence, change, length, kind);
+                self.report_reply(sequence, change, received, kind);
             }
         }
     }
@@ -152,12 +171,13 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
+    use crate::address::Family;
     use crate::probe::Config;
     use crate::probe::notes::Errors;
     use crate::probe::pace::Frequency;
     use crate::probe::screen::Screen;
     use crate::reflect::Mode;
-    use crate::udp::Icmp;
+    use crate::udp::{Icmp, IpOptions};
 
     /// Sends requests, then feeds in ICMP errors, each from a new address and with the sequence
     /// number of a request or without. Returns the counts of each kind and of further kinds.
@@ -178,8 +198,14 @@ mod tests {
             flows: 1,
             max_loss: 100.0,
             metrics_url: None,
+            family: Family::Any,
+            source: None,
+            ip: IpOptions::default(),
+            report: None,
             quiet: true,
             json: false,
+            json_lines: false,
+            timestamps: false,
         };
         let (mut screen, stops) = (Screen::new(), AtomicU32::new(0));
         let mut prober = Prober::new(&config, target, "", 7, &mut screen, &stops).unwrap();

@@ -4,6 +4,7 @@ use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::Prober;
+use super::receiving::Received;
 use crate::probe::Config;
 use crate::probe::format::{Percent, Time};
 use crate::probe::tally::ReplyKind;
@@ -50,7 +51,7 @@ impl Prober<'_> {
         &mut self,
         sequence: u64,
         change: Change,
-        length: usize,
+        received: Received,
         kind: ReplyKind,
     ) {
         let (rtt, flow, remark) = match kind {
@@ -68,6 +69,7 @@ impl Prober<'_> {
             Change::Truncated { .. } => " (truncated)",
             Change::Altered => " (corrupted)",
         };
+        let Received { length, .. } = received;
         let target = self.address;
         let time = rtt.as_secs_f64() * 1e3;
         let flow = self.flow_name(flow);
