@@ -14,7 +14,8 @@ mod sys;
 
 pub use batch::{Batch, RecvMeta, Wait};
 pub use buffers::BufferSize;
-pub use client::connect::{Fragmentation, IpOptions, Source};
+pub use client::connect::{ConnectError, Fragmentation, IpOptions, Source};
+pub(crate) use client::connect::{ConnectOptions, is_own};
 pub(crate) use client::epoll::Poller;
 pub(crate) use client::icmp::{Icmp, Rejection};
 use drops::Drops;

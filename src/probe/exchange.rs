@@ -231,6 +231,12 @@ impl Exchanges {
         }
     }
 
+    /// Ends the exchange of a flow that is a new peer from now on.
+    pub fn restart(&mut self, flow: usize) {
+        self.set(flow, FlowState::Idle);
+        self.flows[flow] = Flow::default();
+    }
+
     /// Returns the next record that is due because no reply arrived. Call it until it returns `None`.
     pub fn next_record(&mut self, now: Duration) -> Option<DueRecord> {
         while let Some((until, flow)) = self.deadlines.first().copied()

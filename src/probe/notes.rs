@@ -21,6 +21,8 @@ pub(super) struct Notes {
     pub records_echoed: u64,
     /// Records sent.
     pub records_sent: u64,
+    /// Changes of this host's own address.
+    pub address_changes: u64,
 }
 
 /// The number of undelivered requests for each error.

@@ -1,5 +1,6 @@
 //! The loop of a run: sends due requests and records, receives replies, and decides when to end.
 
+mod moving;
 mod receiving;
 mod reporting;
 mod sending;
@@ -19,14 +20,15 @@ use super::tally::Tally;
 use super::wire::Run;
 use crate::record::Record;
 use crate::reflect::Mode;
-use crate::udp::{self, Batch, Poller, Socket};
+use crate::udp::{self, Batch, ConnectOptions, Poller, Socket};
+use moving::OwnAddress;
 
 /// A run that cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A socket cannot be opened, connected or set up.
     #[error(transparent)]
-    Socket(#[from] udp::SocketError),
+    Socket(#[from] udp::ConnectError),
     /// Waiting for a readable socket failed (`epoll_wait`, `poll` or `SO_RCVTIMEO`).
     #[error("cannot wait for replies: {0}")]
     Wait(#[source] io::Error),
@@ -63,6 +65,9 @@ pub(super) struct Prober<'a> {
     exchanges: Exchanges,
     pace: Pace,
     sockets: Vec<Socket>,
+    /// Address of the target.
+    target: SocketAddr,
+    own_address: OwnAddress,
     /// Waits for all sockets, if there are several.
     poller: Option<Poller>,
     readable: Vec<usize>,
@@ -108,8 +113,9 @@ impl<'a> Prober<'a> {
         screen: &'a mut Screen,
         stops: &'a AtomicU32,
     ) -> Result<Self, RunError> {
+        let options = connect_options(config);
         let sockets = (0..config.flows)
-            .map(|_| Socket::connect(target, RECEIVE_BUFFER))
+            .map(|_| Socket::connect(target, &options))
             .collect::<Result<Vec<_>, _>>()?;
         let poller = match sockets.as_slice() {
             [_] => None,
@@ -126,6 +132,8 @@ impl<'a> Prober<'a> {
             outgoing: vec![0; BATCH * config.size],
             config,
             address,
+            own_address: OwnAddress::new(config.flows),
+            target,
             sockets,
             poller,
             readable: Vec::new(),
@@ -183,7 +191,11 @@ impl<'a> Prober<'a> {
                 .iter()
                 .map(|socket| socket.address().port())
                 .collect(),
-            own_drops: drops.filter_map(Result::ok).map(|(_, drops)| drops).sum(),
+            own_drops: self.own_address.drops_before()
+                + drops
+                    .filter_map(Result::ok)
+                    .map(|(_, drops)| drops)
+                    .sum::<u64>(),
             is_plain: self.config.mode != Mode::Echo && self.exchanges.is_plain(),
             echoed_records: self.exchanges.echoed_after_reply(),
             not_sent: self.pace.missed(),
@@ -288,6 +300,35 @@ impl<'a> Prober<'a> {
         if self.notes.errors.add(error) {
             self.report(format_args!("{}", error.describe(self.address)));
         }
+    }
+}
+
+/// Returns the first of the addresses that this host has a route to.
+///
+/// # Errors
+/// The error of the first address, if there is none.
+pub(super) fn first_with_a_route(
+    config: &Config,
+    targets: &[SocketAddr],
+) -> Result<SocketAddr, RunError> {
+    let options = connect_options(config);
+    let mut first_error = None;
+    for target in targets {
+        match Socket::connect(*target, &options) {
+            Ok(_) => return Ok(*target),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    // A name has at least one address.
+    Err(first_error.map_or(RunError::Wait(io::ErrorKind::NotFound.into()), Into::into))
+}
+
+fn connect_options(config: &Config) -> ConnectOptions {
+    ConnectOptions {
+        receive_buffer: RECEIVE_BUFFER,
+        source: config.source.clone(),
+        ip: config.ip,
+        port: 0,
     }
 }
 

@@ -212,6 +212,12 @@ impl Summary<'_> {
             ),
             (
                 true,
+                notes.address_changes,
+                "changes of this host's own address",
+                "requests in flight at a change can be lost",
+            ),
+            (
+                true,
                 outcome.own_drops,
                 "replies dropped by this host",
                 "the client was too slow to receive them",

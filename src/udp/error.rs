@@ -96,7 +96,12 @@ fn hint(action: SocketAction, address: &SocketAddr, cause: &io::Error) -> &'stat
             "; use a unicast address that no route of this host prohibits (`ip route get`)"
         }
         io::ErrorKind::WouldBlock if action == SocketAction::Connect => NO_PORT,
-        io::ErrorKind::NetworkUnreachable => "; check the route with `ip route get`",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
+            "; check the route with `ip route get`"
+        }
+        io::ErrorKind::InvalidInput if action == SocketAction::Connect => {
+            "; use a --source that its route allows"
+        }
         _ if action == SocketAction::Connect => "",
         io::ErrorKind::AddrInUse if address.port() == 0 => NO_PORT,
         io::ErrorKind::AddrInUse => {

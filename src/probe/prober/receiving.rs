@@ -18,6 +18,7 @@ pub(super) struct Received {
     /// Length in bytes.
     pub length: usize,
     /// TTL (IPv4) or hop limit (IPv6).
+    #[allow(dead_code, reason = "the line of a reply does not show it yet")]
     pub ttl: Option<u8>,
     /// When it arrived.
     pub at: Duration,
@@ -64,12 +65,13 @@ impl Prober<'_> {
     }
 
     /// Receives some datagrams of a flow. Returns their number.
-    fn receive_on(&mut self, flow: usize, wait: Wait) -> u64 {
+    pub(super) fn receive_on(&mut self, flow: usize, wait: Wait) -> u64 {
         // With one request in flight there is only one datagram to receive (see Batch::receive).
         let most = self.tally.outstanding().clamp(1, BATCH as u64);
         let most = usize::try_from(most).unwrap_or(BATCH);
         match self.batch.receive(&self.sockets[flow], wait, most) {
             Ok(count) => {
+                self.own_address.received_on(flow);
                 let now = self.clock.moment();
                 for slot in 0..count {
                     let received = self.batch.meta(slot);
@@ -140,8 +142,11 @@ impl Prober<'_> {
     pub(super) fn take_rejections(&mut self, flow: usize) -> bool {
         let mut any = false;
         while let Some(rejection) = self.sockets[flow].take_rejection() {
-            any = true;
-            self.count_rejection(flow, &rejection);
+            // The failed send itself is the one that counts.
+            if rejection.icmp.is_some() {
+                any = true;
+                self.count_rejection(flow, &rejection);
+            }
         }
         any
     }

@@ -40,6 +40,7 @@ impl Prober<'_> {
 
     /// Sends this number of requests over a flow.
     pub(super) fn send_requests(&mut self, flow: usize, number: usize) {
+        self.follow_address(flow, self.clock.now(), false);
         let size = self.config.size;
         let first = self.tally.next_sequence();
         for (sequence, bytes) in (first..).zip(self.outgoing.chunks_mut(size).take(number)) {
@@ -52,19 +53,32 @@ impl Prober<'_> {
             self.exchanges.request_sent(flow, sequence, now);
             self.pace.sent();
         }
+        self.own_address.sent_on(flow);
         let outgoing = std::mem::take(&mut self.outgoing);
         let mut next = 0;
+        let mut may_follow = true;
         while next < number {
             let bytes = &outgoing[next * size..number * size];
             let sent = self.send(flow, |socket| match bytes.len() / size {
                 1 => socket.send(bytes).map(|()| 1),
                 _ => socket.send_each(bytes, size),
             });
-            next += sent.unwrap_or_else(|errno| {
-                self.count_error(DeliveryError::Unsent(errno));
-                self.rejected(first + next as u64);
-                1
-            });
+            let sequence = first + next as u64;
+            next += match sent {
+                Ok(sent) => sent,
+                Err(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EINVAL)
+                    if may_follow && self.follow_address(flow, now, true) =>
+                {
+                    may_follow = false;
+                    self.exchanges.request_sent(flow, sequence, now);
+                    0
+                }
+                Err(errno) => {
+                    self.count_error(DeliveryError::Unsent(errno));
+                    self.rejected(sequence);
+                    1
+                }
+            };
         }
         self.outgoing = outgoing;
     }

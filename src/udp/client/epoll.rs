@@ -37,23 +37,33 @@ impl Poller {
         }
         // SAFETY: just opened, and nothing else owns it.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-        for (index, socket) in sockets.into_iter().enumerate() {
-            let mut event = epoll_event {
-                events: libc::EPOLLIN as u32,
-                u64: index as u64,
-            };
-            let (epoll, socket) = (epoll.as_raw_fd(), socket.as_fd().as_raw_fd());
-            // SAFETY: both descriptors are open, and the event outlives the call.
-            let status =
-                unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, socket, &raw mut event) };
-            if status != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(Self {
+        let poller = Self {
             epoll,
             events: vec![epoll_event { events: 0, u64: 0 }; EVENTS as usize],
-        })
+        };
+        for (index, socket) in sockets.into_iter().enumerate() {
+            poller.add(index, socket)?;
+        }
+        Ok(poller)
+    }
+
+    /// Adds a socket, which is found as `index`. A closed socket is removed by the kernel.
+    ///
+    /// # Errors
+    /// The errors of `epoll_ctl(2)`.
+    pub(crate) fn add(&self, index: usize, socket: &Socket) -> io::Result<()> {
+        let mut event = epoll_event {
+            events: libc::EPOLLIN as u32,
+            u64: index as u64,
+        };
+        let (epoll, socket) = (self.epoll.as_raw_fd(), socket.as_fd().as_raw_fd());
+        // SAFETY: both descriptors are open, and the event outlives the call.
+        let status = unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, socket, &raw mut event) };
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Waits up to `timeout` until sockets are readable, and replaces `found` by their indexes.

@@ -23,7 +23,7 @@ const CONTROL_BYTES: usize = 256;
 pub(crate) struct Rejection {
     /// The errno that the kernel derives from it.
     pub(crate) errno: i32,
-    /// The ICMP message; `None` if this host rejected the datagram.
+    /// The ICMP message; `None` if a send failed on this host, which also returned the error.
     pub(crate) icmp: Option<Icmp>,
     /// The sender of the ICMP message.
     pub(crate) from: Option<IpAddr>,
@@ -128,6 +128,7 @@ mod tests {
 
     use super::*;
     use crate::skipped;
+    use crate::udp::ConnectOptions;
 
     #[test]
     fn rejection_quotes_the_datagram_when_the_port_is_closed() {
@@ -141,7 +142,7 @@ mod tests {
             // Connected to itself, it reserves the port and receives nothing from other sockets.
             let peer = kept.local_addr().unwrap();
             kept.connect(peer).unwrap();
-            let socket = Socket::connect(peer, 1 << 16).unwrap();
+            let socket = Socket::connect(peer, &ConnectOptions::default()).unwrap();
             assert_eq!(socket.take_rejection(), None);
             socket.send(b"anybody there?").unwrap();
             let v6 = host.is_ipv6();
