@@ -7,6 +7,7 @@ mod in_force;
 mod mistakes;
 mod option;
 mod probe;
+mod secrets;
 mod values;
 
 use std::ffi::OsString;
@@ -14,7 +15,6 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use probe::{MetricsUrl, PathMtu, ProbeArgs, Target};
@@ -294,6 +294,10 @@ impl Args {
         let probes = arguments.get(1).is_some_and(|word| word == PROBE);
         let command = command();
         let unknown_variables = environment::unknown(&command);
+        Self::parse(&arguments).map_err(|error| secrets::hidden(error, &arguments))
+    }
+
+    fn parse(arguments: &[OsString]) -> Result<Self, clap::Error> {
         let command = command
             // The daemon ignores the client's variables, even invalid ones, and the other way
             // round.
@@ -301,18 +305,16 @@ impl Args {
             .mut_subcommand(PROBE, |probe| {
                 probe.mut_args(|argument| option::prepared(argument, probes))
             });
-        if let Some(message) = control::refused(&command, &arguments) {
-            return Err(Self::command().error(ErrorKind::InvalidValue, message));
-        }
+        control::check(&command, arguments)?;
         let active = command.find_subcommand(PROBE).filter(|_| probes);
         let active = active.unwrap_or(&command);
         // Without variables first: every later error is that of a variable.
         environment::without(&command)
-            .try_get_matches_from(&arguments)
-            .map_err(|error| mistakes::explained(error, probes, &arguments))?;
+            .try_get_matches_from(arguments)
+            .map_err(|error| mistakes::explained(error, probes, arguments))?;
         let matches = command
             .clone()
-            .try_get_matches_from(&arguments)
+            .try_get_matches_from(arguments)
             .map_err(|error| environment::named(error, active))?;
         let mut args = Self::from_arg_matches(&matches)?;
         args.given = environment::given(&command, &matches);

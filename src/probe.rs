@@ -3,7 +3,8 @@
 //! - [`Config`]: the settings of a run.
 //! - `wire`, `tally`, `rtt`, `exchange`, `pace`: the core, without a socket or a clock.
 //! - `prober`, `clock`: the loop around the core, on one thread.
-//! - `attribution`, `exposition`, `fetch`: where requests were lost, by the daemon's metrics.
+//! - `attribution`, `exposition`, `fetch`, `metrics_url`: where requests were lost, by the
+//!   daemon's metrics.
 //! - `summary`, `json`, `notes`, `format`, `screen`: the output.
 
 mod attribution;
@@ -14,6 +15,7 @@ mod exposition;
 mod fetch;
 mod format;
 mod json;
+mod metrics_url;
 mod notes;
 pub(crate) mod pace;
 mod prober;
@@ -35,6 +37,7 @@ use crate::address::ResolveError;
 use crate::{runtime, udp};
 use attribution::{Attribution, ClientCounts};
 pub use config::Config;
+pub use metrics_url::MetricsUrl;
 use prober::{Outcome, Prober};
 use screen::Screen;
 use summary::{Losses, Summary};

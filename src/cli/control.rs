@@ -3,13 +3,23 @@
 use std::ffi::OsString;
 
 use clap::Command;
+use clap::error::ErrorKind;
 
 use crate::telemetry::is_control;
 
-/// Returns an error text if an argument or variable has a control character, or a variable is not
+/// Returns an error if an argument or variable has a control character, or a variable is not
 /// UTF-8. No option needs a control character, and clap prints it unescaped, where it could disguise
 /// itself on a terminal or in a log. Of a variable that is not UTF-8, clap does not give the name.
-pub(super) fn refused(command: &Command, arguments: &[OsString]) -> Option<String> {
+///
+/// # Errors
+/// If there is such an argument or variable.
+pub(super) fn check(command: &Command, arguments: &[OsString]) -> Result<(), clap::Error> {
+    refused(command, arguments).map_or(Ok(()), |message| {
+        Err(command.clone().error(ErrorKind::InvalidValue, message))
+    })
+}
+
+fn refused(command: &Command, arguments: &[OsString]) -> Option<String> {
     let arguments = arguments
         .iter()
         .map(|argument| ("the argument".into(), argument.clone(), false));

@@ -16,7 +16,8 @@ use crate::probe::pace::Frequency;
 use crate::probe::wire::HEADER_BYTES;
 use crate::reflect::Mode;
 use crate::udp::{IpOptions, Source};
-pub use values::{MetricsUrl, PathMtu, Target};
+pub use crate::probe::MetricsUrl;
+pub use values::{PathMtu, Target};
 use values::{dscp, percent, source, time, tos};
 
 /// Measure loss and round-trip times over UDP, as ping does over ICMP
@@ -213,8 +214,10 @@ pub struct ProbeArgs {
     ///
     /// Read the daemon's metrics at this URL before and after the run, and report where requests
     /// were lost: on the way there, in the daemon's host, refused by the daemon, or on the way
-    /// back. The URL is plain HTTP; its path defaults to /metrics. The figures are exact only if
-    /// the daemon has no other client during the run; otherwise the summary says so.
+    /// back. The URL is plain HTTP; its path defaults to /metrics. User and password in it are sent
+    /// as basic authentication; set the variable instead of the option to hide them from other
+    /// users of this host. The figures are exact only if the daemon has no other client during the
+    /// run; otherwise the summary says so.
     #[arg(long, value_name = "URL")]
     pub metrics_url: Option<MetricsUrl>,
 
@@ -277,7 +280,7 @@ impl ProbeArgs {
             wait: self.wait,
             flows: self.flows.into(),
             max_loss: self.max_loss,
-            metrics_url: self.metrics_url.as_ref().map(|url| url.0.clone()),
+            metrics_url: self.metrics_url.clone(),
             family: self.family(),
             source: self.source.clone(),
             ip: self.ip(),

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use hyper::Uri;
-
+use super::MetricsUrl;
 use super::pace::Frequency;
 use crate::address::{Family, HostPort};
 use crate::reflect::Mode;
@@ -31,7 +30,7 @@ pub struct Config {
     /// Lost requests in percent from which on [`run`](super::run) returns `false`.
     pub max_loss: f64,
     /// URL of the daemon's metrics, which show where requests were lost.
-    pub metrics_url: Option<Uri>,
+    pub metrics_url: Option<MetricsUrl>,
     /// Address family of the target.
     pub family: Family,
     /// Address or interface to send from; `None` leaves it to the route.

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::HOST;
+use hyper::header::{AUTHORIZATION, HOST};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::MetricsUrl;
 use super::attribution::{Counters, MetricsError};
+use super::metrics_url::percent_decoded;
 use crate::runtime;
 
 /// Longest time to read the metrics.
@@ -47,7 +49,7 @@ enum Cause {
     TimedOut,
     #[error("interrupted")]
     Interrupted,
-    #[error("the server responded {0}")]
+    #[error("the server responded {}{}", .0, hint(*.0))]
     Status(StatusCode),
     #[error("the response is longer than {MAX_MIB} MiB")]
     TooLong,
@@ -59,10 +61,13 @@ enum Cause {
 ///
 /// # Errors
 /// Fails if no response arrives in time, or if it is not the metrics of a daemon.
-pub(super) fn counters(url: &Uri, stops: Option<&AtomicU32>) -> Result<Counters, FetchError> {
+pub(super) fn counters(
+    url: &MetricsUrl,
+    stops: Option<&AtomicU32>,
+) -> Result<Counters, FetchError> {
     let read = || Ok(Counters::parse(&within(TIMEOUT, stops, get(url))?)?);
     read().map_err(|cause| FetchError {
-        url: url.clone(),
+        url: url.url().clone(),
         cause,
     })
 }
@@ -94,7 +99,16 @@ async fn one_more(stops: Option<&AtomicU32>) {
     }
 }
 
-async fn get(url: &Uri) -> Result<String, Cause> {
+/// Returns what to do about a status.
+fn hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "; give user and password, as in http://USER:PASSWORD@HOST",
+        _ => "",
+    }
+}
+
+async fn get(target: &MetricsUrl) -> Result<String, Cause> {
+    let url = target.url();
     let (name, header) = host(url).ok_or(Cause::Address)?;
     let port = url.port_u16().unwrap_or(80);
     let stream = TcpStream::connect((name, port)).await?;
@@ -106,10 +120,11 @@ async fn get(url: &Uri) -> Result<String, Cause> {
         Some(port) => format!("{header}:{port}"),
         None => header,
     };
-    let request = Request::get(path)
-        .header(HOST, header)
-        .body(String::new())
-        .map_err(|_| Cause::Address)?;
+    let mut request = Request::get(path).header(HOST, header);
+    if let Some(authorization) = target.authorization() {
+        request = request.header(AUTHORIZATION, authorization);
+    }
+    let request = request.body(String::new()).map_err(|_| Cause::Address)?;
     let answer = async {
         let response = sender.send_request(request).await?;
         text(response).await
@@ -134,23 +149,10 @@ fn host(url: &Uri) -> Option<(String, String)> {
             // The 25 is often left out.
             let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty());
             let zone = percent_decoded(zone.unwrap_or(&inner?[address.len() + 1..]));
+            let zone = String::from_utf8_lossy(&zone);
             (format!("{address}%{zone}"), format!("[{address}]"))
         }
     })
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| *first == b'%');
-        let byte = digits
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 async fn text(response: Response<Incoming>) -> Result<String, Cause> {
@@ -223,7 +225,6 @@ mod tests {
     fn url_hosts_are_resolved_with_their_zone_and_sent_without() {
         for (url, name, header) in [
             ("http://localhost:9862/metrics", "localhost", "localhost"),
-            ("http://user:password@h:1", "h", "h"),
             ("http://192.0.2.1", "192.0.2.1", "192.0.2.1"),
             ("http://[::1]:9862", "::1", "[::1]"),
             ("http://[fe80::1%25eth0]/", "fe80::1%eth0", "[fe80::1]"),

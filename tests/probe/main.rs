@@ -14,6 +14,7 @@
 mod harness;
 
 mod attribution;
+mod credentials;
 mod exchange;
 mod faults;
 mod measuring;

@@ -5,7 +5,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use hyper::Uri;
 
 use crate::address::HostPort;
 use crate::cli::values::duration;
@@ -14,10 +13,6 @@ use crate::udp::{Fragmentation, Source};
 /// The address to send to; its port is not 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target(pub HostPort);
-
-/// The URL of a daemon's metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MetricsUrl(pub Uri);
 
 /// Whether routers, and this host, may fragment requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,19 +46,6 @@ impl FromStr for Target {
             return Err("cannot send to port 0: it is reserved; use 1 to 65535".into());
         }
         Ok(Self(target))
-    }
-}
-
-impl FromStr for MetricsUrl {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        text.parse::<Uri>()
-            .ok()
-            .filter(|url| url.scheme_str() == Some("http"))
-            .filter(|url| url.host().is_some_and(|host| !host.is_empty()))
-            .map(Self)
-            .ok_or("expected a plain HTTP URL, such as http://localhost:9862/metrics")
     }
 }
 
@@ -154,22 +136,6 @@ pub(super) fn source(text: &str) -> Result<Source, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn metrics_url_accepts_only_plain_http() {
-        for good in ["http://localhost:9862/metrics", "http://[::1]/", "http://h"] {
-            assert!(good.parse::<MetricsUrl>().is_ok(), "{good}");
-        }
-        for wrong in [
-            "https://h/metrics",
-            "h:9862/metrics",
-            "/metrics",
-            "http://",
-            "",
-        ] {
-            assert!(wrong.parse::<MetricsUrl>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn max_loss_accepts_above_0_and_at_most_100() {
