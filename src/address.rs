@@ -39,6 +39,9 @@ pub enum ParseError {
     /// The text in brackets is not an IPv6 address.
     #[error("{0:?} is not an IPv6 address")]
     BadIpv6(String),
+    /// The text is a URL, or a port only.
+    #[error("expected HOST:PORT, such as {0}")]
+    NotHostPort(String),
 }
 
 /// A host that does not resolve to an address.
@@ -96,7 +99,88 @@ impl fmt::Display for HostPort {
     }
 }
 
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::Ipv4
+        } else {
+            Self::Ipv6
+        }
+    }
+
+    fn includes(self, address: IpAddr) -> bool {
+        self == Self::Any || self == Self::of(address)
+    }
+}
+
 impl HostPort {
+    /// Parses `HOST` or `HOST:PORT`. An IPv6 address without brackets has no port.
+    ///
+    /// # Errors
+    /// If the text is a URL, a port only, or not a `HOST:PORT`.
+    pub fn parse_with_default(text: &str, port: u16) -> Result<Self, ParseError> {
+        let text = text.trim();
+        if let Some((_, rest)) = text.split_once("://") {
+            // The user and the path of a URL are not part of its host.
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let host = host.rsplit('@').next().unwrap_or_default();
+            let host = Self::parse_with_default(host, port);
+            let host = host.map_or_else(|_| format!("localhost:{port}"), |host| host.to_string());
+            return Err(ParseError::NotHostPort(host));
+        }
+        if let Ok(port) = text.parse::<u16>() {
+            return Err(ParseError::NotHostPort(format!("localhost:{port}")));
+        }
+        let address = text.split('%').next().unwrap_or_default();
+        let is_ipv6 = address.parse::<Ipv6Addr>().is_ok();
+        if text.is_empty() || text.contains(['/', '@', ' ']) {
+            Err(ParseError::NoPort)
+        } else if is_ipv6 {
+            format!("[{text}]:{port}").parse()
+        } else if text.ends_with(']') || !text.contains(':') {
+            format!("{text}:{port}").parse()
+        } else {
+            text.parse()
+        }
+    }
+
+    /// Resolves the host to its addresses of a family, in the order of the system's resolver (RFC
+    /// 6724). `localhost` is 127.0.0.1, then `::1`.
+    ///
+    /// # Errors
+    /// If the resolver fails, or returns no address of the family.
+    pub fn resolve_all(&self, family: Family) -> Result<Vec<SocketAddr>, ResolveError> {
+        let failed = |cause| ResolveError {
+            host: self.host.clone(),
+            cause,
+        };
+        let found: Vec<SocketAddr> = match self.ip() {
+            Some(address) if address == Ipv4Addr::LOCALHOST && self.is_name() => {
+                let both = [address, Ipv6Addr::LOCALHOST.into()];
+                both.map(|address| (address, self.port).into()).into()
+            }
+            Some(address) => vec![(address, self.port).into()],
+            None => (self.host.as_str(), self.port)
+                .to_socket_addrs()
+                .map_err(failed)?
+                .collect(),
+        };
+        let found: Vec<_> = found
+            .into_iter()
+            .filter(|address| family.includes(address.ip().to_canonical()))
+            .collect();
+        if found.is_empty() {
+            let cause = match family {
+                Family::Any => "the name has no address",
+                Family::Ipv4 => "it has no IPv4 address, and --ipv4 or --source asks for one",
+                Family::Ipv6 => "it has no IPv6 address, and --ipv6 or --source asks for one",
+            };
+            return Err(failed(io::Error::other(cause)));
+        }
+        Ok(found)
+    }
+
     /// Resolves the host by the system's resolver. Returns the first IPv4 address, or the first
     /// address if there is no IPv4 address. `localhost` is 127.0.0.1 on any system (RFC 6761).
     ///
@@ -133,6 +217,11 @@ impl HostPort {
             return Some(Ipv4Addr::LOCALHOST.into());
         }
         self.host.parse().ok()
+    }
+
+    /// Whether the host is a name.
+    fn is_name(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
     }
 
     /// Whether the host is every address of one or both families.
@@ -194,6 +283,51 @@ mod tests {
         assert_eq!(parsed("\t[::1]:9\n"), parsed("[::1]:9"));
         assert_eq!(parsed(" :9"), parsed(":9"));
         assert_eq!(parsed("h: 9"), Err(ParseError::BadPort(" 9".into())));
+    }
+
+    #[test]
+    fn targets_without_a_port_have_the_default_port() {
+        let parsed = |text| HostPort::parse_with_default(text, 9999).map(|host| host.to_string());
+        for (text, target) in [
+            ("reflector", "reflector:9999"),
+            ("reflector:7", "reflector:7"),
+            ("192.0.2.1", "192.0.2.1:9999"),
+            ("::1", "[::1]:9999"),
+            ("2001:db8::1:7", "[2001:db8::1:7]:9999"),
+            ("[::1]", "[::1]:9999"),
+            ("[::1]:7", "[::1]:7"),
+            ("fe80::1%eth0", "[fe80::1%eth0]:9999"),
+        ] {
+            assert_eq!(parsed(text), Ok(target.into()));
+        }
+        for (text, said) in [
+            ("http://h/metrics", "h:9999"),
+            ("udp://h:7", "h:7"),
+            ("udp://[::1]", "[::1]:9999"),
+            ("://", "localhost:9999"),
+            ("7", "localhost:7"),
+        ] {
+            assert_eq!(parsed(text), Err(ParseError::NotHostPort(said.into())));
+        }
+        for wrong in ["", "h/x", "u@h", "a b"] {
+            assert_eq!(parsed(wrong), Err(ParseError::NoPort), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_a_host_are_those_of_the_family() {
+        let all = |text: &str, family| {
+            let host: HostPort = text.parse().unwrap();
+            let found = host.resolve_all(family).unwrap_or_default();
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (v4, v6) = ("127.0.0.1:9", "[::1]:9");
+        assert_eq!(all("localhost:9", Family::Any), [v4, v6]);
+        assert_eq!(all("localhost:9", Family::Ipv4), [v4]);
+        assert_eq!(all("localhost:9", Family::Ipv6), [v6]);
+        assert_eq!(all(v4, Family::Any), [v4]);
+        assert_eq!(all(v4, Family::Ipv6), [""; 0]);
+        assert_eq!(all("[::1%1]:9", Family::Ipv4), [""; 0]);
     }
 
     #[test]

@@ -26,8 +26,11 @@ use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
 use crate::{daemon, udp};
 use values::{
-    Trimmed, buffer_size, busy_poll, number, rate, receive_buffer, receive_buffer_in, timeout,
+    Trimmed, buffer_size, busy_poll, number, rate, receive_buffer, receive_buffer_in, size, timeout,
 };
+
+/// The version of the program.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_REVISION"), ")");
 
 /// UDP reflector: echoes datagrams, decodes records, counts everything
 ///
@@ -45,7 +48,7 @@ use values::{
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "udp-echo",
-    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_REVISION"), ")"),
+    version = VERSION,
     term_width = option::WIDTH,
     args_conflicts_with_subcommands = true,
     after_help = "Exit status:\n  \
@@ -91,12 +94,12 @@ pub struct Args {
 
     /// Cut echo datagrams to BYTES
     ///
-    /// Cut echo datagrams to this many bytes, 1 to 65507. The reference server receives at most
-    /// 1024.
+    /// Cut echo datagrams to this many bytes, 1 to 65507, or a size with a unit (1KiB). The
+    /// reference server receives at most 1024.
     #[arg(
         long,
         value_name = "BYTES",
-        value_parser = number::<u16>(1..=65507),
+        value_parser = size(1..=65507),
         default_value = "1024"
     )]
     pub max_datagram: u16,
@@ -291,13 +294,13 @@ impl Args {
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
         let arguments: Vec<_> = arguments.into_iter().collect();
-        let probes = arguments.get(1).is_some_and(|word| word == PROBE);
-        let command = command();
-        let unknown_variables = environment::unknown(&command);
         Self::parse(&arguments).map_err(|error| secrets::hidden(error, &arguments))
     }
 
     fn parse(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let probes = arguments.get(1).is_some_and(|word| word == PROBE);
+        let command = command();
+        let unknown_variables = environment::unknown(&command);
         let command = command
             // The daemon ignores the client's variables, even invalid ones, and the other way
             // round.
@@ -322,7 +325,7 @@ impl Args {
         if let (Some(Command::Probe(probe)), Some((_, matches))) =
             (&mut args.command, matches.subcommand())
         {
-            probe.choose_frequency(&environment::given(active, matches))?;
+            probe.settle(&environment::given(active, matches))?;
         }
         args.check_combinations()?;
         Ok(args)

@@ -33,7 +33,7 @@ use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::address::ResolveError;
+use crate::address::{Family, ResolveError};
 use crate::{runtime, udp};
 use attribution::{Attribution, ClientCounts};
 pub use config::Config;
@@ -48,6 +48,9 @@ pub enum ProbeError {
     /// The target's name cannot be resolved.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// The target's address is a multicast address.
+    #[error("cannot probe {0}: reflectors refuse multicast; use the address of one reflector")]
+    Multicast(String),
     /// The run cannot start or continue.
     #[error(transparent)]
     Run(#[from] prober::RunError),
@@ -67,13 +70,19 @@ pub enum ProbeError {
 /// # Errors
 /// Fails if the client cannot measure or print.
 pub fn run(config: &Config) -> Result<bool, ProbeError> {
-    let target = config.target.resolve()?;
+    let source = config.source.as_ref().and_then(|source| source.address);
+    let family = source.map_or(config.family, Family::of);
+    let targets = config.target.resolve_all(family)?;
+    // Each flow needs a socket. A limit that is still too low shows when they are opened.
+    let _ = udp::raise_open_file_limit();
+    let target = prober::first_with_a_route(config, &targets)?;
     let address = udp::named_here(target);
+    if target.ip().is_multicast() {
+        return Err(ProbeError::Multicast(address));
+    }
     let mut screen = Screen::new();
     let url = config.metrics_url.as_ref();
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;
-    // Each flow needs a socket. A limit that is still too low shows when they are opened.
-    let _ = udp::raise_open_file_limit();
     let stops = count_stops().map_err(ProbeError::Signals)?;
     let outcome = Prober::new(config, target, &address, random(), &mut screen, &stops)?.run()?;
     let losses = url

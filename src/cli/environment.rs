@@ -77,7 +77,10 @@ pub(super) fn given(command: &Command, matches: &ArgMatches) -> Given {
         let name = match matches.value_source(id)? {
             ValueSource::DefaultValue => return None,
             ValueSource::EnvVariable => argument.get_env()?.to_str()?.to_owned(),
-            _ => format!("--{}", argument.get_long()?),
+            _ => match (argument.get_long(), argument.get_short()) {
+                (Some(long), _) => format!("--{long}"),
+                (None, short) => format!("-{}", short?),
+            },
         };
         Some((id.to_owned(), name))
     });

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 
 use clap::Command;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::environment;
+use crate::address::HostPort;
 
 /// Replaces the error by a clearer one, if there is one. `probes` selects the client's command.
 pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]) -> clap::Error {
@@ -29,10 +30,17 @@ pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]
         .map(|argument| argument.to_string_lossy())
         .take_while(|word| word != "--")
         .collect();
+    let refused = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(refused)) => Some(refused.as_str()),
+        _ => None,
+    };
     let message = words.iter().enumerate().find_map(|(index, word)| {
         if !probes && ["-v", "--verbose"].contains(&word.as_ref()) {
             let advice = "--log debug logs each datagram";
             return Some(format!("unexpected argument '{word}' found; {advice}"));
+        }
+        if probes && index > 0 && refused == Some(word.as_ref()) {
+            return port_apart(&words[index - 1], word);
         }
         let next = words.get(index + 1).map(AsRef::as_ref);
         flag_with_value(active, probes, word, next)
@@ -41,6 +49,25 @@ pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]
         Some(message) => active.clone().error(error.kind(), message),
         None => error,
     }
+}
+
+/// An error with the usage of the client.
+pub(super) fn of_probe(kind: ErrorKind, message: String) -> clap::Error {
+    let mut command = super::command();
+    command.build();
+    match command.find_subcommand_mut(super::PROBE) {
+        Some(probe) => probe.error(kind, message),
+        None => clap::Error::raw(kind, message),
+    }
+}
+
+/// The error of a port that is apart from its host, as for netcat.
+fn port_apart(host: &str, port: &str) -> Option<String> {
+    let port: u16 = port.parse().ok()?;
+    let target = HostPort::parse_with_default(host, port).ok()?;
+    Some(format!(
+        "unexpected argument '{port}' found; expected HOST:PORT, such as {target}"
+    ))
 }
 
 /// The error of a flag that has a value.

@@ -16,11 +16,13 @@ pub(super) const WIDTH: usize = 80;
 /// clap would add variable and values to the short text too, which then takes several lines.
 ///
 /// `prefix` starts the names of the command's variables. `--check` is an action, as `--help` is, and
-/// has no variable: in the service's options it would keep the service from starting.
+/// has no variable: in the service's options it would keep the service from starting. An option that
+/// has only a letter sets the same as another one, and has no variable either.
 pub(super) fn complete(argument: Arg, prefix: &str) -> Arg {
-    let name = match argument.get_long() {
-        None | Some("check") => return argument,
-        Some(name) => name,
+    let name = match (argument.get_long(), argument.get_short()) {
+        (None, None) | (Some("check"), _) => return argument,
+        (None, Some(_)) => return only_letter(argument),
+        (Some(name), _) => name,
     };
     let variable = format!("{prefix}{}", name.to_uppercase().replace('-', "_"));
     let short = argument.get_help().map(ToString::to_string);
@@ -40,6 +42,13 @@ pub(super) fn complete(argument: Arg, prefix: &str) -> Arg {
         .hide_possible_values(has_value)
         .help(summary + &default)
         .long_help(long)
+}
+
+/// Completes an option without a long name.
+fn only_letter(argument: Arg) -> Arg {
+    let summary = argument.get_help().map(ToString::to_string);
+    let long = long_text(&argument, &summary.unwrap_or_default());
+    argument.hide_possible_values(true).long_help(long)
 }
 
 /// The long text with the possible values.

@@ -1,24 +1,22 @@
 //! The command line of the client: `udp-echo probe`.
 
+mod exclusive;
 mod values;
 
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueHint};
+use clap::{Parser, ValueHint};
 
-use super::values::number;
+use super::values::{number, size};
 use crate::address::Family;
-use crate::daemon::Given;
 use crate::probe;
+pub use crate::probe::MetricsUrl;
 use crate::probe::pace::Frequency;
-use crate::probe::wire::HEADER_BYTES;
 use crate::reflect::Mode;
 use crate::udp::{IpOptions, Source};
-pub use crate::probe::MetricsUrl;
 pub use values::{PathMtu, Target};
-use values::{dscp, percent, source, time, tos};
+use values::{dscp, percent, rate, source, time, tos};
 
 /// Measure loss and round-trip times over UDP, as ping does over ICMP
 ///
@@ -27,8 +25,12 @@ use values::{dscp, percent, source, time, tos};
 ///
 /// A round-trip time runs from just before the request is sent to the kernel's receive timestamp of
 /// the reply.
+#[expect(clippy::doc_markdown, reason = "help texts have no backticks")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 #[derive(Debug, Clone, Parser)]
 #[command(
+    version = super::VERSION,
+    display_name = "udp-echo",
     term_width = super::option::WIDTH,
     after_help = "Exit status:\n  \
                   0  less than --max-loss percent of the requests are lost\n  \
@@ -38,10 +40,11 @@ use values::{dscp, percent, source, time, tos};
 pub struct ProbeArgs {
     /// Name or address of the reflector, and its port
     #[arg(
-        value_name = "HOST:PORT",
+        value_name = "HOST[:PORT]",
         value_hint = ValueHint::Hostname,
-        long_help = "Name or address of the reflector, and its port; an IPv6 address goes in \
-                     brackets, as in [2001:db8::1]:9999."
+        long_help = "Name or address of the reflector, and its port, which is 9999 if it is left \
+                     out. An IPv6 address with a port goes in brackets: 2001:db8::1, or \
+                     [2001:db8::1]:9999."
     )]
     pub target: Target,
 
@@ -93,23 +96,23 @@ pub struct ProbeArgs {
 
     /// Send N requests per second [default: none]
     ///
-    /// Send N requests per second instead of one per --interval, 1 to 10000000. One thread sends;
-    /// if it cannot keep the rate, the summary says so.
+    /// Send N requests per second instead of one per --interval: up to 10000000, fractions too
+    /// (0.5). One thread sends; if it cannot keep the rate, the summary says so.
     #[arg(
         long,
         value_name = "N",
-        value_parser = number::<u32>(1..=10_000_000)
+        value_parser = rate
     )]
-    pub rate: Option<u32>,
+    pub rate: Option<Frequency>,
 
     /// Size of a request, 16 to 65507
     ///
-    /// Size of a request in bytes of UDP payload, 16 to 65507.
+    /// Size of a request in bytes of UDP payload, 16 to 65507, or with a unit (1KiB).
     #[arg(
         short = 's',
         long,
         value_name = "BYTES",
-        value_parser = number::<u16>(HEADER_BYTES as u64..=65507),
+        value_parser = size(16..=65507),
         default_value = "64"
     )]
     pub size: u16,
@@ -163,7 +166,7 @@ pub struct ProbeArgs {
     /// DSCP of the requests [default: 0]
     ///
     /// Differentiated services code point of the requests: 0 to 63, or a name, CS0 to CS7, AF11 to
-    /// AF43, EF, LE, VA. Routers may treat each code point differently, or change it.
+    /// AF43, EF, LE, VA. A router may treat each code point differently, or change it.
     #[arg(long, value_name = "DSCP", value_parser = dscp)]
     pub dscp: Option<u8>,
 
@@ -174,7 +177,7 @@ pub struct ProbeArgs {
     #[arg(short = 'Q', value_name = "TOS", value_parser = tos)]
     pub tos: Option<u8>,
 
-    /// TTL of the requests, 1 to 255 [default: the kernel's]
+    /// TTL, 1 to 255 [default: the kernel's]
     ///
     /// Time to live of the requests (IPv6: hop limit), 1 to 255.
     #[arg(short = 't', long, value_name = "N", value_parser = number::<u8>(1..=255))]
@@ -183,7 +186,7 @@ pub struct ProbeArgs {
     /// Never fragment requests [default: off]
     ///
     /// Set the DF bit of the requests and do not fragment them on this host. A request that is too
-    /// long for the path fails. The same as -M do.
+    /// long for the path fails. -M do does this too.
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub df: bool,
 
@@ -247,27 +250,6 @@ pub struct ProbeArgs {
 }
 
 impl ProbeArgs {
-    /// Removes `--rate` if `--interval` overrides it: the command line wins over the environment.
-    ///
-    /// # Errors
-    /// If both are on the command line, or both in the environment.
-    pub(super) fn choose_frequency(&mut self, given: &Given) -> Result<(), clap::Error> {
-        let (Some(rate), Some(interval)) = (given.get("rate"), given.get("interval")) else {
-            return Ok(());
-        };
-        let is_option = [rate, interval].map(|name| name.starts_with("--"));
-        if is_option[0] == is_option[1] {
-            let message = format!(
-                "cannot use {rate} with {interval}: both set how often to send; remove one"
-            );
-            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
-        }
-        if is_option[1] {
-            self.rate = None;
-        }
-        Ok(())
-    }
-
     /// The client's settings.
     pub fn config(&self) -> probe::Config {
         probe::Config {
@@ -311,15 +293,9 @@ impl ProbeArgs {
     }
 
     fn frequency(&self) -> Frequency {
-        match self.rate {
-            Some(count) => Frequency {
-                count,
-                time: Duration::from_secs(1),
-            },
-            None => Frequency {
-                count: 1,
-                time: self.interval,
-            },
-        }
+        self.rate.unwrap_or(Frequency {
+            count: 1,
+            time: self.interval,
+        })
     }
 }

@@ -205,6 +205,29 @@ pub(super) fn number<T: TryFrom<u64>>(
     }
 }
 
+/// Returns the parser of a size in bytes in `range`, with or without a unit.
+pub(super) fn size(
+    range: RangeInclusive<u16>,
+) -> impl Fn(&str) -> Result<u16, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let bytes = match text.parse() {
+            Ok(bytes) => Some(bytes),
+            // Without a unit, a fraction is no size.
+            Err(_) if text.ends_with(|last: char| last.is_ascii_alphabetic()) => {
+                text.parse::<ByteSize>().ok().map(|size| size.as_u64())
+            }
+            Err(_) => None,
+        };
+        bytes
+            .and_then(|bytes| u16::try_from(bytes).ok())
+            .filter(|bytes| range.contains(bytes))
+            .ok_or_else(|| {
+                let (least, most) = (range.start(), range.end());
+                format!("expected {least} to {most} bytes, or a size with a unit (1KiB)")
+            })
+    }
+}
+
 /// Parses seconds, or numbers with units.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     if text.starts_with('-') {
@@ -294,6 +317,17 @@ mod tests {
             assert!(timeout(wrong).is_err(), "{wrong}");
         }
         assert_eq!(timeout("none"), Ok(MaybeTimeout(None)));
+    }
+
+    #[test]
+    fn datagram_sizes_accept_units_within_their_range() {
+        let parse = size(16..=65507);
+        for (text, bytes) in [("16", 16), ("1KiB", 1024), ("1.5KiB", 1536), ("60k", 60000)] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["15", "65508", "64KiB", "16.5", "-1", "1e3", "KiB", ""] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::reflect::Mode;
 use crate::udp::{IpOptions, Source};
 
 /// The settings of a run.
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Host and port of the reflector.
@@ -50,6 +51,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the target as given, and its address if that is another text.
+    pub(super) fn shown_target(&self, address: &str) -> String {
+        let target = self.target.to_string();
+        if target == address {
+            target
+        } else {
+            format!("{target} ({address})")
+        }
+    }
+
     /// Whether to print a line for each reply.
     pub(super) fn lines(&self) -> bool {
         !self.quiet && !self.json

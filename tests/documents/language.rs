@@ -76,7 +76,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "the variable of the option --quiet",
     ),
     ("src/cli/environment.rs", "quiet", "the option --quiet"),
-    ("src/cli/probe.rs", "quiet", "the option --quiet"),
+    ("src/cli/probe", "quiet", "the option --quiet"),
     ("src/probe", "quiet", "the option --quiet"),
     ("tests/probe/", "quiet", "the option --quiet"),
     ("tests/daemon/help.rs", "quiet", "the option --quiet"),

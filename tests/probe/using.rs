@@ -8,8 +8,8 @@ use crate::skipped;
 #[test]
 fn usage_errors_are_status_2_and_name_option_and_value() {
     for (args, named) in [
-        ("", "HOST:PORT"),
-        ("nowhere", "'nowhere'"),
+        ("", "HOST[:PORT]"),
+        ("no/where", "'no/where' HOST:PORT"),
         ("localhost:0", "'localhost:0'"),
         ("h:1 i:2", "'i:2'"),
         ("h:1 --size=15", "--size '15' 65507"),

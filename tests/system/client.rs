@@ -180,10 +180,12 @@ fn link_local_addresses_have_the_name_of_their_interface() {
         command.arg(format!("--metrics-url=http://{url}"));
         let (status, out, err) = run(&mut command);
         assert!(status.success() && err.is_empty(), "{out}{err}");
-        assert!(
-            out.contains(&format!("probing {target} ({listen}) in ")),
-            "{out}"
-        );
+        let both = if target == listen {
+            target.clone()
+        } else {
+            format!("{target} ({listen})")
+        };
+        assert!(out.contains(&format!("probing {both} in ")), "{out}");
         assert!(
             out.contains(&format!("64 bytes from {listen}: seq=1 ")),
             "{out}"

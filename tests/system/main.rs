@@ -24,6 +24,7 @@ mod lasting;
 mod listening;
 mod machine;
 mod memcheck;
+mod moving;
 mod namespace;
 mod network;
 mod offload;

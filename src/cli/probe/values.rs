@@ -4,11 +4,14 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
 use crate::address::HostPort;
 use crate::cli::values::duration;
+use crate::probe::pace::Frequency;
 use crate::udp::{Fragmentation, Source};
+use clap::ValueEnum;
+
+/// The port of a reflector in modes other than stamp.
+const DEFAULT_PORT: u16 = 9999;
 
 /// The address to send to; its port is not 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +42,8 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let target = text
-            .parse::<HostPort>()
-            .map_err(|error| error.to_string())?;
+        let target = HostPort::parse_with_default(text, DEFAULT_PORT);
+        let target = target.map_err(|error| error.to_string())?;
         if target.port() == 0 {
             return Err("cannot send to port 0: it is reserved; use 1 to 65535".into());
         }
@@ -55,6 +57,39 @@ pub(super) fn time(text: &str) -> Result<Duration, &'static str> {
     duration(text)
         .filter(|time| !time.is_zero() && *time <= MOST)
         .ok_or("expected seconds (5, 0.25) or a time with a unit (250ms, 1m), more than 0 and at most 366 days")
+}
+
+/// Parses requests per second, fractions too.
+pub(super) fn rate(text: &str) -> Result<Frequency, &'static str> {
+    /// Number of decimals, so that count and time are exact.
+    const DECIMALS: usize = 6;
+    const MOST: u64 = 10_000_000;
+    let frequency = || {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = [whole, fraction].concat();
+        let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+        if !is_number || fraction.len() > DECIMALS {
+            return None;
+        }
+        let count: u64 = digits.parse().ok()?;
+        let time = 10_u64.pow(u32::try_from(fraction.len()).ok()?);
+        let common = greatest_common_divisor(count, time);
+        let (count, time) = (count / common, time / common);
+        // Times like those of --interval.
+        let in_range = count > 0 && count <= MOST.saturating_mul(time);
+        Some(Frequency {
+            count: u32::try_from(count).ok().filter(|_| in_range)?,
+            time: Duration::from_secs(time),
+        })
+    };
+    frequency().ok_or("expected a number, more than 0 and at most 10000000, with up to 6 decimals")
+}
+
+fn greatest_common_divisor(one: u64, other: u64) -> u64 {
+    match other {
+        0 => one.max(1),
+        _ => greatest_common_divisor(other, one % other),
+    }
 }
 
 pub(super) fn percent(text: &str) -> Result<f64, &'static str> {
@@ -136,6 +171,90 @@ pub(super) fn source(text: &str) -> Result<Source, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_exact_with_fractions() {
+        for (text, count, seconds) in [
+            ("1", 1, 1),
+            ("0.5", 1, 2),
+            ("1.5", 3, 2),
+            ("2.50", 5, 2),
+            ("0.3", 3, 10),
+            ("10000000", 10_000_000, 1),
+            ("0.000001", 1, 1_000_000),
+            (".5", 1, 2),
+        ] {
+            let time = Duration::from_secs(seconds);
+            assert_eq!(rate(text), Ok(Frequency { count, time }), "{text}");
+        }
+        for wrong in [
+            "0",
+            "0.0",
+            "-1",
+            "+1",
+            "10000001",
+            "1e3",
+            "1k",
+            ".",
+            "",
+            "0.0000001",
+        ] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn dscp_is_a_number_or_a_name_of_an_rfc() {
+        for (text, value) in [
+            ("0", 0),
+            ("63", 63),
+            ("0x2e", 46),
+            ("EF", 46),
+            ("ef", 46),
+            ("CS0", 0),
+            ("cs6", 48),
+            ("AF11", 10),
+            ("AF41", 34),
+            ("AF43", 38),
+            ("LE", 1),
+            ("VA", 44),
+        ] {
+            assert_eq!(dscp(text), Ok(value), "{text}");
+        }
+        for wrong in [
+            "64", "-1", "CS8", "CS", "AF14", "AF51", "AF01", "AF111", "BE", "",
+        ] {
+            assert!(dscp(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tos_byte_has_no_ecn_bits() {
+        assert_eq!(
+            [tos("0xb8"), tos("184"), tos("0")],
+            [Ok(184), Ok(184), Ok(0)]
+        );
+        for wrong in ["0xb9", "3", "256", "0x100", "EF", "+4", ""] {
+            assert!(tos(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn source_is_an_address_or_an_interface_or_both() {
+        let parsed = |text| {
+            let source = source(text).unwrap();
+            (source.address.map(|ip| ip.to_string()), source.interface)
+        };
+        let [v4, link_local, name] =
+            ["192.0.2.1", "fe80::1", "eth0"].map(|text| Some(text.to_owned()));
+        assert_eq!(parsed("192.0.2.1"), (v4.clone(), None));
+        assert_eq!(parsed("::ffff:192.0.2.1"), (v4, None));
+        assert_eq!(parsed("eth0"), (None, name.clone()));
+        assert_eq!(parsed("fe80::1%eth0"), (link_local, name));
+        for wrong in ["", "192.0.2.1:9", "a/b", "sixteen-bytes-...", "fe80::1%"] {
+            assert!(source(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn max_loss_accepts_above_0_and_at_most_100() {

@@ -17,7 +17,6 @@ impl Prober<'_> {
     /// Prints the first line.
     pub(super) fn report_start(&mut self) {
         let Config {
-            target,
             mode,
             frequency,
             size,
@@ -26,16 +25,19 @@ impl Prober<'_> {
         } = self.config;
         let every = match (frequency.count, frequency.time) {
             (1, time) => format!("one request every {}", Time(time)),
-            (count, _) => format!("{count} requests per second"),
+            (count, time) => {
+                let rate = f64::from(count) / time.as_secs_f64();
+                format!("{rate} requests per second")
+            }
         };
         let flows = match flows {
             1 => String::new(),
             flows => format!(", {flows} flows"),
         };
         let mode = mode.name();
-        let address = self.address;
+        let target = self.config.shown_target(self.address);
         self.report(format_args!(
-            "probing {target} ({address}) in {mode} mode: {size} bytes, {every}{flows}"
+            "probing {target} in {mode} mode: {size} bytes, {every}{flows}"
         ));
     }
 
