@@ -81,11 +81,13 @@ fn command(name: &str) -> Command {
 fn synopsis(name: &str) -> String {
     let line = |argument: &Arg| {
         let value = escaped(&value(argument));
-        match argument.get_long() {
-            Some(long) if value.is_empty() => format!(".OP \\-\\-{}\n", escaped(long)),
-            Some(long) => format!(".OP \\-\\-{} {value}\n", escaped(long)),
-            None => format!(".I {value}\n"),
-        }
+        let name = match (argument.get_long(), argument.get_short()) {
+            (Some(long), _) => format!("--{long}"),
+            (None, Some(letter)) => format!("-{letter}"),
+            (None, None) => return format!(".I {value}\n"),
+        };
+        let line = format!(".OP {} {value}", escaped(&name));
+        line.trim_end().to_owned() + "\n"
     };
     let lines: String = command(name).get_arguments().map(line).collect();
     let name = escaped(name).replace(' ', "\\ ");
@@ -106,10 +108,16 @@ fn value(argument: &Arg) -> String {
 
 /// An option with its long help.
 fn entry(argument: &Arg) -> String {
-    let Some(long) = argument.get_long() else {
+    let letter = argument.get_short().map(|letter| format!("-{letter}"));
+    let long = argument.get_long().map(|long| format!("--{long}"));
+    let names: Vec<_> = letter.into_iter().chain(long).collect();
+    if names.is_empty() {
         return String::new();
-    };
-    let mut text = format!(".TP\n\\fB\\-\\-{}\\fR", escaped(long));
+    }
+    let names = names
+        .iter()
+        .map(|name| format!("\\fB{}\\fR", escaped(name)));
+    let mut text = format!(".TP\n{}", names.collect::<Vec<_>>().join(", "));
     let value = value(argument);
     if !value.is_empty() {
         text.extend([" \\fI", &escaped(&value), "\\fR"]);

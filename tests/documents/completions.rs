@@ -23,7 +23,8 @@ const OFFERED: &str = "
     probe --mode= | exchange lockstep echo
     probe --wait= |
     probe --metrics-url= |
-    probe --js | --json
+    probe --js | --json --json-lines
+    probe -M= | do want dont
     probe localhost:9 --fl | --flows
     probe localho | localhost";
 

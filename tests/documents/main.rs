@@ -149,7 +149,11 @@ fn readme_files_links_and_options_exist() {
     for span in passages.flat_map(|passage| &passage.spans) {
         if let Some(name) = span.strip_prefix("--") {
             let name = name.split([' ', '=']).next().unwrap();
-            assert!(help.contains(&format!("      --{name}")), "no --{name}");
+            let starts = ["      --", ", --"].map(|start| format!("{start}{name}"));
+            assert!(
+                starts.iter().any(|start| help.contains(start)),
+                "no --{name}"
+            );
         }
         let folders = [
             "packaging/",
@@ -235,7 +239,9 @@ fn rows_have_the_defaults_of_help(title: &str, arguments: &[&str]) {
     let section = sections.iter().find(|section| section.title == title);
     let section = section.unwrap_or_else(|| panic!("no section {title}"));
     let options = help.split("Options:").nth(1).expect("options");
-    let options: Vec<_> = options.split("\n      --").skip(1).collect();
+    // A letter can be in front: `-c, --count`.
+    let options = options.lines().filter_map(|line| line.split_once("--"));
+    let options: Vec<_> = options.map(|(_, option)| option).collect();
     let mut count = 0;
     for row in section.text.lines() {
         let Some(rest) = row.strip_prefix("| `--") else {

@@ -22,14 +22,20 @@ fn manual_has_every_option_with_variable_and_default() {
         let mut count = 0;
         for line in help.lines() {
             let Some((option, default)) = line
-                .strip_prefix("      --")
-                .and_then(|line| line.strip_suffix(']')?.split_once(" [default: "))
+                .get(..8)
+                .filter(|start| start.ends_with("--"))
+                .and_then(|_| line[8..].strip_suffix(']')?.split_once(" [default: "))
             else {
                 continue;
             };
+            let letter = line[2..4].trim().replace('-', "\\-");
             let option = option.split(' ').next().unwrap().replace('-', "\\-");
-            let mut entries = page.split("\n.TP\n\\fB\\-\\-");
-            let entry = entries.find(|entry| entry.starts_with(&format!("{option}\\fR")));
+            let mut entries = page.split("\n.TP\n\\fB");
+            let names = match letter.as_str() {
+                "" => format!("\\-\\-{option}\\fR"),
+                letter => format!("{letter}\\fR, \\fB\\-\\-{option}\\fR"),
+            };
+            let entry = entries.find(|entry| entry.starts_with(&names));
             let entry = entry.unwrap_or_else(|| panic!("{name}: no {option}"));
             let default = default.replace('-', "\\-").replace('\'', "\\(aq");
             let variable = option.to_uppercase().replace("\\-", "_");
@@ -138,8 +144,35 @@ fn manual_has_the_usual_sections_in_the_usual_order() {
     assert_eq!(
         probe,
         "NAME, SYNOPSIS, DESCRIPTION, OPTIONS, OUTPUT, SIGNALS, EXIT STATUS, ENVIRONMENT, \
-         EXAMPLES, SEE ALSO"
+         EXAMPLES, COMPARISON, SEE ALSO"
     );
+}
+
+#[test]
+fn comparison_has_every_letter_and_output_of_the_probe() {
+    let [_, (_, page)] = pages();
+    let section = page.split(".SH COMPARISON\n").nth(1).unwrap();
+    let table = section.split(".EX\n").nth(1).unwrap();
+    let table = table.split(".EE\n").next().unwrap().replace("\\-", "-");
+    let own: Vec<_> = table
+        .lines()
+        .map(|line| &line[17..33.min(line.len())])
+        .collect();
+    let own = own.join("\n");
+    let words: BTreeSet<_> = own.split([' ', '\n', ',']).collect();
+    let command = udp_echo::cli::command();
+    let probe = command.find_subcommand("probe").unwrap();
+    for argument in probe.get_arguments() {
+        let letter = argument.get_short().map(|letter| format!("-{letter}"));
+        let long = argument.get_long().map(|long| format!("--{long}"));
+        // The mode is that of the reflector, which the other tools have not.
+        let named = [letter, long].into_iter().flatten().collect::<Vec<_>>();
+        let compared = named.is_empty() || argument.get_id() == "mode";
+        assert!(
+            compared || named.iter().any(|name| words.contains(name.as_str())),
+            "{named:?} in {table}"
+        );
+    }
 }
 
 #[test]
