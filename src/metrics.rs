@@ -23,6 +23,7 @@ use crate::reflect::Refusal;
 use catalogue::FAMILIES;
 pub use clocks::Clocks;
 use clocks::steady;
+pub(crate) use counts::errno_name;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment};
 
 /// The kernel's figures of a socket (`SO_MEMINFO`, socket(7)).

@@ -5,42 +5,47 @@
 //! - `prober`, `clock`: the loop around the core, on one thread.
 //! - `attribution`, `exposition`, `fetch`, `metrics_url`: where requests were lost, by the
 //!   daemon's metrics.
-//! - `summary`, `json`, `notes`, `format`, `screen`: the output.
+//! - `event`: the events of a run. `output` prints each as `text` or `json` on the `screen`.
+//! - `report`, `summary`, `findings`, `notes`, `format`: figures and sentences in the output.
 
 mod attribution;
 mod clock;
 mod config;
+mod event;
 pub mod exchange;
 mod exposition;
 mod fetch;
+mod findings;
+mod finished;
 mod format;
 mod json;
 mod metrics_url;
 mod notes;
+mod output;
 pub(crate) mod pace;
 mod prober;
+mod report;
 mod rtt;
 mod screen;
+mod signals;
 mod summary;
 pub mod tally;
+mod text;
 pub mod wire;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::thread;
-
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::address::{Family, ResolveError};
-use crate::{runtime, udp};
+use crate::udp;
 use attribution::{Attribution, ClientCounts};
 pub use config::Config;
+use event::Event;
+use finished::{Finished, Losses};
 pub use metrics_url::MetricsUrl;
+use output::Output;
 use prober::{Outcome, Prober};
-use screen::Screen;
-use summary::{Losses, Summary};
+use signals::Signals;
 
 /// The reason why the client cannot measure.
 #[derive(Debug, thiserror::Error)]
@@ -80,35 +85,28 @@ pub fn run(config: &Config) -> Result<bool, ProbeError> {
     if target.ip().is_multicast() {
         return Err(ProbeError::Multicast(address));
     }
-    let mut screen = Screen::new();
+    let mut output = Output::new(config, &address);
     let url = config.metrics_url.as_ref();
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;
-    let stops = count_stops().map_err(ProbeError::Signals)?;
-    let outcome = Prober::new(config, target, &address, random(), &mut screen, &stops)?.run()?;
-    let losses = url
-        .zip(before)
-        .map(|(url, before)| match fetch::counters(url, Some(&stops)) {
-            Ok(after) => Attribution::new(&before, &after, own(&outcome))
-                .map_or(Losses::DaemonRestarted, Losses::Located),
-            Err(error) => Losses::Unknown(error.to_string()),
-        });
-    let text = if config.json {
-        json::object(&config.target, &outcome, losses.as_ref()).to_string()
-    } else {
-        let summary = Summary {
-            config,
-            address: &address,
-            outcome: &outcome,
-            losses: losses.as_ref(),
-            columns: screen.columns(),
-        };
-        summary.to_string()
+    let signals = Signals::count().map_err(ProbeError::Signals)?;
+    let outcome = Prober::new(config, target, &address, random(), &mut output, &signals)?.run()?;
+    let losses =
+        url.zip(before).map(
+            |(url, before)| match fetch::counters(url, Some(&signals.stops)) {
+                Ok(after) => Attribution::new(&before, &after, own(&outcome))
+                    .map_or(Losses::DaemonRestarted, Losses::Located),
+                Err(error) => Losses::Unknown(error.to_string()),
+            },
+        );
+    let finished = Finished {
+        config,
+        address: &address,
+        target: target.ip().to_canonical(),
+        outcome: &outcome,
+        losses: losses.as_ref(),
     };
-    if !config.lines() {
-        screen.clear_row();
-    }
-    screen.line(format_args!("{text}"));
-    screen.end().map_err(ProbeError::Output)?;
+    output.event(outcome.ended, Event::Summary(&finished));
+    output.end().map_err(ProbeError::Output)?;
     let totals = outcome.tally.totals();
     Ok(totals.sent == 0 || !totals.lost_at_least(config.max_loss))
 }
@@ -132,32 +130,4 @@ fn own(outcome: &Outcome) -> ClientCounts {
             + notes.records_echoed
             + outcome.own_drops,
     }
-}
-
-/// Starts a thread that counts SIGINT and SIGTERM.
-fn count_stops() -> io::Result<Arc<AtomicU32>> {
-    let stops = Arc::new(AtomicU32::new(0));
-    let runtime = runtime::new()?;
-    let entered = runtime.enter();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    drop(entered);
-    let counted = Arc::clone(&stops);
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            runtime.block_on(async {
-                loop {
-                    let came = tokio::select! {
-                        came = interrupt.recv() => came,
-                        came = terminate.recv() => came,
-                    };
-                    if came.is_none() {
-                        return;
-                    }
-                    counted.fetch_add(1, Relaxed);
-                }
-            });
-        })?;
-    Ok(stops)
 }

@@ -80,6 +80,12 @@ const ERRNOS: [(i32, &str); 16] = [
     (libc::EPIPE, "EPIPE"),
 ];
 
+/// Returns the name of an errno that sending or receiving UDP datagrams can have, else `other`.
+pub(crate) fn errno_name(errno: i32) -> &'static str {
+    let known = ERRNOS.iter().find(|(known, _)| *known == errno);
+    known.map_or("other", |(_, name)| name)
+}
+
 impl ErrorCounts {
     /// The number of names.
     pub const NAMES: usize = ERRNOS.len() + 1;

@@ -53,6 +53,9 @@ pub(super) struct Attribution {
     pub downlink: u64,
     /// Datagrams that the daemon could not send, to any client.
     pub unsent: u64,
+    /// Datagrams that the daemon received and neither answered nor refused: records, and requests
+    /// that it decoded as records.
+    pub decoded: u64,
     /// Datagrams that the daemon's host received beyond those that this client sent. If it is not
     /// 0, the other figures are not exact.
     pub of_others: u64,
@@ -120,6 +123,9 @@ impl Attribution {
             server_refused,
             downlink,
             unsent,
+            decoded: [echoed, unsent, refused]
+                .into_iter()
+                .fold(received, u64::saturating_sub),
             of_others: got.saturating_sub(own.sent),
         })
     }
@@ -212,6 +218,7 @@ mod tests {
             server_refused: 3,
             downlink: 10,
             unsent: 0,
+            decoded: 7,
             of_others: 0,
         };
         let attribution = |own| Attribution::new(&before, &after, own).unwrap();

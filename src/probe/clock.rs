@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RunClock {
     start: Instant,
+    started: SystemTime,
 }
 
 /// A moment, by both clocks.
@@ -26,7 +27,21 @@ impl RunClock {
     pub(super) fn start() -> Self {
         Self {
             start: Instant::now(),
+            started: SystemTime::now(),
         }
+    }
+
+    /// Returns the system time of the start.
+    pub(super) fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// Returns the system time since 1970 of a time of the run.
+    #[expect(clippy::disallowed_methods, reason = "the clock of the loop")]
+    pub(super) fn since_1970(&self, at: Duration) -> Duration {
+        let real = SystemTime::now().duration_since(UNIX_EPOCH);
+        let ago = self.now().saturating_sub(at);
+        real.unwrap_or_default().saturating_sub(ago)
     }
 
     /// Returns the time since the start of the run.

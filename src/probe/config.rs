@@ -61,8 +61,36 @@ impl Config {
         }
     }
 
-    /// Whether to print a line for each reply.
+    /// Whether to print a line of text for each event.
     pub(super) fn lines(&self) -> bool {
-        !self.quiet && !self.json
+        !self.quiet && !self.json && !self.json_lines
+    }
+
+    /// Returns settings for tests of other modules.
+    #[cfg(test)]
+    pub(super) fn example(target: &str, mode: Mode) -> Self {
+        Self {
+            target: target.parse().unwrap(),
+            mode,
+            count: None,
+            duration: None,
+            frequency: Frequency {
+                count: 1,
+                time: Duration::from_secs(1),
+            },
+            size: 64,
+            wait: Duration::from_secs(1),
+            flows: 1,
+            max_loss: 100.0,
+            metrics_url: None,
+            family: Family::Any,
+            source: None,
+            ip: IpOptions::default(),
+            report: None,
+            quiet: true,
+            json: false,
+            json_lines: false,
+            timestamps: false,
+        }
     }
 }

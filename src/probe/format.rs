@@ -32,6 +32,49 @@ impl Display for Time {
     }
 }
 
+/// A time in seconds with at most two decimals, without its unit.
+pub(super) struct Seconds(pub Duration);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", (self.0.as_secs_f64() * 1e2).round() / 1e2)
+    }
+}
+
+/// Breaks lines of more than this many columns at spaces. A continued line is indented by two.
+pub(super) fn wrapped(text: &str, columns: usize) -> String {
+    let width = |text: &str| text.chars().count();
+    let mut out = String::new();
+    for (number, line) in text.lines().enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        if width(line) <= columns {
+            out.push_str(line);
+            continue;
+        }
+        let words = line.trim_start();
+        let indent = width(line) - width(words);
+        let mut column = 0;
+        for word in words.split(' ') {
+            if column == 0 {
+                out.push_str(&" ".repeat(indent));
+                column = indent;
+            } else if column + 1 + width(word) <= columns {
+                out.push(' ');
+                column += 1;
+            } else {
+                out.push('\n');
+                out.push_str(&" ".repeat(indent + 2));
+                column = indent + 2;
+            }
+            out.push_str(word);
+            column += width(word);
+        }
+    }
+    out
+}
+
 /// The percentage that the first number is of the second, with at most two decimals. Only none is
 /// `0%`, and only all is `100%`.
 pub(super) struct Percent(pub u64, pub u64);
@@ -68,6 +111,21 @@ mod tests {
             (7, 7, "100%"),
         ] {
             assert_eq!(Percent(part, whole).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn long_lines_are_broken_at_spaces_and_indented() {
+        let text = "short  line\n  a long line of words\nunbreakable-word";
+        let expected = "short  line\n  a long\n    line of\n    words\nunbreakable-word";
+        assert_eq!(wrapped(text, 11), expected);
+    }
+
+    #[test]
+    fn seconds_have_two_decimals_at_most() {
+        for (milliseconds, text) in [(0, "0"), (10_000, "10"), (1546, "1.55"), (96, "0.1")] {
+            let time = Duration::from_millis(milliseconds);
+            assert_eq!(Seconds(time).to_string(), text);
         }
     }
 

@@ -1,9 +1,11 @@
 //! Errors and other events of a run, and their texts.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::IpAddr;
 
+use crate::metrics::errno_name;
 use crate::udp::{Icmp, Rejection};
 
 /// The events of a run beside its requests and replies.
@@ -13,8 +15,10 @@ pub(super) struct Notes {
     pub errors: Errors,
     /// Records that could not be sent, by errno.
     pub unsent_records: BTreeMap<i32, u64>,
-    /// Length of the longest truncated reply in bytes.
-    pub truncated_to: Option<usize>,
+    /// Lengths of the shortest and the longest truncated reply in bytes.
+    pub truncated: Option<(usize, usize)>,
+    /// Replies that are as long as their request.
+    pub whole_replies: u64,
     /// Datagrams that do not belong to this run.
     pub foreign: u64,
     /// Echoed records.
@@ -25,6 +29,14 @@ pub(super) struct Notes {
     pub address_changes: u64,
 }
 
+impl Notes {
+    /// Notes a reply that was truncated to this many bytes.
+    pub(super) fn truncated(&mut self, length: usize) {
+        let (shortest, longest) = self.truncated.unwrap_or((length, length));
+        self.truncated = Some((shortest.min(length), longest.max(length)));
+    }
+}
+
 /// The number of undelivered requests for each error.
 #[derive(Debug, Default)]
 pub(super) struct Errors {
@@ -33,18 +45,17 @@ pub(super) struct Errors {
 }
 
 impl Errors {
-    /// Maximum number of kinds. ICMP errors may come from any number of addresses.
-    pub(super) const MAX_KINDS: usize = 32;
+    /// Maximum number of kinds, without that of all others. ICMP errors may come from any number of
+    /// addresses.
+    pub(super) const MAX_KINDS: usize = 31;
 
-    /// Counts a request. Returns whether its error is the first of a kind that is counted by itself.
-    pub(super) fn add(&mut self, error: DeliveryError) -> bool {
+    /// Counts a request.
+    pub(super) fn add(&mut self, error: DeliveryError) {
         if self.kinds.len() == Self::MAX_KINDS && !self.kinds.contains_key(&error) {
             self.other += 1;
-            return false;
+        } else {
+            *self.kinds.entry(error).or_default() += 1;
         }
-        let count = self.kinds.entry(error).or_default();
-        *count += 1;
-        *count == 1
     }
 
     /// Returns the kinds of errors and their counts.
@@ -85,21 +96,64 @@ impl From<&Rejection> for DeliveryError {
 }
 
 impl DeliveryError {
-    /// Returns the text for this error of a datagram to `target`.
-    pub(super) fn describe(self, target: &str) -> String {
-        let (errno, icmp, from) = match self {
+    /// Returns the text for this error of a datagram to `target`, with its likely cause.
+    pub(super) fn explain(self, target: IpAddr) -> String {
+        match self {
+            Self::Unsent(errno) => format!("{self}{}", hint(errno)),
+            Self::Rejected {
+                icmp: Some(icmp),
+                from,
+                ..
+            } => match Meaning::of(icmp, from == Some(target)).cause {
+                Some(cause) => format!("{cause} ({self})"),
+                None => self.to_string(),
+            },
+            Self::Rejected { icmp: None, .. } => self.to_string(),
+        }
+    }
+
+    /// Returns its kind in JSON.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Rejected {
+                icmp: Some(icmp), ..
+            } => Meaning::of(icmp, true).kind,
+            Self::Rejected { errno, .. } | Self::Unsent(errno) => errno_name(errno),
+        }
+    }
+
+    /// Returns the sender of the ICMP error.
+    pub(super) fn from(self) -> Option<IpAddr> {
+        match self {
+            Self::Rejected { from, .. } => from,
+            Self::Unsent(_) => None,
+        }
+    }
+}
+
+/// Without a cause: `ICMP port unreachable from 192.0.2.1`.
+impl Display for DeliveryError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (icmp, from) = match *self {
+            Self::Rejected {
+                icmp: Some(icmp),
+                from,
+                ..
+            } => (icmp, from),
+            Self::Rejected { errno, .. } => {
+                return io::Error::from_raw_os_error(errno).fmt(f);
+            }
             Self::Unsent(errno) => {
                 let error = io::Error::from_raw_os_error(errno);
-                return format!("cannot send to {target}: {error}{}", hint(errno));
+                return write!(f, "cannot send: {error}");
             }
-            Self::Rejected { errno, icmp, from } => (errno, icmp, from),
         };
-        let Some((cause, message)) = icmp.map(meaning) else {
-            let error = io::Error::from_raw_os_error(errno);
-            return format!("cannot reach {target}: {error}");
-        };
-        let from = from.map_or(String::new(), |from| format!(" from {from}"));
-        format!("cannot reach {target}: {cause} ({message}{from})")
+        let protocol = if icmp.v6 { "ICMPv6" } else { "ICMP" };
+        match Meaning::of(icmp, true).name {
+            "" => write!(f, "{protocol} type {} code {}", icmp.kind, icmp.code)?,
+            name => write!(f, "{protocol} {name}")?,
+        }
+        from.map_or(Ok(()), |from| write!(f, " from {from}"))
     }
 }
 
@@ -115,82 +169,171 @@ fn hint(errno: i32) -> &'static str {
     }
 }
 
-/// Returns the usual cause and the name of an ICMP error (RFC 792, RFC 1812, RFC 4443).
-fn meaning(icmp: Icmp) -> (&'static str, String) {
-    const NO_ROUTE: &str = "no route to it, or the host is down";
-    const FIREWALL: &str = "a firewall rejects the datagrams";
-    const TOO_LONG: &str = "the datagrams are too long for a link on the path";
-    const UNREACHABLE: u8 = 3;
-    const UNREACHABLE6: u8 = 1;
-    let Icmp { v6, kind, code } = icmp;
-    let (cause, name) = match (v6, kind, code) {
-        (false, UNREACHABLE, 3) | (true, UNREACHABLE6, 4) => {
-            ("the port is closed", "port unreachable")
+/// The meaning of an ICMP error (RFC 792, RFC 1812, RFC 4443).
+struct Meaning {
+    /// Kind in JSON.
+    kind: &'static str,
+    /// Usual cause, if there is one.
+    cause: Option<&'static str>,
+    /// Name, or empty.
+    name: &'static str,
+}
+
+impl Meaning {
+    /// Returns the meaning of an ICMP error that comes from the target, or from another host.
+    fn of(icmp: Icmp, is_from_target: bool) -> Self {
+        const NO_ROUTE: &str = "no route to it, or the host is down";
+        const FIREWALL: &str = "a firewall rejects the datagrams";
+        const TOO_LONG: &str = "the datagrams are too long for a link on the path";
+        const TOO_FAR: &str = "a routing loop, or the TTL is too low";
+        const UNREACHABLE: u8 = 3;
+        const UNREACHABLE6: u8 = 1;
+        // Only the target itself knows its ports.
+        let closed = if is_from_target {
+            "the port is closed"
+        } else {
+            FIREWALL
+        };
+        let Icmp { v6, kind, code } = icmp;
+        let (kind, cause, name) = match (v6, kind, code) {
+            (false, UNREACHABLE, 3) | (true, UNREACHABLE6, 4) => {
+                ("icmp_port_unreachable", closed, "port unreachable")
+            }
+            (false, UNREACHABLE, 0) | (true, UNREACHABLE6, 0) => {
+                ("icmp_net_unreachable", NO_ROUTE, "network unreachable")
+            }
+            (false, UNREACHABLE, 1) => ("icmp_host_unreachable", NO_ROUTE, "host unreachable"),
+            (true, UNREACHABLE6, 3) => ("icmp_host_unreachable", NO_ROUTE, "address unreachable"),
+            (false, UNREACHABLE, 2) => (
+                "icmp_other",
+                "the host does not accept UDP",
+                "protocol unreachable",
+            ),
+            (false, UNREACHABLE, 4) => ("icmp_too_big", TOO_LONG, "fragmentation needed"),
+            (true, 2, 0) => ("icmp_too_big", TOO_LONG, "packet too big"),
+            (false, UNREACHABLE, 9) => ("icmp_prohibited", FIREWALL, "network prohibited"),
+            (false, UNREACHABLE, 10) => ("icmp_prohibited", FIREWALL, "host prohibited"),
+            (false, UNREACHABLE, 13) | (true, UNREACHABLE6, 1) => {
+                ("icmp_prohibited", FIREWALL, "administratively prohibited")
+            }
+            (true, UNREACHABLE6, 5) => {
+                ("icmp_prohibited", FIREWALL, "source address failed policy")
+            }
+            (true, UNREACHABLE6, 6) => ("icmp_prohibited", FIREWALL, "route rejected"),
+            (false, 11, 0) | (true, 3, 0) => {
+                ("icmp_ttl_exceeded", TOO_FAR, "time to live exceeded")
+            }
+            (false, 11, 1) | (true, 3, 1) => (
+                "icmp_other",
+                "a fragment was lost",
+                "fragment reassembly time exceeded",
+            ),
+            _ => ("icmp_other", "", ""),
+        };
+        Self {
+            kind,
+            cause: (!cause.is_empty()).then_some(cause),
+            name,
         }
-        (false, UNREACHABLE, 0) | (true, UNREACHABLE6, 0) => (NO_ROUTE, "network unreachable"),
-        (false, UNREACHABLE, 1) => (NO_ROUTE, "host unreachable"),
-        (true, UNREACHABLE6, 3) => (NO_ROUTE, "address unreachable"),
-        (false, UNREACHABLE, 2) => ("the host does not accept UDP", "protocol unreachable"),
-        (false, UNREACHABLE, 4) => (TOO_LONG, "fragmentation needed"),
-        (true, 2, 0) => (TOO_LONG, "packet too big"),
-        (false, UNREACHABLE, 9) => (FIREWALL, "network prohibited"),
-        (false, UNREACHABLE, 10) => (FIREWALL, "host prohibited"),
-        (false, UNREACHABLE, 13) | (true, UNREACHABLE6, 1) => {
-            (FIREWALL, "administratively prohibited")
-        }
-        (true, UNREACHABLE6, 5) => (FIREWALL, "source address failed policy"),
-        (true, UNREACHABLE6, 6) => (FIREWALL, "route rejected"),
-        (false, 11, 1) | (true, 3, 1) => {
-            ("a fragment was lost", "fragment reassembly time exceeded")
-        }
-        (false, 11, _) | (true, 3, _) => ("routing loop", "time to live exceeded"),
-        _ => (NO_ROUTE, ""),
-    };
-    let protocol = if v6 { "ICMPv6" } else { "ICMP" };
-    if name.is_empty() {
-        return (cause, format!("{protocol} type {kind} code {code}"));
     }
-    (cause, format!("{protocol} {name}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn described(errno: i32, v6: bool, kind: u8, code: u8) -> String {
-        let error = DeliveryError::Rejected {
-            errno,
+    const TARGET: &str = "192.0.2.7";
+
+    fn error(v6: bool, kind: u8, code: u8, from: &str) -> DeliveryError {
+        DeliveryError::Rejected {
+            errno: libc::EHOSTUNREACH,
             icmp: Some(Icmp { v6, kind, code }),
-            from: Some("192.0.2.7".parse().unwrap()),
-        };
-        error.describe("192.0.2.1:9")
+            from: Some(from.parse().unwrap()),
+        }
     }
 
     #[test]
     fn errors_name_the_likely_cause_and_the_icmp_message() {
+        let router = "192.0.2.1";
+        for (v6, kind, code, from, text) in [
+            (
+                false,
+                3,
+                3,
+                TARGET,
+                "the port is closed (ICMP port unreachable from 192.0.2.7)",
+            ),
+            // A router does not know which ports are open.
+            (
+                false,
+                3,
+                3,
+                router,
+                "a firewall rejects the datagrams (ICMP port unreachable from 192.0.2.1)",
+            ),
+            (
+                false,
+                3,
+                13,
+                router,
+                "a firewall rejects the datagrams (ICMP administratively prohibited from 192.0.2.1)",
+            ),
+            (
+                false,
+                3,
+                1,
+                router,
+                "no route to it, or the host is down (ICMP host unreachable from 192.0.2.1)",
+            ),
+            (
+                false,
+                11,
+                0,
+                router,
+                "a routing loop, or the TTL is too low (ICMP time to live exceeded from 192.0.2.1)",
+            ),
+            (
+                false,
+                11,
+                1,
+                TARGET,
+                "a fragment was lost (ICMP fragment reassembly time exceeded from 192.0.2.7)",
+            ),
+            (false, 99, 7, router, "ICMP type 99 code 7 from 192.0.2.1"),
+        ] {
+            let error = error(v6, kind, code, from);
+            assert_eq!(error.explain(TARGET.parse().unwrap()), text);
+        }
+        let firewall = error(true, 1, 1, "fd77::1").explain(TARGET.parse().unwrap());
+        assert!(firewall.starts_with("a firewall rejects the datagrams (ICMPv6 admin"));
         assert_eq!(
-            described(libc::ECONNREFUSED, false, 3, 3),
-            "cannot reach 192.0.2.1:9: the port is closed (ICMP port unreachable from \
-             192.0.2.7)"
+            DeliveryError::Unsent(libc::EPERM).explain(TARGET.parse().unwrap()),
+            "cannot send: Operation not permitted (os error 1); a firewall on this host blocks it"
         );
-        assert_eq!(
-            described(libc::EHOSTUNREACH, false, 3, 13),
-            "cannot reach 192.0.2.1:9: a firewall rejects the datagrams (ICMP administratively \
-             prohibited from 192.0.2.7)"
-        );
-        let firewall = described(libc::EACCES, true, 1, 1);
-        assert!(firewall.contains("a firewall rejects the datagrams (ICMPv6"));
-        assert!(described(libc::EHOSTUNREACH, false, 3, 1).contains("(ICMP host unreachable from"));
-        assert!(described(libc::EHOSTUNREACH, false, 11, 0).contains(": routing loop (ICMP time"));
-        let lost = described(libc::EHOSTUNREACH, false, 11, 1);
-        assert!(lost.contains(": a fragment was lost (ICMP fragment reassembly time exceeded"));
-        let no_udp = described(libc::ENOPROTOOPT, false, 3, 2);
-        assert!(no_udp.contains(": the host does not accept UDP (ICMP protocol unreachable"));
-        assert!(described(libc::EPROTO, false, 99, 7).contains("ICMP type 99 code 7"));
-        assert_eq!(
-            DeliveryError::Unsent(libc::EPERM).describe("192.0.2.1:9"),
-            "cannot send to 192.0.2.1:9: Operation not permitted (os error 1); a firewall on \
-             this host blocks it"
-        );
+    }
+
+    #[test]
+    fn error_kinds_are_those_of_the_contract() {
+        for (v6, kind, code, name) in [
+            (false, 3, 3, "icmp_port_unreachable"),
+            (true, 1, 4, "icmp_port_unreachable"),
+            (false, 3, 1, "icmp_host_unreachable"),
+            (true, 1, 3, "icmp_host_unreachable"),
+            (false, 3, 0, "icmp_net_unreachable"),
+            (true, 1, 0, "icmp_net_unreachable"),
+            (false, 3, 9, "icmp_prohibited"),
+            (false, 3, 10, "icmp_prohibited"),
+            (false, 3, 13, "icmp_prohibited"),
+            (true, 1, 1, "icmp_prohibited"),
+            (false, 3, 4, "icmp_too_big"),
+            (true, 2, 0, "icmp_too_big"),
+            (false, 11, 0, "icmp_ttl_exceeded"),
+            (true, 3, 0, "icmp_ttl_exceeded"),
+            (false, 12, 0, "icmp_other"),
+        ] {
+            assert_eq!(error(v6, kind, code, TARGET).kind(), name, "{kind} {code}");
+        }
+        assert_eq!(DeliveryError::Unsent(libc::EPERM).kind(), "EPERM");
+        assert_eq!(DeliveryError::Unsent(libc::EDOM).kind(), "other");
     }
 }

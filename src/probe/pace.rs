@@ -28,8 +28,33 @@ pub(crate) struct Pace {
     start: Duration,
     /// Requests sent since `start`.
     sent: u64,
-    /// Requests that were due and are never sent.
-    missed: u64,
+    missed: Missed,
+    /// When [`Self::ran`] was called last.
+    last_run: Duration,
+    /// Whether a flow could send then.
+    could_send: bool,
+    /// Requests that were due then and not sent.
+    backlog: u64,
+}
+
+/// Requests that were due and are never sent, by the reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Missed {
+    /// No flow could send: each waited for a reply.
+    pub waiting: u64,
+    /// The process did not run.
+    pub stalled: u64,
+    /// The process ran, but too slowly.
+    pub slow: u64,
+    /// Longest time in which the process did not run and requests were due.
+    pub longest_stall: Duration,
+}
+
+impl Missed {
+    /// Returns the number of requests.
+    pub(crate) fn total(&self) -> u64 {
+        self.waiting + self.stalled + self.slow
+    }
 }
 
 /// How far the client catches up after a pause: with the requests of the last 10 ms, or up to 64
@@ -39,6 +64,10 @@ const CATCH_UP: Duration = Duration::from_millis(10);
 const CATCH_UP_FEW: Duration = Duration::from_millis(100);
 const FEW: u128 = 64;
 
+/// Time between two calls of [`Pace::ran`] from which on the process did not run. The loop sleeps
+/// for at most half of it.
+const STALL: Duration = Duration::from_millis(200);
+
 impl Pace {
     /// Creates a schedule whose first request is due at time 0.
     pub(crate) fn new(frequency: Frequency) -> Self {
@@ -46,41 +75,88 @@ impl Pace {
             frequency,
             start: Duration::ZERO,
             sent: 0,
-            missed: 0,
+            missed: Missed::default(),
+            last_run: Duration::ZERO,
+            could_send: true,
+            backlog: 0,
         }
     }
 
-    /// Returns the number of requests that were due and are never sent.
-    pub(crate) fn missed(&self) -> u64 {
+    /// Returns the requests that were due and are never sent.
+    pub(crate) fn missed(&self) -> Missed {
         self.missed
+    }
+
+    /// Notes that due requests were sent at `now`, as far as a flow could send.
+    pub(crate) fn ran(&mut self, now: Duration, can_send: bool) {
+        self.last_run = now;
+        self.could_send = can_send;
+        self.backlog = self.unsent(now);
+    }
+
+    /// Whether the process did not run for a while until `now`.
+    pub(crate) fn is_stalled(&self, now: Duration) -> bool {
+        now.saturating_sub(self.last_run) > STALL
     }
 
     /// Returns the number of requests to send at `now`.
     pub(crate) fn due(&mut self, now: Duration) -> u64 {
         let Frequency { count, time } = self.frequency;
-        let since = now.saturating_sub(self.start);
         let interval = time.as_nanos().max(1);
-        let scheduled = since.as_nanos() * u128::from(count) / interval + 1;
-        let due = scheduled.saturating_sub(u128::from(self.sent));
+        let due = self.unsent(now);
         let number_in = |time: Duration| time.as_nanos() * u128::from(count) / interval;
         let few = number_in(CATCH_UP_FEW).clamp(1, FEW);
-        let most = number_in(CATCH_UP).max(few);
+        let most = u64::try_from(number_in(CATCH_UP).max(few)).unwrap_or(u64::MAX);
         if due > most {
-            self.missed += u64::try_from(due - most).unwrap_or(u64::MAX);
+            self.miss(now, due - most);
             // The newest scheduled request is due now.
-            self.start = now.saturating_sub(self.after(u64::try_from(most - 1).unwrap_or(0)));
+            self.start = now.saturating_sub(self.after(most - 1));
             self.sent = 0;
         }
-        u64::try_from(due.min(most)).unwrap_or(u64::MAX)
+        due.min(most)
     }
 
-    /// Ends the schedule at `end`: of the requests due before, at most `left` are missed.
-    pub(crate) fn end(&mut self, end: Duration, left: u64) {
+    /// Ends the schedule. Of the requests that were due before `end`, or before the process stalled
+    /// or ended if there is none, at most `left` are missed.
+    pub(crate) fn end(&mut self, now: Duration, end: Option<Duration>, left: u64) {
+        let end = match end.filter(|end| *end <= now) {
+            Some(end) => end,
+            None if self.is_stalled(now) => now,
+            None => self.last_run,
+        };
         let Frequency { count, time } = self.frequency;
         let since = end.saturating_sub(self.start).as_nanos();
         let due = (since * u128::from(count)).div_ceil(time.as_nanos().max(1));
         let unsent = due.saturating_sub(u128::from(self.sent));
-        self.missed += u64::try_from(unsent).unwrap_or(u64::MAX).min(left);
+        self.miss(now, u64::try_from(unsent).unwrap_or(u64::MAX).min(left));
+    }
+
+    /// Returns the number of requests that are due at `now` and not sent.
+    fn unsent(&self, now: Duration) -> u64 {
+        let Frequency { count, time } = self.frequency;
+        let since = now.saturating_sub(self.start).as_nanos();
+        let scheduled = since * u128::from(count) / time.as_nanos().max(1) + 1;
+        u64::try_from(scheduled.saturating_sub(self.sent.into())).unwrap_or(u64::MAX)
+    }
+
+    /// Counts requests as missed, the oldest of those that are due at `now`.
+    fn miss(&mut self, now: Duration, number: u64) {
+        let stalled = if self.is_stalled(now) {
+            number.saturating_sub(self.backlog)
+        } else {
+            0
+        };
+        if stalled > 0 {
+            let stall = now.saturating_sub(self.last_run);
+            self.missed.stalled += stalled;
+            self.missed.longest_stall = self.missed.longest_stall.max(stall);
+        }
+        let before = if self.could_send {
+            &mut self.missed.slow
+        } else {
+            &mut self.missed.waiting
+        };
+        *before += number - stalled;
     }
 
     /// Counts a due request as sent.
@@ -120,6 +196,39 @@ mod tests {
         assert!(ten.is_at_least(five) && ten.is_at_least(ten) && !five.is_at_least(ten));
     }
 
+    #[test]
+    fn missed_requests_have_the_reason_of_their_due_time() {
+        let milliseconds = Duration::from_millis;
+        let missed = |could_send: bool, now: u64| {
+            let mut pace = pace(1000, Duration::from_secs(1));
+            // The first 10 requests are sent, 5 more are due.
+            (0..10).for_each(|_| pace.sent());
+            pace.ran(milliseconds(14), could_send);
+            pace.due(milliseconds(now));
+            let missed = pace.missed();
+            (missed.waiting, missed.stalled, missed.slow)
+        };
+        // Of those that are due, the last 64 are sent.
+        assert_eq!(missed(false, 50), (0, 0, 0));
+        assert_eq!(missed(false, 173), (100, 0, 0));
+        assert_eq!(missed(true, 173), (0, 0, 100));
+        assert_eq!(missed(false, 373), (5, 295, 0));
+        assert_eq!(missed(true, 373), (0, 295, 5));
+    }
+
+    #[test]
+    fn end_without_a_time_misses_only_what_was_due_at_the_last_run() {
+        let milliseconds = Duration::from_millis;
+        for (now, expected) in [(20, (5, 0)), (200, (5, 0)), (300, (6, 284))] {
+            let mut pace = pace(1000, Duration::from_secs(1));
+            (0..10).for_each(|_| pace.sent());
+            pace.ran(milliseconds(15), false);
+            pace.end(milliseconds(now), None, u64::MAX);
+            let missed = pace.missed();
+            assert_eq!((missed.waiting, missed.stalled), expected, "{now}");
+        }
+    }
+
     proptest! {
         #[test]
         fn each_request_is_due_at_its_announced_time(
@@ -156,7 +265,7 @@ mod tests {
             // Each due request was sent or missed, up to one per pause.
             let all = now.as_nanos() * u128::from(count) / 1_000_000_000 + 1;
             prop_assert!(u128::from(sent) <= all);
-            prop_assert!((u128::from(sent + pace.missed())).abs_diff(all) <= pauses);
+            prop_assert!((u128::from(sent + pace.missed().total())).abs_diff(all) <= pauses);
         }
 
         #[test]
@@ -165,10 +274,11 @@ mod tests {
         ) {
             let mut pace = pace(count, Duration::from_secs(1));
             (0..sent).for_each(|_| pace.sent());
-            pace.end(Duration::from_millis(end), left);
+            let end_at = Duration::from_millis(end);
+            pace.end(end_at, Some(end_at), left);
             // The first request is due at 0, so a run without time has none.
             let due = (end * u64::from(count)).div_ceil(1000);
-            prop_assert_eq!(pace.missed(), due.saturating_sub(sent).min(left));
+            prop_assert_eq!(pace.missed().total(), due.saturating_sub(sent).min(left));
         }
     }
 }

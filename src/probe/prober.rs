@@ -7,15 +7,17 @@ mod sending;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Config;
 use super::clock::RunClock;
+use super::event::Event;
 use super::exchange::Exchanges;
 use super::notes::{DeliveryError, Notes};
-use super::pace::{Frequency, Pace};
-use super::screen::Screen;
+use super::output::Output;
+use super::pace::{Frequency, Missed, Pace};
+use super::report::Intervals;
+use super::signals::Signals;
 use super::tally::Tally;
 use super::wire::Run;
 use crate::record::Record;
@@ -49,8 +51,12 @@ pub(super) struct Outcome {
     pub is_plain: bool,
     /// Number of echoed records that a daemon in exchange mode would have decoded.
     pub echoed_records: u64,
-    /// Number of requests that were due and not sent.
-    pub not_sent: u64,
+    /// Requests that were due and not sent.
+    pub missed: Missed,
+    /// System time at the start.
+    pub started: SystemTime,
+    /// System time at the end, since 1970.
+    pub ended: Duration,
     /// Duration of the run.
     pub time: Duration,
 }
@@ -74,7 +80,9 @@ pub(super) struct Prober<'a> {
     batch: Batch,
     outgoing: Vec<u8>,
     clock: RunClock,
-    screen: &'a mut Screen,
+    output: &'a mut Output,
+    /// The intervals of `--report`.
+    intervals: Option<Intervals>,
     notes: Notes,
     /// Receive timeout of the only socket.
     receive_timeout: Duration,
@@ -82,8 +90,9 @@ pub(super) struct Prober<'a> {
     last_progress: Duration,
     /// When the last outstanding request was answered.
     all_answered: Option<Duration>,
-    /// Number of signals to stop.
-    stops: &'a AtomicU32,
+    signals: &'a Signals,
+    /// Number of signals to print figures that were answered.
+    reports: u32,
 }
 
 /// Datagrams per system call.
@@ -100,8 +109,8 @@ const LINGER: Duration = Duration::from_millis(250);
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 impl<'a> Prober<'a> {
-    /// Opens the sockets. `id` is a random number. `stops` counts signals: the first ends the
-    /// sending, the second also the waiting.
+    /// Opens the sockets. `id` is a random number. The first signal to stop ends the sending, the
+    /// second also the waiting.
     ///
     /// # Errors
     /// Fails if a socket cannot be opened or connected.
@@ -110,8 +119,8 @@ impl<'a> Prober<'a> {
         target: SocketAddr,
         address: &'a str,
         id: u32,
-        screen: &'a mut Screen,
-        stops: &'a AtomicU32,
+        output: &'a mut Output,
+        signals: &'a Signals,
     ) -> Result<Self, RunError> {
         let options = connect_options(config);
         let sockets = (0..config.flows)
@@ -138,13 +147,15 @@ impl<'a> Prober<'a> {
             poller,
             readable: Vec::new(),
             clock: RunClock::start(),
-            screen,
+            output,
+            intervals: config.report.map(Intervals::new),
             notes: Notes::default(),
             receive_timeout: Duration::ZERO,
             last_sent: Duration::ZERO,
             last_progress: Duration::ZERO,
             all_answered: None,
-            stops,
+            signals,
+            reports: 0,
         })
     }
 
@@ -153,21 +164,16 @@ impl<'a> Prober<'a> {
     /// # Errors
     /// Fails if waiting for replies fails.
     pub(super) fn run(mut self) -> Result<Outcome, RunError> {
-        self.report_start();
+        self.report(Duration::ZERO, Event::Start);
         let mut sent_all = false;
         loop {
             let now = self.clock.now();
             let sending = self.is_sending(now);
-            if !sending && !sent_all {
-                sent_all = true;
-                let end = self
-                    .config
-                    .duration
-                    .map_or(now, |duration| now.min(duration));
-                self.pace.end(end, self.requests_left());
-            }
             if sending {
                 self.send_due(now);
+            } else if !sent_all {
+                sent_all = true;
+                self.end_sending(now);
             }
             if self.has_expired(now, sending) {
                 self.catch_up().map_err(RunError::Wait)?;
@@ -176,14 +182,16 @@ impl<'a> Prober<'a> {
                 self.send_record(due, None);
             }
             self.report_overdue(now);
+            self.report_figures(now);
             self.show_progress(now);
-            if self.screen.is_closed() || (!sending && self.is_over(now)) {
+            if self.output.is_closed() || (!sending && self.is_over(now)) {
                 break;
             }
             let timeout = self.timeout(now, sending);
             self.receive(timeout).map_err(RunError::Wait)?;
         }
         let time = self.clock.now();
+        self.report_losses(time);
         let drops = self.sockets.iter().map(Socket::queue_and_drops);
         Ok(Outcome {
             ports: self
@@ -198,7 +206,9 @@ impl<'a> Prober<'a> {
                     .sum::<u64>(),
             is_plain: self.config.mode != Mode::Echo && self.exchanges.is_plain(),
             echoed_records: self.exchanges.echoed_after_reply(),
-            not_sent: self.pace.missed(),
+            missed: self.pace.missed(),
+            started: self.clock.started(),
+            ended: self.clock.since_1970(time),
             tally: self.tally,
             notes: self.notes,
             time,
@@ -207,7 +217,7 @@ impl<'a> Prober<'a> {
 
     /// Whether there are more requests to send.
     fn is_sending(&self, now: Duration) -> bool {
-        self.stops.load(Relaxed) == 0
+        self.signals.stops() == 0
             && self.requests_left() > 0
             && (self.config.duration).is_none_or(|duration| now < duration)
     }
@@ -226,9 +236,9 @@ impl<'a> Prober<'a> {
             || (!sending && self.is_over(now))
     }
 
-    /// Returns the time of the next line about a missing reply.
+    /// Returns the time at which the next request without a reply is overdue.
     fn next_overdue(&self) -> Option<Duration> {
-        let sent = self.tally.next_overdue().filter(|_| self.config.lines());
+        let sent = self.tally.next_overdue();
         sent.map(|sent| sent + self.config.wait)
     }
 
@@ -252,7 +262,7 @@ impl<'a> Prober<'a> {
             self.all_answered = None;
         }
         let waited = now >= self.last_sent + self.config.wait;
-        waited || self.stops.load(Relaxed) > 1 || self.linger_until(now).is_some_and(|at| now >= at)
+        waited || self.signals.stops() > 1 || self.linger_until(now).is_some_and(|at| now >= at)
     }
 
     /// Returns the time until which to wait for duplicates, if all requests are answered.
@@ -271,6 +281,7 @@ impl<'a> Prober<'a> {
         let mut wake = |at: Option<Duration>| until = at.map_or(until, |at| until.min(at));
         wake(self.exchanges.next_deadline());
         wake(self.next_overdue());
+        wake(self.intervals.as_ref().map(Intervals::end));
         if !sending {
             wake(Some(self.last_sent + self.config.wait));
             wake(self.linger_until(now));
@@ -286,19 +297,11 @@ impl<'a> Prober<'a> {
         until.saturating_sub(now)
     }
 
-    /// Counts a request as not delivered. Returns whether it waited for a reply.
-    fn rejected(&mut self, sequence: u64) -> bool {
-        let flow = self.tally.rejected(sequence);
-        if let Some(flow) = flow {
+    /// Counts a request as not delivered, if it waits for a reply.
+    fn rejected(&mut self, sequence: u64, error: DeliveryError) {
+        if let Some(flow) = self.tally.rejected(sequence) {
             self.exchanges.request_rejected(flow, sequence);
-        }
-        flow.is_some()
-    }
-
-    /// Counts an error about a waiting request, and prints the first of its kind.
-    fn count_error(&mut self, error: DeliveryError) {
-        if self.notes.errors.add(error) {
-            self.report(format_args!("{}", error.describe(self.address)));
+            self.count_error(Some((sequence, flow)), error);
         }
     }
 }

@@ -34,6 +34,38 @@ pub struct RttSummary {
     pub max: Duration,
 }
 
+/// The packet delay variation (IPDV, RFC 3393) of a run: differences of the round-trip times of
+/// consecutive requests of a flow, without their sign.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Jitter {
+    pairs: u64,
+    sum: Duration,
+}
+
+impl Jitter {
+    /// Adds a difference.
+    pub fn add(&mut self, difference: Duration) {
+        self.pairs += 1;
+        self.sum = self.sum.saturating_add(difference);
+    }
+
+    /// Returns the mean, or `None` without two consecutive replies.
+    pub fn mean(&self) -> Option<Duration> {
+        let mean = self.sum.as_nanos().checked_div(self.pairs.into())?;
+        Some(Duration::from_nanos(
+            u64::try_from(mean).unwrap_or(u64::MAX),
+        ))
+    }
+
+    /// Returns the differences that were added after `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            pairs: self.pairs - before.pairs,
+            sum: self.sum.saturating_sub(before.sum),
+        }
+    }
+}
+
 /// One bar of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bar {

@@ -1,41 +1,45 @@
 //! Counts loss, duplicates, reordering and corruption from the requests and replies of a run.
 
+mod requests;
+
 use std::time::Duration;
 
-use super::rtt::Rtts;
+use super::rtt::{Jitter, Rtts};
+use requests::{Requests, Status};
 
 /// The counts of a run. Times are measured from its start.
 #[derive(Debug)]
 pub struct Tally {
-    /// The last requests, each at its sequence number modulo `capacity`. Grows as requests are sent.
-    requests: Vec<Request>,
-    /// Maximum number of requests kept, a power of two.
-    capacity: u64,
-    /// Next sequence number. The first is 1.
-    next: u64,
+    requests: Requests,
     /// First sequence number that [`Self::overdue`] has not looked at.
     unreported: u64,
+    /// Run of lost requests that ends just before `unreported`: the first and the last.
+    losses: Option<(u64, u64)>,
     flows: Box<[Flow]>,
     totals: Totals,
     rtts: Rtts,
+    jitter: Jitter,
 }
 
-/// A request that was sent.
-#[derive(Debug, Clone, Copy, Default)]
-struct Request {
-    sent_at: Duration,
-    flow: u32,
-    status: Status,
-}
-
-/// Whether a request was answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Status {
-    #[default]
-    Waiting,
-    Replied,
-    /// An ICMP error or a failed send showed that the request was not delivered.
-    Rejected,
+/// A request without a reply, or a run of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    /// A request without a reply.
+    Request {
+        /// Its sequence number.
+        sequence: u64,
+        /// Its flow.
+        flow: usize,
+        /// Whether the request before it is none without a reply.
+        is_first: bool,
+    },
+    /// The end of a run of at least two requests without a reply.
+    Run {
+        /// Sequence number of the first request.
+        first: u64,
+        /// Sequence number of the last request.
+        last: u64,
+    },
 }
 
 /// The counts of one flow.
@@ -45,6 +49,8 @@ pub struct Flow {
     pub sent: u64,
     /// Requests answered.
     pub received: u64,
+    /// Sequence number of the last request.
+    last: u64,
     /// Highest sequence number of a reply.
     newest: u64,
     /// Unanswered requests that an ICMP error quoted.
@@ -73,8 +79,8 @@ pub struct Totals {
     pub too_late: u64,
     /// Unanswered requests that were not delivered, by an ICMP error or a failed send.
     pub rejected: u64,
-    /// First replies whose flow's request just before or after had a reply, too.
-    pub neighbours: u64,
+    /// Unanswered requests that [`Tally::overdue`] has returned.
+    pub overdue: u64,
 }
 
 /// How a reply was counted.
@@ -113,26 +119,19 @@ impl Totals {
         const EXACT_TO: f64 = 1e-12;
         self.lost() as f64 * 1e2 >= percent * self.sent as f64 * (1.0 - EXACT_TO)
     }
-
-    /// Returns the share of lost requests, 0 to 1. It is 0 if none was sent.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    pub fn loss_ratio(&self) -> f64 {
-        self.lost() as f64 / self.sent.max(1) as f64
-    }
 }
 
 impl Tally {
     /// Creates a tally for this number of flows, which keeps at least the last `capacity` requests.
     pub fn new(flows: usize, capacity: usize) -> Self {
         Self {
-            // No request has the sequence number 0.
-            requests: vec![Request::default()],
-            capacity: capacity.max(1).next_power_of_two() as u64,
-            next: 1,
+            requests: Requests::new(capacity),
             unreported: 1,
+            losses: None,
             flows: vec![Flow::default(); flows].into(),
             totals: Totals::default(),
             rtts: Rtts::default(),
+            jitter: Jitter::default(),
         }
     }
 
@@ -151,6 +150,11 @@ impl Tally {
         &self.rtts
     }
 
+    /// Returns the variation of the round-trip times from one request of a flow to the next one.
+    pub fn jitter(&self) -> &Jitter {
+        &self.jitter
+    }
+
     /// Returns the number of requests that may still get a reply.
     pub fn outstanding(&self) -> u64 {
         self.totals.lost() - self.totals.rejected
@@ -158,23 +162,14 @@ impl Tally {
 
     /// Returns the sequence number of the next request.
     pub fn next_sequence(&self) -> u64 {
-        self.next
+        self.requests.next()
     }
 
     /// Counts a request that `flow` sends at time `at`.
     pub fn sent(&mut self, flow: usize, at: Duration) {
-        let sequence = self.next;
-        self.next += 1;
-        let request = Request {
-            sent_at: at,
-            flow: u32::try_from(flow).unwrap_or(u32::MAX),
-            status: Status::Waiting,
-        };
-        if self.index(sequence) < self.requests.len() {
-            *self.request_mut(sequence) = request;
-        } else {
-            self.requests.push(request);
-        }
+        let sequence = self.requests.next();
+        let before = std::mem::replace(&mut self.flows[flow].last, sequence);
+        self.requests.push(flow, before, at);
         self.flows[flow].sent += 1;
         self.totals.sent += 1;
     }
@@ -189,28 +184,33 @@ impl Tally {
         by: Duration,
     ) -> ReplyKind {
         self.totals.corrupted += u64::from(corrupted);
-        if sequence == 0 || sequence >= self.next {
+        if sequence == 0 || sequence >= self.requests.next() {
             // The checksum matches by chance.
             self.totals.corrupted += u64::from(!corrupted);
             self.totals.damaged += 1;
             return ReplyKind::Unknown;
         }
-        let Some(request) = self.request(sequence) else {
+        let Some(request) = self.requests.get(sequence) else {
             self.totals.too_late += 1;
             return ReplyKind::Unknown;
         };
         let rtt = at
-            .checked_sub(request.sent_at)
-            .unwrap_or_else(|| by.saturating_sub(request.sent_at));
+            .checked_sub(request.sent_at())
+            .unwrap_or_else(|| by.saturating_sub(request.sent_at()));
         let flow = request.flow as usize;
         if request.status == Status::Replied {
             self.totals.duplicates += 1;
             return ReplyKind::Duplicate { rtt, flow };
         }
-        self.request_mut(sequence).status = Status::Replied;
-        self.totals.neighbours += u64::from(self.has_neighbour(sequence, request.flow));
+        self.requests.reply(sequence, rtt);
+        for neighbour in self.requests.neighbours(sequence).into_iter().flatten() {
+            if let Some(other) = neighbour.rtt() {
+                self.jitter.add(rtt.abs_diff(other));
+            }
+        }
         let was_rejected = u64::from(request.status == Status::Rejected);
         self.totals.rejected -= was_rejected;
+        self.totals.overdue -= u64::from(self.is_overdue(sequence, request.status));
         self.totals.received += 1;
         self.rtts.add(rtt);
         let counts = &mut self.flows[flow];
@@ -235,11 +235,12 @@ impl Tally {
     /// Counts a request as not delivered, and returns its flow. Returns `None` if the request does
     /// not wait for a reply.
     pub fn rejected(&mut self, sequence: u64) -> Option<usize> {
-        let request = self.request(sequence)?;
+        let request = self.requests.get(sequence)?;
         if request.status != Status::Waiting {
             return None;
         }
-        self.request_mut(sequence).status = Status::Rejected;
+        self.totals.overdue -= u64::from(self.is_overdue(sequence, request.status));
+        self.requests.get_mut(sequence).status = Status::Rejected;
         self.totals.rejected += 1;
         let flow = request.flow as usize;
         self.flows[flow].rejected += 1;
@@ -255,80 +256,74 @@ impl Tally {
         is_about_one
     }
 
-    /// Returns the sequence number and the flow of the next unanswered request that was sent before
-    /// `sent_before`. Each request is returned once.
-    pub fn overdue(&mut self, sent_before: Duration) -> Option<(u64, usize)> {
-        while self.unreported < self.next {
+    /// Returns the next unanswered request that was sent before `sent_before`, or the end of a run
+    /// of them. Requests are returned in order, each once.
+    pub fn overdue(&mut self, sent_before: Duration) -> Option<Overdue> {
+        while self.unreported < self.requests.next() {
             let sequence = self.unreported;
-            if let Some(request) = self.request(sequence) {
-                if request.sent_at >= sent_before {
-                    return None;
+            let request = self.requests.get(sequence);
+            let Some(request) = request.filter(|request| request.status == Status::Waiting) else {
+                if let Some(run) = self.end_losses() {
+                    return Some(run);
                 }
-                self.unreported += 1;
-                if request.status == Status::Waiting {
-                    return Some((sequence, request.flow as usize));
-                }
-            } else {
-                // The requests before are no longer kept either.
-                self.unreported = self.next.saturating_sub(self.capacity);
+                // The requests before the first one kept are gone, too.
+                self.unreported = (sequence + 1).max(self.requests.first());
+                continue;
+            };
+            if request.sent_at() >= sent_before {
+                return None;
             }
+            self.unreported += 1;
+            self.totals.overdue += 1;
+            let first = self.losses.map_or(sequence, |(first, _)| first);
+            self.losses = Some((first, sequence));
+            return Some(Overdue::Request {
+                sequence,
+                flow: request.flow as usize,
+                is_first: first == sequence,
+            });
         }
         None
     }
 
+    /// Ends the run of lost requests. Returns it if it is longer than one request.
+    pub fn end_losses(&mut self) -> Option<Overdue> {
+        let (first, last) = self.losses.take()?;
+        (first < last).then_some(Overdue::Run { first, last })
+    }
+
     /// Returns the send time of the first request that [`Self::overdue`] has not looked at.
     pub fn next_overdue(&self) -> Option<Duration> {
-        self.request(self.unreported).map(|request| request.sent_at)
+        let request = self.requests.get(self.unreported);
+        request.map(|request| request.sent_at())
     }
 
-    /// Whether the request of `flow` just before or after `sequence` has a reply. Flows are used in
-    /// turn, or one flow for several requests in a row.
-    fn has_neighbour(&self, sequence: u64, flow: u32) -> bool {
-        let flows = self.flows.len() as u64;
-        [1, flows].into_iter().any(|step| {
-            let both = [sequence.saturating_sub(step), sequence + step];
-            let mut requests = both
-                .into_iter()
-                .filter_map(|sequence| self.request(sequence));
-            requests.any(|request| request.flow == flow && request.status == Status::Replied)
-        })
+    /// Counts the requests between two others of their flow, of those that are kept: first those
+    /// with a reply between two without, or the other way round, then all others.
+    pub fn alternation(&self) -> [u64; 2] {
+        let mut counts = [0; 2];
+        for sequence in self.requests.first()..self.requests.next() {
+            let neighbours = self.requests.neighbours(sequence);
+            if let (Some(own), [Some(before), Some(after)]) =
+                (self.requests.get(sequence), neighbours)
+            {
+                let [own, before, after] =
+                    [own, before, after].map(|request| request.status == Status::Replied);
+                counts[usize::from(before == own || after == own)] += 1;
+            }
+        }
+        counts
     }
 
-    fn index(&self, sequence: u64) -> usize {
-        // The low bits fit into any usize.
-        usize::try_from(sequence & (self.capacity - 1)).unwrap_or_default()
-    }
-
-    fn request(&self, sequence: u64) -> Option<Request> {
-        let known = sequence > 0 && sequence < self.next;
-        let kept = known && self.next - sequence <= self.capacity;
-        kept.then(|| self.requests[self.index(sequence)])
-    }
-
-    fn request_mut(&mut self, sequence: u64) -> &mut Request {
-        let index = self.index(sequence);
-        &mut self.requests[index]
+    /// Whether [`Self::overdue`] has returned a request, which has this status.
+    fn is_overdue(&self, sequence: u64, status: Status) -> bool {
+        status == Status::Waiting && sequence < self.unreported
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tally_allocates_only_for_requests_that_were_sent() {
-        const CAPACITY: usize = 1 << 22;
-        let mut tally = Tally::new(1, CAPACITY);
-        assert!(tally.requests.capacity() < 1000);
-        for _ in 0..1000 {
-            tally.sent(0, Duration::ZERO);
-        }
-        assert!(tally.requests.capacity() < 5000);
-        assert_eq!(tally.overdue(Duration::MAX), Some((1, 0)));
-        let mut small = Tally::new(1, 64);
-        (0..1000).for_each(|_| small.sent(0, Duration::ZERO));
-        assert_eq!(small.requests.len(), 64);
-    }
 
     #[test]
     fn tally_counts_unnamed_errors_up_to_the_requests_that_wait() {

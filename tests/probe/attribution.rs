@@ -10,7 +10,7 @@ use serde_json::{Value, json as expected};
 use crate::harness::calm::undisturbed;
 use crate::harness::{DEADLINE, Daemon, client, kernel_drops, receive, uninterrupted, wait_until};
 use crate::reflectors::{
-    LONG, Reflector, end_waiting, ended, finished, json, object, probe, signal, started,
+    LONG, Reflector, end_waiting, ended, finished, joined, json, object, probe, signal, started,
 };
 
 #[test]
@@ -32,7 +32,7 @@ fn attribution_counts_each_lost_request_once_with_records() {
             let text = "place of loss, by the daemon's metrics: 0 on the way there, 0 dropped by \
                         its host, 5 refused by it, 0 on the way back";
             let run = || ended(&mut probe(daemon.address(), &args)).1;
-            let is_right = |out: &String| out.lines().any(|line| line == text);
+            let is_right = |out: &String| joined(out).contains(text);
             let out = undisturbed(run, is_right);
             assert!(is_right(&out), "{out}");
         }
@@ -132,7 +132,8 @@ fn second_signal_ends_the_wait_for_the_metrics() {
     };
     let text = "place of loss unknown: cannot read the metrics at ";
     let is_right = |(status, out, err): &(i32, String, String)| {
-        let is_shown = out.contains(text) && out.ends_with(": interrupted\n");
+        let out = joined(out);
+        let is_shown = out.contains(text) && out.ends_with(": interrupted");
         (*status, err.as_str()) == (1, "") && is_shown
     };
     // The client waits 5 s for the metrics.

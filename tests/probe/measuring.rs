@@ -4,12 +4,11 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json as expected};
-
 use crate::harness::calm::undisturbed;
 use crate::harness::{DEADLINE, Daemon, receive_from};
 use crate::reflectors::{
-    LONG, Reflector, counts, ended, finished, json, measure, object, probe, sequence, started,
+    LONG, Reflector, counts, ended, finished, joined, json, measure, object, probe, sequence,
+    started,
 };
 
 #[test]
@@ -102,9 +101,9 @@ fn probe_counts_drops_duplicates_reorders_and_damage() {
     let (_, out, _) = reflector.measure(200, &format!("{args} --quiet"));
     let line = "200 sent, 176 received, 24 lost (12%), 60 duplicates, 20 out of order, \
                 24 corrupted in ";
+    let out = joined(&out);
     assert!(out.contains(line), "{out}");
-    let foreign = "datagrams that are not replies: 320; check that the target is an echo server";
-    assert!(out.contains(foreign), "{out}");
+    assert!(out.contains("datagrams that are not replies: 320"), "{out}");
 }
 
 #[test]
@@ -164,8 +163,7 @@ fn plain_reflectors_that_skip_datagrams_get_a_hint() {
     let (status, out, _) = undisturbed(run, |(_, out, _)| out.contains("records echoed: 1;"));
     assert_eq!(status, 0);
     assert!(out.contains("8 sent, 8 received, 0 lost (0%)"), "{out}");
-    let hint = "records echoed: 1; a daemon in exchange mode would decode them, for a plain \
-                reflector use --mode echo";
+    let hint = "records echoed: 1; for a plain reflector use --mode echo";
     assert!(out.contains(hint), "{out}");
 }
 
@@ -225,7 +223,7 @@ fn probe_hints_at_exchange_mode_when_every_second_is_lost() {
             (half.measure(20, &args).1, false),
         ] {
             assert!(out.contains("20 sent, 10 received") || flows == 3, "{out}");
-            assert_eq!(out.contains(hint), is_shown, "{out}");
+            assert_eq!(joined(&out).contains(hint), is_shown, "{out}");
         }
     }
 }
@@ -234,9 +232,11 @@ fn probe_hints_at_exchange_mode_when_every_second_is_lost() {
 fn probe_reports_requests_that_were_due_but_not_sent() {
     let silent = Reflector::new(|_| vec![]);
     let args = "--rate=1000 --duration=0.2 --wait=0.4 --quiet";
-    let run = || ended(&mut probe(silent.address, args)).1;
+    let run = || joined(&ended(&mut probe(silent.address, args)).1);
     let hint = "; every flow still waited for a reply, use more --flows";
-    let out = undisturbed(run, |out| out.contains(hint));
+    let only = |out: &String| out.contains(hint) && !out.contains("stopped or blocked");
+    let out = undisturbed(run, only);
+    assert!(only(&out), "{out}");
     assert!(out.contains("1 sent, 0 received"), "{out}");
     assert!(out.contains("requests due but not sent: "), "{out}");
     assert!(out.contains(hint), "{out}");
@@ -273,32 +273,4 @@ fn probe_accounts_for_all_requests_at_a_high_rate() {
         let sum = seen["received"].as_u64().unwrap() + seen["lost"].as_u64().unwrap();
         assert_eq!((sum, &seen["corrupted"]), (20_000, &0.into()));
     }
-}
-
-#[test]
-fn json_object_has_exactly_the_promised_members() {
-    let names =
-        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
-    let daemon = Daemon::start(&[]);
-    let metrics = format!("--metrics-url=http://{}/metrics", daemon.http.unwrap());
-    let all = "attribution corrupted duplicates loss_ratio lost received records_sent reordered \
-               rtt_seconds sent target";
-    let times = ["max", "mean", "min", "p50", "p90", "p99", "stddev"];
-    let (_, seen) = json(
-        daemon.address(),
-        &format!("--count=3 --interval=0.01 {metrics} {LONG}"),
-    );
-    assert_eq!(names(&seen).join(" "), all);
-    assert_eq!(names(&seen["rtt_seconds"]), times);
-    let nowhere = expected!({"uplink": 0, "server_drops": 0, "server_refused": 0, "downlink": 0});
-    assert_eq!(seen["attribution"], nowhere);
-    assert_eq!(seen["target"], daemon.address().to_string());
-    let rtts = times.map(|name| seen["rtt_seconds"][name].as_f64().unwrap());
-    assert!(rtts.iter().all(|rtt| *rtt >= 0.0), "{seen}");
-    // Without a reply the times are null.
-    let silent = Reflector::new(|_| vec![]);
-    let (status, seen) = json(silent.address, "--count=2 --interval=0.01 --wait=0.1");
-    assert_eq!(names(&seen).join(" "), all.replace("attribution ", ""));
-    assert_eq!((status, &seen["loss_ratio"]), (1, &1.0.into()));
-    assert!(times.iter().all(|name| seen["rtt_seconds"][name].is_null()));
 }

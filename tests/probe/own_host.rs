@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::{DEADLINE, kernel_drops, receive_from, wait_until};
-use crate::reflectors::{finished, probe, started};
+use crate::reflectors::{finished, joined, probe, started};
 
 #[test]
 fn probe_reports_the_drops_of_its_own_sockets() {
@@ -37,7 +37,7 @@ fn probe_reports_the_drops_of_its_own_sockets() {
     let (code, out, _) = finished(child.wait_with_output().unwrap());
     assert_eq!(code, 0, "{out}");
     let line = format!("replies dropped by this host: {drops};");
-    assert!(out.contains(&line), "{line} {out}");
+    assert!(joined(&out).contains(&line), "{line} {out}");
 }
 
 #[test]

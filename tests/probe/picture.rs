@@ -21,8 +21,7 @@ fn terminal_picture_shows_the_output_of_the_client() {
     let run = || {
         let out = ended(&mut probe(reflector.address, ARGS)).1;
         let address = reflector.address.to_string();
-        let out = out.replace(&format!("({address})"), "(192.0.2.7:9999)");
-        let out = out.replace(&address, "reflector:9999");
+        let out = out.replace(&address, "reflector:9999 (192.0.2.7:9999)");
         let prompt = format!("$ udp-echo probe reflector:9999 {ARGS}");
         picture(&format!("{prompt}\n{out}"))
     };

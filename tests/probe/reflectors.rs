@@ -166,6 +166,11 @@ pub fn finished(output: Output) -> (i32, String, String) {
     )
 }
 
+/// Joins the lines of a text: long sentences of the client are broken into several.
+pub fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Runs a client with `--json`. Returns its status and its object.
 pub fn json(target: impl Display, args: &str) -> (i32, Value) {
     object(ended(probe(target, args).arg("--json")))
@@ -177,10 +182,12 @@ pub fn object((status, out, err): (i32, String, String)) -> (i32, Value) {
     (status, serde_json::from_str(&out).unwrap())
 }
 
-/// Returns the members that are whole numbers.
+/// Returns the counts of requests, replies and records.
 pub fn counts(value: &Value) -> BTreeMap<&str, u64> {
     let members = value.as_object().unwrap().iter();
+    let others = ["flows", "not_sent", "size"];
     members
+        .filter(|(name, _)| !others.contains(&name.as_str()))
         .filter_map(|(name, value)| Some((name.as_str(), value.as_u64()?)))
         .collect()
 }

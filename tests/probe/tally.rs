@@ -1,9 +1,10 @@
 //! The tally against a model that keeps everything and counts at the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use udp_echo::probe::tally::{ReplyKind, Tally};
+use udp_echo::probe::tally::{Overdue, ReplyKind, Tally};
 
 /// An event. The time advances by one millisecond per event.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,9 @@ proptest! {
         let mut replies: Vec<u64> = Vec::new();
         let mut rejected: Vec<u64> = Vec::new();
         let (mut corrupted, mut too_late) = (0, 0);
+        // Round-trip times in milliseconds, and their differences between requests of a flow.
+        let mut rtts: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut differences: Vec<u64> = Vec::new();
         for (now, event) in (0_u64..).zip(&events) {
             let count = sent.len() as u64;
             let kept = |sequence: u64| sequence >= 1 && sequence + CAPACITY > count;
@@ -75,7 +79,18 @@ proptest! {
                         ReplyKind::First { rtt, flow, reordered: replies.iter().any(overtaken) }
                     };
                     prop_assert_eq!(kind, expected);
+                    let is_first = !replies.contains(&sequence);
                     replies.push(sequence);
+                    let own = rtt.as_millis().try_into().unwrap();
+                    if is_first {
+                        rtts.insert(sequence, own);
+                        let before = (1..sequence).rev().find(|other| flow_of(*other) == flow);
+                        let after = (sequence + 1..=count).find(|other| flow_of(*other) == flow);
+                        let neighbours = [before, after].into_iter().flatten();
+                        let answered = neighbours.filter(|other| kept(*other));
+                        let others = answered.filter_map(|other| rtts.get(&other));
+                        differences.extend(others.map(|other| other.abs_diff(own)));
+                    }
                 }
                 Event::Reject { back } => {
                     let Some(sequence) = count.checked_sub(back) else { continue };
@@ -105,6 +120,9 @@ proptest! {
         prop_assert_eq!(totals.rejected, rejected.len() as u64);
         prop_assert_eq!(tally.outstanding(), totals.lost() - totals.rejected);
         prop_assert_eq!(tally.rtts().count(), totals.received);
+        let sum: u64 = differences.iter().sum();
+        let mean = (sum * 1_000_000).checked_div(differences.len() as u64);
+        prop_assert_eq!(tally.jitter().mean(), mean.map(Duration::from_nanos));
         for (flow, counts) in tally.flows().iter().enumerate() {
             let own = |sequence: &&u64| sent[usize::try_from(**sequence - 1).unwrap()].0 == flow;
             prop_assert_eq!(counts.received, distinct.iter().filter(own).count() as u64);
@@ -117,7 +135,11 @@ proptest! {
         replied in prop::collection::vec(any::<bool>(), 1..100), step in 1_usize..20
     ) {
         let mut tally = Tally::new(1, 128);
-        let mut overdue = Vec::new();
+        let (mut overdue, mut runs) = (Vec::new(), Vec::new());
+        let mut note = |found| match found {
+            Overdue::Request { sequence, is_first, .. } => overdue.push((sequence, is_first)),
+            Overdue::Run { first, last } => runs.push((first, last)),
+        };
         for (index, replied) in replied.iter().enumerate() {
             let now = Duration::from_millis(index as u64);
             tally.sent(0, now);
@@ -126,14 +148,29 @@ proptest! {
             }
             if index % step == 0 {
                 let before = now.saturating_sub(Duration::from_millis(5));
-                while let Some((sequence, _)) = tally.overdue(before) {
-                    overdue.push(sequence);
+                while let Some(found) = tally.overdue(before) {
+                    note(found);
                 }
             }
         }
-        overdue.extend(std::iter::from_fn(|| tally.overdue(Duration::MAX)).map(|(sequence, _)| sequence));
-        let lost = (1..).zip(&replied).filter(|(_, replied)| !**replied);
-        prop_assert_eq!(overdue, lost.map(|(sequence, _)| sequence).collect::<Vec<_>>());
+        while let Some(found) = tally.overdue(Duration::MAX) {
+            note(found);
+        }
+        tally.end_losses().into_iter().for_each(note);
+        let is_lost = |index: usize| replied.get(index) == Some(&false);
+        let lost = (0..replied.len()).filter(|index| is_lost(*index));
+        let expected: Vec<_> = lost
+            .map(|index| (index as u64 + 1, index == 0 || !is_lost(index - 1)))
+            .collect();
+        prop_assert_eq!(&overdue, &expected);
+        let firsts = expected.iter().filter(|(_, is_first)| *is_first);
+        let all_runs = firsts.map(|(first, _)| {
+            let length = (*first - 1..).take_while(|index| is_lost(usize::try_from(*index).unwrap()));
+            (*first, first + length.count() as u64 - 1)
+        });
+        let long: Vec<_> = all_runs.filter(|(first, last)| first < last).collect();
+        prop_assert_eq!(runs, long);
+        prop_assert_eq!(tally.totals().overdue, overdue.len() as u64);
     }
 }
 
@@ -142,8 +179,39 @@ fn requests_beyond_the_capacity_count_as_lost() {
     let mut tally = Tally::new(1, 4);
     (0..10).for_each(|now| tally.sent(0, Duration::from_secs(now)));
     let overdue: Vec<_> = std::iter::from_fn(|| tally.overdue(Duration::MAX)).collect();
-    assert_eq!(overdue, [(7, 0), (8, 0), (9, 0), (10, 0)]);
+    let expected: Vec<_> = (7..=10)
+        .map(|sequence| Overdue::Request {
+            sequence,
+            flow: 0,
+            is_first: sequence == 7,
+        })
+        .collect();
+    assert_eq!(overdue, expected);
+    assert_eq!(
+        tally.end_losses(),
+        Some(Overdue::Run { first: 7, last: 10 })
+    );
     assert_eq!(tally.totals().lost(), 10);
+}
+
+#[test]
+fn answered_request_ends_a_run_of_losses_at_once() {
+    let seconds = Duration::from_secs;
+    let mut tally = Tally::new(1, 16);
+    (0..4).for_each(|now| tally.sent(0, seconds(now)));
+    let firsts: Vec<_> = std::iter::from_fn(|| tally.overdue(seconds(2))).collect();
+    assert_eq!(firsts.len(), 2);
+    // The third request is not overdue yet.
+    tally.reply(3, false, seconds(3), seconds(3));
+    let run = Overdue::Run { first: 1, last: 2 };
+    assert_eq!(tally.overdue(seconds(2)), Some(run));
+    assert_eq!(tally.overdue(seconds(2)), None);
+    // A late reply is received and no longer overdue.
+    assert_eq!(tally.totals().overdue, 2);
+    tally.reply(1, false, seconds(3), seconds(3));
+    assert_eq!(tally.totals().overdue, 1);
+    assert_eq!(tally.rejected(2), Some(0));
+    assert_eq!((tally.totals().overdue, tally.totals().rejected), (0, 1));
 }
 
 #[test]

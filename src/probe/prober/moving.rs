@@ -93,7 +93,7 @@ impl Prober<'_> {
         if self.own_address.change != change {
             self.own_address.change = change;
             self.notes.address_changes += 1;
-            self.report(format_args!(
+            self.note(format_args!(
                 "own address changed from {} to {new}: using the new one",
                 address.ip()
             ));

@@ -18,7 +18,6 @@ pub(super) struct Received {
     /// Length in bytes.
     pub length: usize,
     /// TTL (IPv4) or hop limit (IPv6).
-    #[allow(dead_code, reason = "the line of a reply does not show it yet")]
     pub ttl: Option<u8>,
     /// When it arrived.
     pub at: Duration,
@@ -31,7 +30,7 @@ impl Prober<'_> {
     /// included.
     pub(super) fn receive(&mut self, timeout: Duration) -> io::Result<u64> {
         if !timeout.is_zero() {
-            self.screen.flush();
+            self.output.flush();
         }
         let Some(poller) = &mut self.poller else {
             let mut wait = Wait::Poll;
@@ -91,11 +90,12 @@ impl Prober<'_> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => {
                 if !self.take_rejections(flow) && self.tally.rejected_on(flow) {
-                    self.count_error(DeliveryError::Rejected {
+                    let error = DeliveryError::Rejected {
                         errno: error.raw_os_error().unwrap_or(0),
                         icmp: None,
                         from: None,
-                    });
+                    };
+                    self.count_error(None, error);
                 }
                 1
             }
@@ -104,16 +104,16 @@ impl Prober<'_> {
 
     /// Counts and prints a datagram.
     fn handle(&mut self, flow: usize, message: Message, received: Received) {
-        let target = self.address;
         let Received { length, at, by, .. } = received;
         match message {
             Message::Foreign => self.notes.foreign += 1,
             Message::Damaged => {
                 self.tally.damaged();
                 if length < HEADER_BYTES {
-                    self.notes.truncated_to = self.notes.truncated_to.max(Some(length));
+                    self.notes.truncated(length);
                 }
-                self.report(format_args!(
+                let target = self.address;
+                self.note(format_args!(
                     "{length} bytes from {target}: damaged reply to an unknown request"
                 ));
             }
@@ -124,14 +124,19 @@ impl Prober<'_> {
                 }
             }
             Message::Reply { sequence, change } => {
-                if let Change::Truncated { length } = change {
-                    self.notes.truncated_to = self.notes.truncated_to.max(Some(length));
+                match change {
+                    Change::Truncated { length } => self.notes.truncated(length),
+                    Change::None | Change::Altered => self.notes.whole_replies += 1,
                 }
                 let kind = self.tally.reply(sequence, change != Change::None, at, by);
-                if let ReplyKind::First { flow, rtt, .. } = kind
-                    && let Some(due) = self.exchanges.reply_received(flow, sequence, rtt, at, by)
-                {
-                    self.send_record(due, Some(rtt));
+                if let ReplyKind::First { flow, rtt, .. } = kind {
+                    if let Some(intervals) = &mut self.intervals {
+                        intervals.add(rtt);
+                    }
+                    let due = self.exchanges.reply_received(flow, sequence, rtt, at, by);
+                    if let Some(due) = due {
+                        self.send_record(due, Some(rtt));
+                    }
                 }
                 self.report_reply(sequence, change, received, kind);
             }
@@ -154,18 +159,19 @@ impl Prober<'_> {
     /// Counts an ICMP error that answers a waiting request. Others are ignored: they may be forged.
     fn count_rejection(&mut self, flow: usize, rejection: &Rejection) {
         let bytes = &rejection.bytes;
-        let is_about_one = match self.run.parse(bytes, bytes.len()) {
-            Message::Reply { sequence, .. } => self.rejected(sequence),
+        let error = rejection.into();
+        match self.run.parse(bytes, bytes.len()) {
+            Message::Reply { sequence, .. } => self.rejected(sequence, error),
             // An ICMP error need not quote the payload (RFC 792). It is then about the request that
             // the flow waits for.
             _ if bytes.len() < HEADER_BYTES => match self.exchanges.waiting_request(flow) {
-                Some(sequence) => self.rejected(sequence),
-                None => self.exchanges.is_plain() && self.tally.rejected_on(flow),
+                Some(sequence) => self.rejected(sequence, error),
+                None if self.exchanges.is_plain() && self.tally.rejected_on(flow) => {
+                    self.count_error(None, error);
+                }
+                None => {}
             },
-            _ => false,
-        };
-        if is_about_one {
-            self.count_error(rejection.into());
+            _ => {}
         }
     }
 }
@@ -173,47 +179,23 @@ impl Prober<'_> {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, UdpSocket};
-    use std::sync::atomic::AtomicU32;
 
     use super::*;
-    use crate::address::Family;
     use crate::probe::Config;
     use crate::probe::notes::Errors;
-    use crate::probe::pace::Frequency;
-    use crate::probe::screen::Screen;
+    use crate::probe::output::Output;
+    use crate::probe::signals::Signals;
     use crate::reflect::Mode;
-    use crate::udp::{Icmp, IpOptions};
+    use crate::udp::Icmp;
 
     /// Sends requests, then feeds in ICMP errors, each from a new address and with the sequence
     /// number of a request or without. Returns the counts of each kind and of further kinds.
     fn counted(mode: Mode, requests: usize, errors: &[Option<u64>]) -> (Vec<u64>, u64) {
         let silent = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let target = silent.local_addr().unwrap();
-        let config = Config {
-            target: target.to_string().parse().unwrap(),
-            mode,
-            count: None,
-            duration: None,
-            frequency: Frequency {
-                count: 1,
-                time: Duration::from_secs(1),
-            },
-            size: 64,
-            wait: Duration::from_secs(1),
-            flows: 1,
-            max_loss: 100.0,
-            metrics_url: None,
-            family: Family::Any,
-            source: None,
-            ip: IpOptions::default(),
-            report: None,
-            quiet: true,
-            json: false,
-            json_lines: false,
-            timestamps: false,
-        };
-        let (mut screen, stops) = (Screen::new(), AtomicU32::new(0));
-        let mut prober = Prober::new(&config, target, "", 7, &mut screen, &stops).unwrap();
+        let config = Config::example(&target.to_string(), mode);
+        let (mut output, signals) = (Output::new(&config, ""), Signals::default());
+        let mut prober = Prober::new(&config, target, "", 7, &mut output, &signals).unwrap();
         prober.send_requests(0, requests);
         for (from, sequence) in (1_u32..).zip(errors) {
             let mut bytes = vec![0; 64];
@@ -259,6 +241,6 @@ mod tests {
     fn prober_lists_a_bounded_number_of_error_kinds() {
         let requests: Vec<_> = (1..=60).map(Some).collect();
         let (kinds, other) = counted(Mode::Echo, requests.len(), &requests);
-        assert_eq!((kinds, other), (vec![1; Errors::MAX_KINDS], 28));
+        assert_eq!((kinds, other), (vec![1; Errors::MAX_KINDS], 29));
     }
 }

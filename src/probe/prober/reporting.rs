@@ -1,54 +1,37 @@
-//! Prints lines and progress while the loop runs.
+//! Reports events while the loop runs.
 
 use std::fmt::Arguments;
 use std::time::Duration;
 
 use super::Prober;
 use super::receiving::Received;
-use crate::probe::Config;
-use crate::probe::format::{Percent, Time};
-use crate::probe::tally::ReplyKind;
+use crate::probe::event::{Event, Reply, RequestName};
+use crate::probe::format::Percent;
+use crate::probe::notes::DeliveryError;
+use crate::probe::report::Figures;
+use crate::probe::tally::{Overdue, ReplyKind};
 use crate::probe::wire::Change;
 
 /// Time between updates of the progress line.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 impl Prober<'_> {
-    /// Prints the first line.
-    pub(super) fn report_start(&mut self) {
-        let Config {
-            mode,
-            frequency,
-            size,
-            flows,
-            ..
-        } = self.config;
-        let every = match (frequency.count, frequency.time) {
-            (1, time) => format!("one request every {}", Time(time)),
-            (count, time) => {
-                let rate = f64::from(count) / time.as_secs_f64();
-                format!("{rate} requests per second")
-            }
-        };
-        let flows = match flows {
-            1 => String::new(),
-            flows => format!(", {flows} flows"),
-        };
-        let mode = mode.name();
-        let target = self.config.shown_target(self.address);
-        self.report(format_args!(
-            "probing {target} in {mode} mode: {size} bytes, {every}{flows}"
-        ));
-    }
-
-    /// Prints a line, unless `--quiet` or `--json` is given.
-    pub(super) fn report(&mut self, line: Arguments<'_>) {
-        if self.config.lines() {
-            self.screen.line(line);
+    /// Reports an event that happened at `at`.
+    pub(super) fn report(&mut self, at: Duration, event: Event<'_>) {
+        if self.output.shows(&event) {
+            self.output.event(self.clock.since_1970(at), event);
         }
     }
 
-    /// Prints a line for a reply.
+    /// Reports a sentence about an event that happens now.
+    pub(super) fn note(&mut self, sentence: Arguments<'_>) {
+        if self.config.lines() || self.config.json_lines {
+            let now = self.clock.now();
+            self.report(now, Event::Note(&sentence.to_string()));
+        }
+    }
+
+    /// Reports a reply.
     pub(super) fn report_reply(
         &mut self,
         sequence: u64,
@@ -56,49 +39,90 @@ impl Prober<'_> {
         received: Received,
         kind: ReplyKind,
     ) {
-        let (rtt, flow, remark) = match kind {
-            _ if !self.config.lines() => return,
+        let (rtt, flow, is_reordered, is_duplicate) = match kind {
             ReplyKind::Unknown => return,
             ReplyKind::First {
                 rtt,
                 flow,
                 reordered,
-            } => (rtt, flow, if reordered { " (out of order)" } else { "" }),
-            ReplyKind::Duplicate { rtt, flow } => (rtt, flow, " (duplicate)"),
+            } => (rtt, flow, reordered, false),
+            ReplyKind::Duplicate { rtt, flow } => (rtt, flow, false, true),
         };
-        let change = match change {
-            Change::None => "",
-            Change::Truncated { .. } => " (truncated)",
-            Change::Altered => " (corrupted)",
+        let reply = Reply {
+            request: self.name(sequence, flow),
+            bytes: received.length,
+            rtt,
+            ttl: received.ttl,
+            change,
+            is_reordered,
+            is_duplicate,
         };
-        let Received { length, .. } = received;
-        let target = self.address;
-        let time = rtt.as_secs_f64() * 1e3;
-        let flow = self.flow_name(flow);
-        self.screen.line(format_args!(
-            "{length} bytes from {target}: seq={sequence}{flow} time={time:.3} ms{change}{remark}"
-        ));
+        self.report(received.at, Event::Reply(reply));
     }
 
-    /// Prints a line for each request whose reply did not arrive in time.
+    /// Counts and reports an error about a request, if it is known by its number and flow.
+    pub(super) fn count_error(&mut self, request: Option<(u64, usize)>, error: DeliveryError) {
+        self.notes.errors.add(error);
+        let request = request.map(|(sequence, flow)| self.name(sequence, flow));
+        let now = self.clock.now();
+        self.report(now, Event::Error { request, error });
+    }
+
+    /// Reports requests whose reply did not arrive in time.
     pub(super) fn report_overdue(&mut self, now: Duration) {
-        let before = now.checked_sub(self.config.wait);
-        let Some(before) = before.filter(|_| self.config.lines()) else {
+        let wait = self.config.wait;
+        let Some(before) = now.checked_sub(wait) else {
             return;
         };
-        while let Some((sequence, flow)) = self.tally.overdue(before) {
-            let flow = self.flow_name(flow);
-            let wait = Time(self.config.wait);
-            self.screen.line(format_args!(
-                "no reply to seq={sequence}{flow} within {wait}"
-            ));
+        while let Some(overdue) = self.tally.overdue(before) {
+            self.report_loss(now, overdue, Some(wait));
+        }
+    }
+
+    /// Reports the requests that have no reply at the end of the run.
+    pub(super) fn report_losses(&mut self, now: Duration) {
+        self.report_overdue(now);
+        while let Some(overdue) = self.tally.overdue(Duration::MAX) {
+            self.report_loss(now, overdue, None);
+        }
+        if let Some(run) = self.tally.end_losses() {
+            self.report_loss(now, run, None);
+        }
+    }
+
+    fn report_loss(&mut self, now: Duration, overdue: Overdue, within: Option<Duration>) {
+        let event = match overdue {
+            Overdue::Request {
+                sequence,
+                flow,
+                is_first,
+            } => Event::Lost {
+                request: self.name(sequence, flow),
+                within,
+                is_first,
+            },
+            Overdue::Run { first, last } => Event::LostRun { first, last },
+        };
+        self.report(now, event);
+    }
+
+    /// Reports the figures of an interval that has ended, and those that a signal asks for.
+    pub(super) fn report_figures(&mut self, now: Duration) {
+        let intervals = self.intervals.as_mut();
+        if let Some(figures) = intervals.and_then(|intervals| intervals.next(&self.tally, now)) {
+            self.report(now, Event::Report(&figures));
+        }
+        let asked = self.signals.reports();
+        if asked != self.reports {
+            self.reports = asked;
+            let figures = Figures::of_run(&self.tally, now);
+            self.report(now, Event::Report(&figures));
         }
     }
 
     /// Updates the progress line of `--quiet` on a terminal, once per second.
     pub(super) fn show_progress(&mut self, now: Duration) {
-        let shown = self.config.quiet && !self.config.json && self.screen.is_terminal();
-        if !shown || now < self.last_progress + PROGRESS {
+        if !self.output.has_progress() || now < self.last_progress + PROGRESS {
             return;
         }
         self.last_progress = now;
@@ -110,13 +134,14 @@ impl Prober<'_> {
             Percent(totals.lost(), totals.sent),
             now.as_secs_f64(),
         );
-        self.screen.progress(&line);
+        self.output.progress(&line);
     }
 
-    fn flow_name(&self, flow: usize) -> String {
-        match self.sockets.len() {
-            1 => String::new(),
-            _ => format!(" flow={}", flow + 1),
+    fn name(&self, sequence: u64, flow: usize) -> RequestName {
+        RequestName {
+            sequence,
+            flow,
+            source_port: self.sockets[flow].address().port(),
         }
     }
 }

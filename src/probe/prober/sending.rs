@@ -19,8 +19,26 @@ const FAST: Frequency = Frequency {
 };
 
 impl Prober<'_> {
-    /// Sends the requests that are due.
+    /// Sends the requests that are due at `now`.
     pub(super) fn send_due(&mut self, now: Duration) {
+        self.send_some_due(now);
+        self.pace.ran(now, self.exchanges.may_send());
+    }
+
+    /// Ends the sending. The last requests of a run that ends by its duration are sent now: the loop
+    /// wakes a little after they are due.
+    pub(super) fn end_sending(&mut self, now: Duration) {
+        let is_stopped = self.signals.stops() > 0;
+        let end = self.config.duration.filter(|_| !is_stopped);
+        if let Some(end) = end.filter(|_| !self.pace.is_stalled(now)) {
+            let before_end = end.min(now).saturating_sub(Duration::from_nanos(1));
+            while self.send_some_due(before_end) > 0 {}
+        }
+        self.pace.end(now, end, self.requests_left());
+    }
+
+    /// Sends at most a batch of the requests that are due. Returns their number.
+    fn send_some_due(&mut self, now: Duration) -> usize {
         let due = self.pace.due(now).min(self.requests_left());
         let due = usize::try_from(due).unwrap_or(BATCH).min(BATCH);
         let together = due >= TOGETHER && self.config.frequency.is_at_least(FAST);
@@ -28,14 +46,15 @@ impl Prober<'_> {
             if let Some(flow) = self.exchanges.next_flow() {
                 self.send_requests(flow, due);
             }
-            return;
+            return due;
         }
-        for _ in 0..due {
+        for sent in 0..due {
             let Some(flow) = self.exchanges.next_flow() else {
-                return;
+                return sent;
             };
             self.send_requests(flow, 1);
         }
+        due
     }
 
     /// Sends this number of requests over a flow.
@@ -74,8 +93,7 @@ impl Prober<'_> {
                     0
                 }
                 Err(errno) => {
-                    self.count_error(DeliveryError::Unsent(errno));
-                    self.rejected(sequence);
+                    self.rejected(sequence, DeliveryError::Unsent(errno));
                     1
                 }
             };
@@ -97,8 +115,8 @@ impl Prober<'_> {
                 let count = self.notes.unsent_records.entry(errno).or_default();
                 *count += 1;
                 if *count == 1 {
-                    let error = DeliveryError::Unsent(errno).describe(self.address);
-                    self.report(format_args!("record: {error}"));
+                    let error = DeliveryError::Unsent(errno);
+                    self.note(format_args!("record: {error}"));
                 }
             }
         }
