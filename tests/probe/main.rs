@@ -19,6 +19,7 @@ mod exchange;
 mod faults;
 mod header;
 mod measuring;
+mod output;
 mod own_host;
 mod picture;
 mod reflectors;

@@ -1,5 +1,6 @@
 //! The client on a terminal: progress line, Ctrl-C, width of the histogram.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -12,7 +13,7 @@ use nix::unistd::setsid;
 
 use crate::harness::tidy::end_with_test;
 use crate::harness::{Daemon, wait_until};
-use crate::reflectors::{LONG, ended, probe};
+use crate::reflectors::{LONG, Reflector, ended, joined, probe, sequence};
 
 /// A client on its own terminal.
 struct Terminal {
@@ -24,7 +25,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(columns: u16, daemon: &Daemon, args: &str) -> Self {
+    fn start(columns: u16, target: impl Display, args: &str) -> Self {
         let size = Winsize {
             ws_row: 24,
             ws_col: columns,
@@ -32,7 +33,7 @@ impl Terminal {
             ws_ypixel: 0,
         };
         let pty = openpty(&size, None).unwrap();
-        let mut command = probe(daemon.address(), args);
+        let mut command = probe(target, args);
         command.stdin(pty.slave.try_clone().unwrap());
         command.stdout(pty.slave.try_clone().unwrap());
         command.stderr(pty.slave);
@@ -110,6 +111,21 @@ impl Terminal {
     fn press_ctrl_c(&mut self) {
         self.keyboard.write_all(b"\x03").unwrap();
     }
+
+    fn press_ctrl_backslash(&mut self) {
+        self.keyboard.write_all(b"\x1c").unwrap();
+    }
+}
+
+/// Returns the lines as the client wrote them, without the echo of keys.
+fn lines(text: &str) -> Vec<&str> {
+    let lines = text.lines();
+    lines
+        .map(|line| {
+            let line = line.rsplit("\x1b[K").next().unwrap();
+            line.trim_start_matches("^\\").trim_start_matches("^C")
+        })
+        .collect()
 }
 
 /// Makes the process lead its own session with standard input as its terminal, so that keys send
@@ -136,7 +152,7 @@ fn progress_line_vanishes_before_the_summary_at_any_width() {
     let daemon = Daemon::start(&[]);
     for columns in [80, 40] {
         let args = format!("--quiet --interval=0.01 {LONG}");
-        let mut terminal = Terminal::start(columns, &daemon, &args);
+        let mut terminal = Terminal::start(columns, daemon.address(), &args);
         wait_until("more and more was sent", || {
             let sent = terminal.progress();
             assert!(sent.is_sorted(), "{sent:?}");
@@ -172,9 +188,9 @@ fn progress_line_vanishes_before_the_summary_at_any_width() {
 #[test]
 fn progress_is_absent_with_lines_json_or_a_pipe() {
     let daemon = Daemon::start(&[]);
-    let mut lines = Terminal::start(80, &daemon, "--interval=0.1");
+    let mut lines = Terminal::start(80, daemon.address(), "--interval=0.1");
     let long = "--interval=0.1 --duration=2 --quiet";
-    let json = Terminal::start(80, &daemon, &format!("{long} --json"));
+    let json = Terminal::start(80, daemon.address(), &format!("{long} --json"));
     let (status, out, _) = ended(&mut probe(daemon.address(), long));
     assert_eq!(status, 0);
     assert!(
@@ -189,4 +205,43 @@ fn progress_is_absent_with_lines_json_or_a_pipe() {
     let (status, text, rows) = lines.end();
     assert!(status.success() && !text.contains("in flight"), "{text:?}");
     assert!(rows.iter().any(|row| row.starts_with("--- ")), "{rows:#?}");
+}
+
+#[test]
+fn lines_are_broken_between_words_at_any_width() {
+    let reflector = Reflector::new(|request| {
+        let is_lost = sequence(request).is_multiple_of(2);
+        let reply = (!is_lost).then(|| request.to_vec());
+        reply.into_iter().chain([b"hello".to_vec()]).collect()
+    });
+    for columns in [80, 40] {
+        let args = "--mode=echo --flows=2 --interval=0.02 --wait=0.1 -D";
+        let mut terminal = Terminal::start(columns, reflector.address, args);
+        wait_until("requests are lost", || {
+            terminal.text().matches("no reply").count() > 15
+        });
+        terminal.press_ctrl_backslash();
+        wait_until("figures are shown, and the run goes on", || {
+            let text = terminal.text();
+            let after = text.split_once(" 0 to ").map(|(_, after)| after);
+            after.is_some_and(|after| after.contains("64 bytes"))
+        });
+        terminal.press_ctrl_c();
+        let (status, text, _) = terminal.end();
+        assert!(status.success(), "{text}");
+        let lines = lines(&text);
+        for line in &lines {
+            assert!(line.chars().count() <= columns.into(), "{line:?} {text}");
+        }
+        let text = joined(&lines.join(" "));
+        for sentence in [
+            "64 bytes, one request every 20 ms, 2 flows",
+            "no reply to seq=2 flow=2 within 100 ms",
+            "some flows lose requests, others do not: flow 1, from port ",
+            "round trip in ms: min ",
+            "datagrams that are not replies: ",
+        ] {
+            assert!(text.contains(sentence), "{sentence}: {text}");
+        }
+    }
 }
