@@ -18,6 +18,7 @@ mod credentials;
 mod exchange;
 mod faults;
 mod header;
+mod json;
 mod measuring;
 mod output;
 mod own_host;
