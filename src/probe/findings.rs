@@ -247,3 +247,6 @@ fn place_of_loss(finished: &Finished<'_>) -> Vec<String> {
     }
     sentences
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,6 +229,38 @@ fn probe_counts_unsent_requests_when_a_pause_outlasts_the_run() {
 }
 
 #[test]
+fn pause_of_the_process_is_not_blamed_on_the_flows() {
+    let daemon = Daemon::start(&["--timeout=none"]);
+    let (own, others) = (
+        "; this process was stopped or blocked for up to ",
+        "use more --flows",
+    );
+    let run = || {
+        let sent = daemon.metric("datagrams_echoed_total");
+        let continues = |number: f64| {
+            wait_until("the client sends", || {
+                daemon.metric("datagrams_echoed_total") > sent + number
+            });
+        };
+        let child = started(&mut probe(daemon.address(), "--rate=50 --quiet --wait=60"));
+        continues(3.0);
+        stop(&child);
+        let stopped = Instant::now();
+        wait_until("many requests are due", || {
+            stopped.elapsed() > Duration::from_secs(1)
+        });
+        signal(&child, Signal::SIGCONT);
+        continues(20.0);
+        signal(&child, Signal::SIGINT);
+        joined(&finished(child.wait_with_output().unwrap()).1)
+    };
+    let is_right = |out: &String| out.contains(own) && !out.contains(others);
+    // The flow may wait for a daemon that is delayed.
+    let out = undisturbed(run, is_right);
+    assert!(is_right(&out), "{out}");
+}
+
+#[test]
 fn closed_output_ends_the_probe_with_status_0() {
     let daemon = Daemon::start(&[]);
     let mut child = started(&mut probe(
