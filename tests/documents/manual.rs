@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
+use std::thread;
 
-use crate::harness::{Daemon, has_program, program, run};
+use crate::harness::{Daemon, has_program, program, run, unreachable};
 use crate::skip;
 
 #[path = "../../packaging/manual.rs"]
@@ -118,16 +120,74 @@ fn manual_explains_every_part_of_the_probes_output() {
         });
         words.map(|word| word.trim().to_owned()).collect()
     };
-    let text = output("--count=20 --interval=0.005 --flows=2");
+    // A count of zero is not shown.
+    let reflector = unsteady();
+    let unusual = run(program().arg("probe").arg(reflector.to_string()).args([
+        "--mode=echo",
+        "--count=10",
+        "--interval=0.01",
+        "--wait=0.2",
+        "--report=0.01",
+    ]));
+    let text = output("--count=20 --interval=0.005 --flows=2") + &unusual.1;
     for term in [terms(".SS A line per event"), terms(".SS Summary")].concat() {
         let term = term.trim_end_matches(" \" \\fIN\\fR\"");
         let seen = text.contains(term) || term == "other lines";
         assert!(seen, "{term} in {text}");
     }
-    let json = output(&format!("--count=2 --interval=0.005 --json {url}"));
+    let json = output(&format!(
+        "--count=2 --interval=0.005 --flows=2 --json {url}"
+    ));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let members: BTreeSet<_> = json.as_object().unwrap().keys().cloned().collect();
     assert_eq!(BTreeSet::from_iter(terms(".SS JSON")), members);
+    let (_kept, closed) = unreachable(Ipv4Addr::LOCALHOST.into());
+    let mut events = BTreeSet::new();
+    for target in [reflector, closed] {
+        let mut command = program();
+        command.arg("probe").arg(target.to_string()).args([
+            "--mode=echo",
+            "--count=10",
+            "--interval=0.01",
+            "--wait=0.2",
+            "--report=0.01",
+            "--json-lines",
+        ]);
+        for line in run(&mut command).1.lines() {
+            let object: serde_json::Value = serde_json::from_str(line).unwrap();
+            events.insert(object["event"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(BTreeSet::from_iter(terms(".SS JSON lines")), events);
+}
+
+/// Starts a reflector that drops, duplicates, reorders and changes replies. It ends with the test.
+fn unsteady() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut bytes = [0; 1024];
+        let mut kept = None;
+        while let Ok((length, peer)) = socket.recv_from(&mut bytes) {
+            let number = u64::from_be_bytes(bytes[4..12].try_into().unwrap());
+            let mut reply = bytes[..length].to_vec();
+            match number {
+                1 => continue,
+                2 => {
+                    kept = Some(reply);
+                    continue;
+                }
+                3 => reply[20] ^= 1,
+                _ => {}
+            }
+            // Twice for two duplicates: the plural.
+            let times = if number == 4 { 3 } else { 1 };
+            for reply in std::iter::repeat_n(reply, times).chain(kept.take()) {
+                socket.send_to(&reply, peer).unwrap();
+            }
+        }
+    });
+    address
 }
 
 #[test]
