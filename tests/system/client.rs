@@ -51,13 +51,17 @@ fn probe_bounds_icmp_errors_from_ever_new_addresses() {
         .lines()
         .filter_map(|line| line.split_once(" request"))
         .filter(|(_, rest)| rest.trim_start_matches('s').starts_with(": "));
-    let counts: Vec<u32> = counted.map(|(count, _)| count.parse().unwrap()).collect();
-    assert!(counts.len() <= 33, "{text}");
+    let counts: Vec<u32> = counted
+        .filter_map(|(count, _)| count.parse().ok())
+        .collect();
+    assert!(counts.len() <= 32, "{text}");
     let sum: u32 = counts.iter().sum();
     assert!((33..=REQUESTS).contains(&sum), "{text}");
-    // One line per kind during the run, and one in the summary.
+    // One line for each during the run, and one for each kind in the summary.
+    let errors = text.matches("\na request: ICMP administratively prohibited");
+    assert_eq!(errors.count(), sum as usize, "{text}");
     let rejections = text.matches("a firewall rejects the datagrams").count();
-    assert_eq!(rejections, 64, "{text}");
+    assert_eq!(rejections, 31, "{text}");
 }
 
 #[test]
@@ -71,11 +75,11 @@ fn probe_counts_records_that_cannot_be_sent_apart() {
     let mut command = clients.command(program().get_program().to_str().unwrap());
     command.args(["probe", REFLECTOR, "--count=1", "--wait=1"]);
     let out = command.stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+    let text = joined(&String::from_utf8(out.stdout).unwrap());
     assert!(text.contains("1 sent, 1 received"), "{text}");
-    let cause = "cannot send to 10.77.0.1:9999: Operation not permitted (os error 1); a firewall on \
-                 this host blocks it";
-    assert!(text.contains(&format!("\n1 record: {cause}")), "{text}");
+    let cause =
+        "cannot send: Operation not permitted (os error 1); a firewall on this host blocks it";
+    assert!(text.contains(&format!(" 1 record: {cause}")), "{text}");
     assert!(!text.contains(" request: "), "{text}");
 }
 
@@ -115,7 +119,7 @@ fn probe_ends_while_the_resolver_does_not_answer() {
         });
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+        joined(&String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     };
     let text = ended(start(), None);
     assert!(text.contains("no response within 5 s"), "{text}");
@@ -124,7 +128,7 @@ fn probe_ends_while_the_resolver_does_not_answer() {
     std::fs::write(&hosts, "127.0.0.1 metrics.test\n").unwrap();
     let mut child = start();
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("the port is closed")));
+    assert!(lines.any(|line| line.unwrap().contains("ICMP port unreachable")));
     while !has_nothing(&resolver) {}
     std::fs::write(&hosts, "").unwrap();
     let interrupt = || {
@@ -136,8 +140,7 @@ fn probe_ends_while_the_resolver_does_not_answer() {
     interrupt().unwrap();
     assert!(resolver.recv(&mut [0; 512]).is_ok());
     let text = ended(child, Some(Signal::SIGINT));
-    let words = "cannot read the metrics at http://metrics.test:9862/: interrupted
-";
+    let words = "cannot read the metrics at http://metrics.test:9862/: interrupted";
     assert!(text.contains(words), "{text}");
     for file in [hosts, servers] {
         std::fs::remove_file(file).unwrap();
@@ -180,20 +183,18 @@ fn link_local_addresses_have_the_name_of_their_interface() {
         command.arg(format!("--metrics-url=http://{url}"));
         let (status, out, err) = run(&mut command);
         assert!(status.success() && err.is_empty(), "{out}{err}");
-        let both = if target == listen {
+        let out = joined(&out);
+        let name = if target == listen {
             target.clone()
         } else {
             format!("{target} ({listen})")
         };
-        assert!(out.contains(&format!("probing {both} in ")), "{out}");
+        assert!(out.contains(&format!("probing {name} in ")), "{out}");
         assert!(
             out.contains(&format!("64 bytes from {listen}: seq=1 ")),
             "{out}"
         );
-        assert!(
-            out.contains(&format!("--- {target} ({listen}) ---")),
-            "{out}"
-        );
+        assert!(out.contains(&format!("--- {name} ---")), "{out}");
     }
     logs(&format!("from: [{peer}%eth0]:"));
     logs(&format!("to: [{peer}%eth0]:"));
@@ -233,6 +234,11 @@ fn port_range_sysctl_is_named_when_no_port_is_free() {
         assert_eq!((status.code(), out.as_str()), (Some(1), ""), "{err}");
         assert!(err.ends_with(hint), "{err}");
     }
+}
+
+/// Joins the lines of a text: long sentences of the client are broken into several.
+fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A process that ends with the test.

@@ -29,7 +29,7 @@ fn rejection_by_a_firewall_is_explained() {
         ),
         (
             "reject with icmp type port-unreachable",
-            "cannot reach 10.77.0.1:9999: the port is closed (ICMP port unreachable from 10.77.0.1)",
+            "3 requests: the port is closed (ICMP port unreachable from 10.77.0.1)",
         ),
         ("drop", "3 sent, 0 received, 3 lost (100%)"),
     ] {
@@ -50,8 +50,7 @@ fn rejection_by_a_firewall_is_explained() {
     assert!(out.contains("a firewall on this host blocks it"), "{out}");
     let (status, out) = probe(&clients, "[fd77::1]:9998", args);
     assert_eq!(status, 1, "{out}");
-    let words = "cannot reach [fd77::1]:9998: the port is closed (ICMPv6 port unreachable \
-                 from fd77::1)";
+    let words = "2 requests: the port is closed (ICMPv6 port unreachable from fd77::1)";
     assert!(out.contains(words), "{out}");
 }
 
@@ -74,9 +73,9 @@ fn rejection_with_the_shortest_quote_is_reported() {
             icmp.send_to(&prohibited(peer.port()), &to.into()).unwrap();
         }
         let out = child.wait_with_output().unwrap();
-        let words = "3 requests: cannot reach 10.77.0.1:9999: a firewall rejects the datagrams (ICMP \
-                     administratively prohibited from 10.77.0.1)";
-        let text = String::from_utf8(out.stdout).unwrap();
+        let words = "3 requests: a firewall rejects the datagrams (ICMP administratively prohibited \
+                     from 10.77.0.1)";
+        let text = joined(&String::from_utf8(out.stdout).unwrap());
         assert!(text.contains(words), "{mode}: {text}");
         assert!(text.contains("3 sent, 0 received, 3 lost"), "{text}");
         assert_eq!(out.status.code(), Some(1));
@@ -281,11 +280,16 @@ fn command(host: &Namespace, target: &str, args: &str) -> Command {
     command
 }
 
-/// Runs the client. Returns its exit status and output.
+/// Runs the client. Returns its exit status and its output as one line.
 fn probe(host: &Namespace, target: &str, args: &str) -> (i32, String) {
     let (status, out, err) = run(&mut command(host, target, args));
     assert_eq!(err, "");
-    (status.code().unwrap(), out)
+    (status.code().unwrap(), joined(&out))
+}
+
+/// Joins the lines of a text: long sentences of the client are broken into several.
+fn joined(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn started(host: &Namespace, target: &str, args: &str) -> Child {
