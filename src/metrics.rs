@@ -1,4 +1,4 @@
-//! The metrics, each declared once in `catalogue`. Over 400 lines: the parts share private types.
+//! The metrics, each declared once in `catalogue`.
 //!
 //! Each worker counts in its own memory ([`Counts`]); a scrape sums the workers up.
 
@@ -6,6 +6,7 @@ mod catalogue;
 mod clocks;
 mod counts;
 mod process;
+mod summary;
 
 use std::fmt;
 use std::io;
@@ -19,12 +20,12 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
-use crate::reflect::Refusal;
 use catalogue::FAMILIES;
 pub use clocks::Clocks;
 use clocks::steady;
 pub(crate) use counts::errno_name;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment};
+pub use summary::{MetricsSummary, SocketState};
 
 /// The kernel's figures of a socket (`SO_MEMINFO`, socket(7)).
 #[derive(Debug, Clone, Copy)]
@@ -81,43 +82,6 @@ pub struct MetricsSources {
     pub last: Mutex<Option<(Instant, f64)>>,
 }
 
-/// Sums over all workers, for the status page and the status line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
-pub struct MetricsSummary {
-    pub received: u64,
-    pub echoed: u64,
-    pub decoded: u64,
-    pub decode_errors: u64,
-    pub empty: u64,
-    /// By [`Refusal`].
-    pub refused: [u64; Refusal::ALL.len()],
-    pub send_errors: u64,
-    pub truncated: u64,
-    pub drops: u64,
-    pub peers: u64,
-}
-
-impl MetricsSummary {
-    /// The datagrams refused for any reason.
-    pub fn refused(&self) -> u64 {
-        self.refused.iter().sum()
-    }
-}
-
-/// A socket, for the status page.
-#[derive(Debug, Clone)]
-pub struct SocketState {
-    /// The address that the socket is bound to.
-    pub listen: String,
-    /// The worker's number.
-    pub worker: String,
-    /// The requested receive and send buffer sizes, in bytes.
-    pub requested: [Option<usize>; 2],
-    /// The kernel's figures; `None` if they cannot be read.
-    pub reading: Option<SocketReading>,
-}
-
 /// The daemon's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -159,38 +123,6 @@ impl Metrics {
     /// The time since the start of the daemon, suspends included.
     pub fn uptime(&self) -> Duration {
         self.sources.uptime((self.sources.clocks)())
-    }
-
-    /// Every socket, for the status page.
-    pub fn sockets(&self) -> Vec<SocketState> {
-        let workers = self.sources.workers.iter();
-        let state = |worker: &WorkerMetrics| SocketState {
-            listen: worker.listen.clone(),
-            worker: worker.worker.clone(),
-            requested: worker.requested,
-            reading: (worker.read_socket)().ok(),
-        };
-        workers.map(state).collect()
-    }
-
-    /// Sums over all workers.
-    pub fn summary(&self) -> MetricsSummary {
-        let sources = &self.sources;
-        let workers = sources.workers.iter();
-        let readings = workers.filter_map(|worker| (worker.read_socket)().ok());
-        MetricsSummary {
-            received: sources.sum(|counts| counts.received.get()),
-            echoed: sources.sum(|counts| counts.echoed.get()),
-            decoded: sources.sum(|counts| counts.decoded.get()),
-            decode_errors: sources.sum(|counts| counts.decode_errors.get()),
-            empty: sources.sum(|counts| counts.empty.get()),
-            refused: Refusal::ALL
-                .map(|refusal| sources.sum(|counts| counts.refused[refusal as usize].get())),
-            send_errors: sources.sum(|counts| counts.send_errors.sum()),
-            truncated: sources.sum(|counts| counts.truncated.get()),
-            drops: readings.map(|reading| reading.drops).sum(),
-            peers: sources.sum(|counts| counts.peers.get()),
-        }
     }
 }
 
@@ -361,14 +293,20 @@ impl MetricsSources {
         now.since_boot.saturating_sub(self.started.since_boot)
     }
 
+    /// The arrival of the last datagram.
+    fn last_arrival(&self) -> Option<Instant> {
+        let epoch = self.started.monotonic;
+        let workers = self.workers.iter();
+        workers
+            .filter_map(|worker| worker.counts.last_datagram.get(epoch))
+            .max()
+    }
+
     /// The arrival of the last datagram, in seconds since the UNIX epoch; 0 before the first. The
     /// workers read only the monotonic clock. While no datagram comes, the value changes only if
     /// the clock is set.
     fn last_datagram(&self) -> f64 {
-        let epoch = self.started.monotonic;
-        let moments = self.workers.iter();
-        let last = moments.filter_map(|worker| worker.counts.last_datagram.get(epoch));
-        let Some(last) = last.max() else {
+        let Some(last) = self.last_arrival() else {
             return 0.0;
         };
         let now = (self.clocks)();

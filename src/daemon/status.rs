@@ -171,6 +171,7 @@ impl Site for Status {
             health: self.healthy(),
             ready: self.ready(),
             summary: self.metrics.summary(),
+            last_datagram: self.metrics.since_last_datagram(),
             sockets: &self.metrics.sockets(),
             options: &self.options,
         };

@@ -97,6 +97,7 @@ mod tests {
                 value("udp_echo_last_datagram_timestamp_seconds "),
             ]
         };
+        assert_eq!(metrics.since_last_datagram(), None);
         let epoch = clocks().monotonic;
         advance(Duration::from_secs(4));
         other.last_datagram.set(epoch, clocks().monotonic);
@@ -111,5 +112,7 @@ mod tests {
             assert_eq!(shown(), [ahead + 20, ahead + 25]);
         }
         assert_eq!(metrics.uptime(), Duration::from_secs(4005));
+        let ago = metrics.since_last_datagram();
+        assert_eq!(ago, Some(Duration::from_secs(4000)));
     }
 }

@@ -101,7 +101,7 @@ impl ErrorCounts {
     }
 
     /// The names, in the order of their indices.
-    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    pub fn names() -> impl Iterator<Item = &'static str> {
         ERRNOS.iter().map(|(_, name)| *name).chain(["other"])
     }
 

@@ -39,7 +39,7 @@ impl History {
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 pub(super) fn rate(
     samples: &[(Instant, MetricsSummary)],
-    count: fn(&MetricsSummary) -> u64,
+    count: impl Fn(&MetricsSummary) -> u64,
 ) -> f64 {
     let (Some((start, first)), Some((end, last))) = (samples.first(), samples.last()) else {
         return 0.0;

@@ -29,10 +29,14 @@ const refresh = async () => {
     const revision = (part) => part.querySelector("h1").dataset.revision;
     // The page of another version may need another style and script.
     if (revision(now) !== revision(main)) location.reload();
-    // A refresh would drop the selection.
+    // A refresh would drop the selection. The state is always current.
     if (getSelection().isCollapsed) renew(main, now);
+    else renew(main.querySelector("#state"), now.querySelector("#state"));
   } catch {
     lost = true;
+    const state = document.querySelector("#state");
+    state.textContent = "no answer";
+    state.className = "bad";
   }
   document.body.classList.toggle("lost", lost);
 };
@@ -42,4 +46,5 @@ const again = async () => {
   setTimeout(again, 2000);
 };
 setTimeout(again, 2000);
+document.body.classList.add("live");
 document.addEventListener("visibilitychange", refresh);

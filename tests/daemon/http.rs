@@ -66,7 +66,7 @@ fn status_page_works_without_a_script() {
     for address in &daemon.listen {
         assert_has(
             &page,
-            &format!("<th scope=\"row\">{address}<td>0<td>64 KiB (requested 64 KiB)"),
+            &format!("<th scope=\"row\">{address}<td>0<td>0<td>0 B<td>64 KiB (requested 64 KiB)"),
         );
     }
     for (id, count) in [("received", 3), ("echoed", 3), ("decoded", 0), ("drops", 0)] {

@@ -16,6 +16,7 @@ mod harness;
 mod activated;
 mod balanced;
 mod booted;
+mod browser;
 mod changed;
 mod client;
 mod dashboard;

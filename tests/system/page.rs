@@ -1,14 +1,23 @@
 //! The status page in a real browser.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::thread;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::{DEADLINE, Daemon, client, receive, wait_until};
+use crate::browser::Browser;
+use crate::harness::{Daemon, client, receive, wait_until};
+
+/// Desktop and phone, in both colour schemes: width, scheme and background.
+const VIEWS: [(u32, &str, &str); 4] = [
+    (1100, "light", "rgb(252, 252, 253)"),
+    (1100, "dark", "rgb(17, 17, 19)"),
+    (390, "light", "rgb(252, 252, 253)"),
+    (390, "dark", "rgb(17, 17, 19)"),
+];
+/// The text that is visible.
+const TEXT: &str = "return document.body.innerText";
 
 #[test]
 #[ignore = "needs Chromium and its driver; .ci/run runs it"]
@@ -16,7 +25,7 @@ fn status_page_works_in_desktop_and_mobile_browsers() {
     let daemon = Daemon::start(&["--mode=echo", "--workers=2", "--recv-buffer=64KiB"]);
     let browser = Browser::start();
     let url = format!("http://{}/", daemon.http.unwrap());
-    browser.ask("url", &json!({ "url": url }));
+    browser.open(&url);
     assert_eq!(
         browser.run("return document.querySelector('#received').textContent"),
         "0"
@@ -53,19 +62,117 @@ fn status_page_works_in_desktop_and_mobile_browsers() {
             .as_u64()
             .is_some_and(|points| points > 4)
     });
-    browser.screenshot("desk");
-
-    let phone = json!({ "width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true });
-    browser.devtools("Emulation.setDeviceMetricsOverride", &phone);
-    let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
-    browser.devtools("Emulation.setEmulatedMedia", &dark);
-    let width = browser.run("return document.documentElement.scrollWidth");
-    assert_eq!(width, 390, "the page fits");
-    let paper = browser.run("return getComputedStyle(document.body).backgroundColor");
-    assert_eq!(paper, "rgb(17, 17, 19)", "the page is dark");
-    browser.screenshot("phone");
-
+    for (width, scheme, paper) in VIEWS {
+        browser.show(width, scheme);
+        let scrolled = browser.run("return document.documentElement.scrollWidth");
+        assert_eq!(scrolled, width, "the page fits");
+        let seen = browser.run("return getComputedStyle(document.body).backgroundColor");
+        assert_eq!(seen, paper, "the page is {scheme}");
+        let faults = browser.run("return document.querySelectorAll('main .bad').length");
+        assert_eq!(faults, 0);
+        browser.screenshot(&format!("{width}-{scheme}"));
+    }
     browser.assert_content();
+}
+
+#[test]
+#[ignore = "needs Chromium and its driver; .ci/run runs it"]
+fn status_page_shows_drops_above_refusals_in_every_view() {
+    // Every client is refused.
+    let args = [
+        "--mode=echo",
+        "--recv-buffer=4KiB",
+        "--min-source-port=65535",
+    ];
+    let daemon = Daemon::start(&args);
+    let peer = client(daemon.address());
+    daemon.pause();
+    for _ in 0..1000 {
+        peer.send(&[0; 100]).unwrap();
+    }
+    daemon.resume();
+    let drops = daemon.metric("socket_drops_total");
+    assert!(drops > 0.0);
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/", daemon.http.unwrap()));
+    wait_until("the chart shows the drops", || {
+        browser.run("return document.querySelector('path.mark').getAttribute('d')") != ""
+    });
+    let [dropped, refused] = ["drops", "source_port"].map(|id| {
+        let text = browser.run(&format!(
+            "return document.querySelector('#{id}').textContent"
+        ));
+        text.as_str()
+            .unwrap()
+            .replace('\u{202f}', "")
+            .parse::<f64>()
+            .unwrap()
+    });
+    assert!(
+        (dropped - drops).abs() < 0.5 && refused > 0.0,
+        "{dropped} {refused}"
+    );
+
+    // The topmost element at the upper end of the first mark.
+    let top = "const mark = document.querySelector('path.mark');\
+               const { x, y } = mark.getPointAtLength(1).matrixTransform(mark.getScreenCTM());\
+               return document.elementFromPoint(x, y)?.getAttribute('class')";
+    // The right edge of the drops in a socket's row, in the part that is shown without scrolling.
+    let edge = "const wide = document.querySelector('.wide'); wide.scrollLeft = 0;\
+                const heading = wide.querySelector('th[scope=row]');\
+                heading.textContent = arguments[0] ?? heading.textContent;\
+                const [, dropped] = heading.parentNode.querySelectorAll('td');\
+                return [dropped.textContent !== '0',\
+                        dropped.getBoundingClientRect().right <= wide.getBoundingClientRect().right]";
+    for (width, scheme, _) in VIEWS {
+        browser.show(width, scheme);
+        browser.screenshot(&format!("drops-{width}-{scheme}"));
+        let bad = if scheme == "dark" {
+            "rgb(255, 149, 146)"
+        } else {
+            "rgb(206, 44, 49)"
+        };
+        for place in ["#drops", ".tile b.bad", ".wide td.bad"] {
+            let style = browser.run(&format!(
+                "const style = getComputedStyle(document.querySelector('{place}')); \
+                 return [style.color, style.fontWeight]"
+            ));
+            assert_eq!(style, json!([bad, "600"]), "{place} {width} {scheme}");
+        }
+        assert_eq!(browser.run(top), "third mark", "{width} {scheme}");
+        let long = "'[2001:db8:1234:5678:9abc:def0:1234:5678]:65535'";
+        for edge in [edge.into(), edge.replace("arguments[0]", long)] {
+            assert_eq!(browser.run(&edge), json!([true, true]), "{width} {scheme}");
+        }
+    }
+    browser.assert_content();
+}
+
+#[test]
+#[ignore = "needs Chromium and its driver; .ci/run runs it"]
+fn status_page_without_a_script_expires() {
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let page = daemon.get("/").body;
+    assert_eq!(daemon.stop().code(), Some(0));
+    // The browser runs no script of the page. It would not answer the test while it waits for the
+    // reload of a page without scripts.
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\
+                Content-Security-Policy: script-src 'none'\r\nConnection: close\r\n\r\n";
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", server.local_addr().unwrap());
+    thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        stream
+            .write_all((head.to_owned() + &page).as_bytes())
+            .unwrap();
+    });
+    let browser = Browser::start();
+    browser.open(&url);
+    let has = |text: &str| browser.run(TEXT).as_str().unwrap().contains(text);
+    wait_until("the state expires", || !has("healthy"));
+    assert!(has("No answer from the daemon"));
+    assert!(has("received per second"));
 }
 
 #[test]
@@ -75,7 +182,7 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
     let peer = client(daemon.address());
     let browser = Browser::start();
     let url = format!("http://{}/", daemon.http.unwrap());
-    browser.ask("url", &json!({ "url": url }));
+    browser.open(&url);
     let phone = json!({ "width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true });
     browser.devtools("Emulation.setDeviceMetricsOverride", &phone);
 
@@ -118,7 +225,7 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
     let script = |disabled| {
         let value = json!({ "value": disabled });
         browser.devtools("Emulation.setScriptExecutionDisabled", &value);
-        browser.ask("url", &json!({ "url": url }));
+        browser.open(&url);
     };
     script(true);
     let shown = || browser.run("return document.querySelector('#received')?.textContent");
@@ -129,19 +236,30 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
     script(false);
     browser.assert_content();
 
-    let lost = "return getComputedStyle(document.querySelector('#lost')).display";
-    assert_eq!(browser.run(lost), "none");
+    let lost = "return getComputedStyle(document.querySelector('#lost')).visibility";
+    let is_healthy = || browser.run(TEXT).as_str().unwrap().contains("healthy");
+    assert_eq!((browser.run(lost), is_healthy()), (json!("hidden"), true));
     daemon.pause();
     wait_until("the page shows that the daemon does not answer", || {
-        browser.run(lost) == "block"
+        browser.run(lost) == "visible"
     });
+    assert!(!is_healthy());
+    // Selected text is not replaced, but the state is.
+    browser.run("getSelection().selectAllChildren(document.querySelector('#received'))");
     daemon.resume();
-    wait_until("the daemon answers again", || browser.run(lost) == "none");
+    wait_until("the daemon answers again", || browser.run(lost) == "hidden");
+    assert!(is_healthy());
+    browser.run("getSelection().empty()");
     let (address, http) = (daemon.address(), daemon.http.unwrap());
     assert!(daemon.stop().success());
     wait_until("the page shows that the daemon does not answer", || {
-        browser.run(lost) == "block"
+        browser.run(lost) == "visible"
     });
+    assert!(!is_healthy());
+    for (width, scheme, _) in VIEWS {
+        browser.show(width, scheme);
+        browser.screenshot(&format!("lost-{width}-{scheme}"));
+    }
     let left = browser.run("return document.querySelector('#received').textContent");
     assert!(left != "0", "the last figures stay: {left}");
     // Another program on the port is not the daemon.
@@ -153,169 +271,13 @@ fn status_page_updates_in_place_and_outlives_the_daemon() {
         stream.write_all(answer.as_bytes()).unwrap();
     }
     drop(other);
-    assert_eq!((browser.run(lost), shown()), (json!("block"), left));
+    assert_eq!((browser.run(lost), shown()), (json!("visible"), left));
+    assert!(!is_healthy());
     let _another = Daemon::start(&[
         &format!("--listen={address}"),
         &format!("--metrics-listen={http}"),
     ]);
     wait_until("the page shows the next daemon", || {
-        browser.run(lost) == "none" && shown() == "0"
+        browser.run(lost) == "hidden" && is_healthy() && shown() == "0"
     });
-}
-
-/// A browser without a screen, and its driver (`WebDriver`, W3C).
-struct Browser {
-    driver: Child,
-    address: SocketAddr,
-    session: String,
-}
-
-impl Browser {
-    fn start() -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is installed");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines.find_map(|line| {
-            let line = line.unwrap();
-            let rest = line.split("successfully on port ").nth(1)?;
-            rest.trim_end_matches('.').parse().ok()
-        });
-        // chromedriver blocks if its output is not read.
-        thread::spawn(move || lines.for_each(drop));
-        let mut browser = Self {
-            driver,
-            address: ([127, 0, 0, 1], port.expect("a port")).into(),
-            session: String::new(),
-        };
-        let arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--window-size=1000,900",
-        ];
-        let capabilities = json!({ "capabilities": { "alwaysMatch": {
-            "goog:chromeOptions": { "args": arguments },
-            "goog:loggingPrefs": { "browser": "ALL" },
-        }}});
-        let session = browser.request("POST", "/session", &capabilities);
-        session["sessionId"]
-            .as_str()
-            .expect("a session")
-            .clone_into(&mut browser.session);
-        browser
-    }
-
-    /// Runs a script in the page.
-    fn run(&self, script: &str) -> Value {
-        self.ask("execute/sync", &json!({ "script": script, "args": [] }))
-    }
-
-    /// Asserts that the console has no message.
-    fn assert_content(&self) {
-        let complaints = self.ask("se/log", &json!({ "type": "browser" }));
-        assert_eq!(complaints, json!([]));
-    }
-
-    fn devtools(&self, command: &str, parameters: &Value) {
-        self.ask(
-            "goog/cdp/execute",
-            &json!({ "cmd": command, "params": parameters }),
-        );
-    }
-
-    /// Writes a screenshot of the page to target/.
-    fn screenshot(&self, name: &str) {
-        let picture = self.request(
-            "GET",
-            &format!("/session/{}/screenshot", self.session),
-            &json!(null),
-        );
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let file = std::fs::File::create(folder.join(format!("page-{name}.png"))).unwrap();
-        let mut decoder = Command::new("base64")
-            .arg("--decode")
-            .stdin(Stdio::piped())
-            .stdout(file)
-            .spawn()
-            .unwrap();
-        let mut stdin = decoder.stdin.take().unwrap();
-        stdin
-            .write_all(picture.as_str().expect("a picture").as_bytes())
-            .unwrap();
-        drop(stdin);
-        assert!(decoder.wait().unwrap().success());
-    }
-
-    fn ask(&self, what: &str, parameters: &Value) -> Value {
-        self.request(
-            "POST",
-            &format!("/session/{}/{what}", self.session),
-            parameters,
-        )
-    }
-
-    fn request(&self, method: &str, path: &str, body: &Value) -> Value {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        // A browser may start slowly.
-        stream.set_read_timeout(Some(DEADLINE * 3)).unwrap();
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        let address = self.address;
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut reader = BufReader::new(stream);
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            let line = line.trim_end().to_lowercase();
-            if let Some(number) = line.strip_prefix("content-length:") {
-                length = number.trim().parse().unwrap();
-            }
-            if line.is_empty() {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).unwrap();
-        let mut answer: Value = serde_json::from_slice(&body).unwrap();
-        let value = answer["value"].take();
-        assert!(value.get("error").is_none(), "{path}: {value}");
-        value
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // Otherwise the browser outlives its driver. The driver requires its own address as Host.
-        if let Ok(mut stream) = TcpStream::connect(self.address) {
-            let (session, address) = (&self.session, self.address);
-            let _ = write!(
-                stream,
-                "DELETE /session/{session} HTTP/1.1\r\nHost: {address}\r\n\r\n"
-            );
-            let _ = stream.set_read_timeout(Some(DEADLINE));
-            let _ = stream.read(&mut [0; 1024]);
-        }
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-    }
 }

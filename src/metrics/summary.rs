@@ -1,0 +1,153 @@
+//! The figures of the status page and the status line: sums over all workers, and the sockets.
+
+use std::time::Duration;
+
+use super::{ErrorCounts, Metrics, WorkerMetrics};
+use crate::metrics::SocketReading;
+use crate::reflect::Refusal;
+
+/// Sums over all workers, for the status page and the status line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
+pub struct MetricsSummary {
+    pub received: u64,
+    pub received_bytes: u64,
+    pub echoed: u64,
+    pub echoed_bytes: u64,
+    pub decoded: u64,
+    pub decode_errors: u64,
+    pub empty: u64,
+    /// By [`Refusal`].
+    pub refused: [u64; Refusal::ALL.len()],
+    /// In the order of [`ErrorCounts::names`].
+    pub send_errors: [u64; ErrorCounts::NAMES],
+    pub truncated: u64,
+    pub drops: u64,
+    pub peers: u64,
+}
+
+impl MetricsSummary {
+    /// The datagrams refused for any reason.
+    pub fn refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+
+    /// The replies that could not be sent for any reason.
+    pub fn send_errors(&self) -> u64 {
+        self.send_errors.iter().sum()
+    }
+}
+
+/// A socket, for the status page.
+#[derive(Debug, Clone)]
+pub struct SocketState {
+    /// The address that the socket is bound to.
+    pub listen: String,
+    /// The worker's number.
+    pub worker: String,
+    /// The requested receive and send buffer sizes, in bytes.
+    pub requested: [Option<usize>; 2],
+    /// The kernel's figures; `None` if they cannot be read.
+    pub reading: Option<SocketReading>,
+}
+
+impl Metrics {
+    /// Every socket, for the status page.
+    pub fn sockets(&self) -> Vec<SocketState> {
+        let workers = self.sources.workers.iter();
+        let state = |worker: &WorkerMetrics| SocketState {
+            listen: worker.listen.clone(),
+            worker: worker.worker.clone(),
+            requested: worker.requested,
+            reading: (worker.read_socket)().ok(),
+        };
+        workers.map(state).collect()
+    }
+
+    /// Sums over all workers.
+    pub fn summary(&self) -> MetricsSummary {
+        let sources = &self.sources;
+        let workers = sources.workers.iter();
+        let readings = workers.filter_map(|worker| (worker.read_socket)().ok());
+        MetricsSummary {
+            received: sources.sum(|counts| counts.received.get()),
+            received_bytes: sources.sum(|counts| counts.received_bytes.get()),
+            echoed: sources.sum(|counts| counts.echoed.get()),
+            echoed_bytes: sources.sum(|counts| counts.echoed_bytes.get()),
+            decoded: sources.sum(|counts| counts.decoded.get()),
+            decode_errors: sources.sum(|counts| counts.decode_errors.get()),
+            empty: sources.sum(|counts| counts.empty.get()),
+            refused: Refusal::ALL
+                .map(|refusal| sources.sum(|counts| counts.refused[refusal as usize].get())),
+            send_errors: std::array::from_fn(|index| {
+                sources.sum(|counts| counts.send_errors.get(index))
+            }),
+            truncated: sources.sum(|counts| counts.truncated.get()),
+            drops: readings.map(|reading| reading.drops).sum(),
+            peers: sources.sum(|counts| counts.peers.get()),
+        }
+    }
+
+    /// The time since the last datagram, without suspends; `None` before the first.
+    pub fn since_last_datagram(&self) -> Option<Duration> {
+        let last = self.sources.last_arrival()?;
+        let now = (self.sources.clocks)().monotonic;
+        Some(now.saturating_duration_since(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+    use crate::metrics::{Clocks, Counts, MetricsSources};
+
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn clocks() -> Clocks {
+        Clocks {
+            monotonic: Instant::now(),
+            since_boot: Duration::ZERO,
+            today: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn summary_adds_the_workers_by_reason_and_errno() {
+        let worker = |times: u64| {
+            let counts = Counts::default();
+            counts.received_bytes.add(100 * times);
+            counts.echoed_bytes.add(10 * times);
+            counts.refused[Refusal::RateLimit as usize].add(times);
+            let error = io::Error::from_raw_os_error(libc::EPERM);
+            for _ in 0..times {
+                counts.send_errors.count(&error);
+            }
+            WorkerMetrics {
+                listen: String::new(),
+                worker: times.to_string(),
+                counts: Arc::new(counts),
+                requested: [None; 2],
+                read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
+            }
+        };
+        let metrics = Metrics::new(MetricsSources {
+            workers: vec![worker(1), worker(2)],
+            timestamps: false,
+            config_info: Vec::new(),
+            dropped_log_lines: Arc::default(),
+            read_limits: || [None; 2],
+            started: clocks(),
+            clocks,
+            last: Mutex::default(),
+        });
+        let summary = metrics.unwrap().summary();
+        assert_eq!([summary.received_bytes, summary.echoed_bytes], [300, 30]);
+        assert_eq!((summary.refused, summary.refused()), ([0, 0, 0, 3], 3));
+        let errors = ErrorCounts::names().zip(summary.send_errors);
+        let errors: Vec<_> = errors.filter(|(_, count)| *count > 0).collect();
+        assert_eq!((errors, summary.send_errors()), (vec![("EPERM", 3)], 3));
+    }
+}
