@@ -136,6 +136,34 @@ fn rules_and_dashboard_use_existing_labels() {
 }
 
 #[test]
+fn alerts_link_to_their_rows_in_readme() {
+    let rules = read("packaging/prometheus/alerting.rules.yml");
+    let url = "url: file:///usr/share/doc/udp-echo/README.md\n";
+    assert!(rules.contains(url));
+    assert_eq!(rules.matches("README.md").count(), 1, "one prefix");
+    let asset = "[\"README.md\", \"usr/share/doc/udp-echo/\", ";
+    assert!(read("Cargo.toml").contains(asset));
+    let mut names = BTreeSet::new();
+    for alert in rules.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap().to_lowercase();
+        let prefix = "{{ query \"udp_echo:runbooks\" | first | label \"url\" }}";
+        let link = format!("\n          runbook_url: '{prefix}#{name}'\n");
+        assert!(alert.contains(&link), "no {link} in {alert}");
+        names.insert(name);
+    }
+    let mut sections = readme::sections().into_iter();
+    let section = sections.find(|section| section.title == "When something is wrong");
+    let section = section.unwrap().text;
+    let rows = section.lines().filter(|line| line.starts_with('|'));
+    let anchors: Vec<_> = rows
+        .flat_map(|row| row.split("<a id=\"").skip(1))
+        .map(|rest| rest.split("\"></a>").next().unwrap().to_owned())
+        .collect();
+    assert_eq!(anchors.len(), names.len(), "{anchors:?}");
+    assert_eq!(anchors.into_iter().collect::<BTreeSet<_>>(), names);
+}
+
+#[test]
 fn manual_names_the_members_of_the_json_object() {
     let manual = read("packaging/manual/udp-echo-probe.1.in");
     let words: BTreeSet<_> = manual.split(|other| !is_of_a_name(other)).collect();
