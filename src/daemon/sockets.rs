@@ -177,10 +177,7 @@ pub(super) fn worker_metrics(
 pub(super) fn read_limits() -> [Option<usize>; 2] {
     static LIMITS: OnceLock<Option<BufferLimits>> = OnceLock::new();
     let limits = LIMITS.get_or_init(|| BufferLimits::new().ok()).as_ref();
-    [
-        limits.and_then(|limits| limits.receive().ok()),
-        limits.and_then(|limits| limits.send().ok()),
-    ]
+    BufferLimits::BOTH.map(|read| limits.and_then(|limits| read(limits).ok()))
 }
 
 /// Logs the addresses and settings in use, and warns of buffers smaller than requested.
@@ -265,13 +262,13 @@ fn warn_of_small_buffers(config: &Config, sockets: &[Arc<Socket>]) {
         ("receive", "rmem_max", "ReceiveBuffer"),
         ("send", "wmem_max", "SendBuffer"),
     ];
-    for (buffer, (name, sysctl, unit)) in names.into_iter().enumerate() {
+    let buffers = names.into_iter().zip(read_limits()).enumerate();
+    for (buffer, ((name, sysctl, unit), limit)) in buffers {
         let Some(requested) = requested[buffer].given() else {
             continue;
         };
         let mut granted = sockets.iter().filter_map(|socket| granted(socket));
         if let Some(granted) = granted.find(|granted| granted[buffer] < requested) {
-            let limit = read_limits()[buffer];
             let limit = limit.map_or("too low".into(), |limit| limit.to_string());
             warn!(
                 "using a {name} buffer of {} instead of {}: net.core.{sysctl} is {limit}; \

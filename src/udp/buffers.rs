@@ -50,19 +50,15 @@ impl Socket {
 
     /// Requests sizes for the receive and the send buffer.
     pub(super) fn size_buffers(&self, wanted: [BufferSize; 2]) -> io::Result<()> {
-        let [receive, send] = self.buffer_sizes()?;
-        self.size_buffer(
-            wanted[0],
-            receive / 2,
-            BufferLimits::receive,
+        let options = [
             [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF],
-        )?;
-        self.size_buffer(
-            wanted[1],
-            send / 2,
-            BufferLimits::send,
             [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF],
-        )
+        ];
+        let present = self.buffer_sizes()?;
+        for (buffer, limit) in BufferLimits::BOTH.into_iter().enumerate() {
+            self.size_buffer(wanted[buffer], present[buffer] / 2, limit, options[buffer])?;
+        }
+        Ok(())
     }
 
     /// Requests a buffer size. `present` is the size that would have to be requested for the

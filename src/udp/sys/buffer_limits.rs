@@ -13,6 +13,9 @@ use socket2::{Domain, Socket, Type};
 pub(crate) struct BufferLimits(Socket);
 
 impl BufferLimits {
+    /// The limits on receive and on send buffers, in the order of every pair of buffers.
+    pub(crate) const BOTH: [fn(&Self) -> io::Result<usize>; 2] = [Self::receive, Self::send];
+
     /// Opens the UNIX socket.
     ///
     /// # Errors
@@ -25,7 +28,7 @@ impl BufferLimits {
     ///
     /// # Errors
     /// The errors of setsockopt(2) and getsockopt(2).
-    pub(crate) fn receive(&self) -> io::Result<usize> {
+    fn receive(&self) -> io::Result<usize> {
         self.0.set_recv_buffer_size(MAX_REQUEST)?;
         Ok(self.0.recv_buffer_size()? / 2)
     }
@@ -34,7 +37,7 @@ impl BufferLimits {
     ///
     /// # Errors
     /// The errors of setsockopt(2) and getsockopt(2).
-    pub(crate) fn send(&self) -> io::Result<usize> {
+    fn send(&self) -> io::Result<usize> {
         self.0.set_send_buffer_size(MAX_REQUEST)?;
         Ok(self.0.send_buffer_size()? / 2)
     }
@@ -76,11 +79,10 @@ mod tests {
             limits.0.set_send_buffer_size(1).unwrap();
             sizes()
         };
-        let [receive, send] = shrink();
-        let limit = limits.receive().unwrap();
-        assert_eq!(sizes(), [2 * limit, send]);
-        shrink();
-        let limit = limits.send().unwrap();
-        assert_eq!(sizes(), [receive, 2 * limit]);
+        for (buffer, limit) in BufferLimits::BOTH.into_iter().enumerate() {
+            let mut expected = shrink();
+            expected[buffer] = 2 * limit(&limits).unwrap();
+            assert_eq!(sizes(), expected);
+        }
     }
 }
