@@ -204,14 +204,18 @@ pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&
     }
     warn_of_small_buffers(config, sockets);
     if let Some(address) = http {
-        // A URL writes the % before an interface as %25 (RFC 6874).
-        info!("metrics on http://{}/metrics", address.replace('%', "%25"));
+        info!("metrics on {}", metrics_url(address));
     }
     let timeout = match config.timeout {
         Some(timeout) => humantime::format_duration(timeout.get()).to_string(),
         None => "none".into(),
     };
     info!("serving in {} mode, timeout {timeout}", config.mode.name());
+}
+
+fn metrics_url(address: &str) -> String {
+    // A URL writes the % before an interface as %25 (RFC 6874).
+    format!("http://{}/metrics", address.replace('%', "%25"))
 }
 
 /// The buffers and the offload of a socket, for the log.
@@ -283,6 +287,12 @@ fn warn_of_small_buffers(config: &Config, sockets: &[Arc<Socket>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_url_has_the_interface_as_in_rfc_6874() {
+        let url = metrics_url("[fe80::1%eth0]:9862");
+        assert_eq!(url, "http://[fe80::1%25eth0]:9862/metrics");
+    }
 
     #[test]
     fn buffers_are_shown_as_granted_and_requested() {
