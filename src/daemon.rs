@@ -35,12 +35,14 @@ pub use error::DaemonError;
 pub use sockets::Inherited;
 use sockets::{Sockets, log_start, read_limits, worker_metrics};
 use status::Status;
-use supervise::{Ending, Signals, stop_workers, supervise};
+use supervise::{Ending, STOP, Signals, stop_workers, supervise};
 use warnings::DiscardWarnings;
 
 /// The longest wait for workers, HTTP and log at the end. The rest of the promised second is for
 /// the work itself.
 const END: Duration = Duration::from_millis(800);
+// A stop takes less than a second.
+const _: () = assert!(STOP.as_millis() < END.as_millis() && END.as_millis() < 1000);
 
 /// Runs the daemon until SIGTERM, SIGINT or an event of `--exit-on`.
 ///

@@ -24,7 +24,7 @@ use crate::udp;
 use crate::worker::Stopped;
 
 /// How long the workers may take to stop.
-const STOP: Duration = Duration::from_millis(600);
+pub(super) const STOP: Duration = Duration::from_millis(600);
 
 /// How often a stopping worker is woken: a signal just before a receive does not end the receive.
 const WAKE: Duration = Duration::from_millis(5);
@@ -63,9 +63,7 @@ pub(super) async fn supervise(
     manager: &mut Manager,
     warnings: &mut DiscardWarnings,
 ) -> Result<(), DaemonError> {
-    // Less than half of the allowed time: one heartbeat may be late.
-    let alive = systemd::watchdog().map(|allowed| allowed * 2 / 5);
-    let mut alive = alive.map(|period| interval(period.max(Duration::from_millis(1))));
+    let mut alive = systemd::watchdog().map(|allowed| interval(heartbeat(allowed)));
     let mut beat = interval(pause::BEAT);
     let mut starting = interval(Duration::from_millis(1));
     let suppressed = Throttle::default();
@@ -170,6 +168,11 @@ fn ending(status: &Status, given: &Given, ended: Option<Ending>) -> Result<(), D
     }
 }
 
+/// The time between two heartbeats: less than half of the allowed time, so that one may be late.
+fn heartbeat(allowed: Duration) -> Duration {
+    (allowed * 2 / 5).max(Duration::from_millis(1))
+}
+
 /// An interval that does not catch up on missed ticks.
 fn interval(period: Duration) -> time::Interval {
     let mut interval = time::interval(period);
@@ -182,5 +185,18 @@ async fn tick(interval: &mut Option<time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_are_in_time_when_one_is_late() {
+        for milliseconds in [3, 100, 10_000, 60_000] {
+            let allowed = Duration::from_millis(milliseconds);
+            assert!(2 * heartbeat(allowed) < allowed, "{allowed:?}");
+        }
     }
 }
