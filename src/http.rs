@@ -331,6 +331,8 @@ mod tests {
     use std::io::Write;
     use std::thread;
 
+    use socket2::SockRef;
+
     use super::*;
     use crate::runtime;
 
@@ -357,6 +359,13 @@ mod tests {
         fn page_main(&self) -> String {
             String::new()
         }
+    }
+
+    /// After a stop, connections that the daemon closed keep the port for a minute.
+    #[test]
+    fn listener_takes_a_port_with_closed_connections() {
+        let (listener, _) = bind(([127, 0, 0, 1], 0).into(), "").unwrap();
+        assert!(SockRef::from(&listener).reuse_address().unwrap());
     }
 
     #[test]
