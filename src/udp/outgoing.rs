@@ -350,11 +350,12 @@ mod tests {
         }
     }
 
-    /// A UNIX socket, because on loopback a datagram leaves the send buffer at once.
+    const REPLIES: usize = 64;
+
+    /// A socket with a small send buffer, its peer, and a batch with a request. UNIX sockets,
+    /// because on loopback a datagram leaves the send buffer at once.
     #[cfg(not(miri))]
-    #[test]
-    fn full_send_buffer_is_waited_for() {
-        const REPLIES: usize = 64;
+    fn pair() -> (Socket, socket2::Socket, Batch) {
         let (ours, theirs) = socket2::Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
         ours.set_send_buffer_size(1).unwrap();
         let socket = Socket {
@@ -367,15 +368,27 @@ mod tests {
         let mut batch = Batch::new(1, 100, &socket);
         theirs.send(&[7; 100]).unwrap();
         assert_eq!(batch.receive(&socket, Wait::Poll, 1).unwrap(), 1);
+        (socket, theirs, batch)
+    }
+
+    #[cfg(not(miri))]
+    fn queue(batch: &mut Batch, replies: usize) {
         let transmit = Transmit {
             slot: 0,
             start: 0,
             length: 100,
             segment: 100,
         };
-        for _ in 0..REPLIES {
+        for _ in 0..replies {
             batch.queue(transmit, None);
         }
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn full_send_buffer_is_waited_for() {
+        let (socket, theirs, mut batch) = pair();
+        queue(&mut batch, REPLIES);
         let (full, is_full) = mpsc::channel();
         let reader = thread::spawn(move || {
             is_full.recv().unwrap();
@@ -400,5 +413,32 @@ mod tests {
         // Each wait ends with space for one reply at least.
         assert!((1..=REPLIES).contains(&waits), "{waits}");
         reader.join().unwrap();
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn send_buffer_that_stays_full_is_not_waited_for_again() {
+        let (socket, mut theirs, mut batch) = pair();
+        // The number of replies sent, and how often there was time to wait.
+        let mut round = |replies| {
+            queue(&mut batch, replies);
+            let (mut sent, mut waits) = (0, 0);
+            let mut time = || {
+                waits += 1;
+                Duration::ZERO
+            };
+            while let Some(Sent { result, .. }) = batch.send_next(&socket, &mut time) {
+                sent += usize::from(result.is_ok());
+            }
+            (sent, waits)
+        };
+        let (sent, waits) = round(REPLIES);
+        assert!(sent < REPLIES && waits == 1, "{sent} sent, {waits} waits");
+        assert_eq!(round(REPLIES), (0, 0));
+        for _ in 0..sent {
+            theirs.read_exact(&mut [0; 100]).unwrap();
+        }
+        assert_eq!(round(1), (1, 0));
+        assert_eq!(round(REPLIES).1, 1);
     }
 }
