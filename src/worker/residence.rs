@@ -44,7 +44,7 @@ impl Waiting {
 mod tests {
     use std::net::UdpSocket;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use std::thread;
     use std::time::SystemTime;
 
@@ -81,16 +81,16 @@ mod tests {
         );
     }
 
-    /// The time of day is an hour ahead of the kernel's timestamps for the first reply, as if it
+    /// The time of day is an hour ahead of the kernel's timestamps for the second reply, as if it
     /// had been set between receipt and reply.
     #[expect(clippy::disallowed_methods, reason = "a clock for the loop")]
     fn set_once() -> Duration {
-        static SET: AtomicBool = AtomicBool::new(false);
+        static REPLIES: AtomicU32 = AtomicU32::new(0);
         let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let ahead = if SET.swap(true, Relaxed) {
-            Duration::ZERO
-        } else {
+        let ahead = if REPLIES.fetch_add(1, Relaxed) == 1 {
             HOUR
+        } else {
+            Duration::ZERO
         };
         today.unwrap() + ahead
     }

@@ -46,7 +46,8 @@ pub(super) fn worker(
     let options = WorkerOptions {
         busy_poll: Duration::ZERO,
         timestamps: true,
-        waiting_since: epoch,
+        // As of an inherited socket: until it was empty, datagrams may be this old.
+        waiting_since: epoch.checked_sub(Duration::from_hours(2)).unwrap(),
         time_of_day,
     };
     let port = port(socket, &settings);

@@ -12,14 +12,15 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use udp_echo::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Refusal};
+use udp_echo::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Refusal, Timeout};
 use udp_echo::udp::{PacketInfo, RecvMeta, Sent, Transmit, Wait};
-use udp_echo::worker::{Port, Shared, Stopped, Worker, WorkerOptions};
+use udp_echo::worker::{Port, Shared, Stopped, TICK, Worker, WorkerOptions};
 
 const SLOTS: usize = 4;
 const SLOT_BYTES: usize = 200;
@@ -41,7 +42,7 @@ type Reply = (usize, Vec<u8>);
 /// A simulated port. Stops the worker after the last receive call.
 struct Simulated {
     shared: Arc<Shared>,
-    /// The content of each receive call.
+    /// The content of each receive call; nothing if it times out.
     incoming: VecDeque<Vec<Incoming>>,
     slots: Vec<(Incoming, Vec<u8>)>,
     queued: VecDeque<Transmit>,
@@ -49,6 +50,16 @@ struct Simulated {
     sends_batches: bool,
     /// Whether a send could have waited for space in the send buffer.
     could_wait: bool,
+    /// The time that was left for such waits in this round.
+    left: Option<Duration>,
+    /// Whether this time became less within a round.
+    time_passes: bool,
+    /// When a reply of this round was last sent.
+    sent_at: Option<Instant>,
+    /// The receive timeouts that were set.
+    timeouts: Vec<Option<Duration>>,
+    /// The latest deadline of a heartbeat.
+    last_due: Option<Instant>,
 }
 
 fn peer(number: usize) -> SocketAddr {
@@ -84,17 +95,27 @@ impl Port for &mut Simulated {
         Ok(())
     }
 
-    fn set_receive_timeout(&mut self, _: Option<Duration>) -> io::Result<()> {
+    fn set_receive_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.timeouts.push(timeout);
         Ok(())
     }
 
     fn receive(&mut self, _: Wait, limit: usize) -> io::Result<usize> {
         assert!(self.queued.is_empty(), "replies were not sent");
         self.slots.clear();
+        (self.left, self.sent_at) = (None, None);
+        let due = self.shared.states[0].due.get(self.shared.epoch);
+        self.last_due = self.last_due.max(due);
         let Some(call) = self.incoming.pop_front() else {
             self.shared.stop.store(true, Relaxed);
             return Err(io::ErrorKind::WouldBlock.into());
         };
+        if call.is_empty() {
+            // Waits like a socket.
+            let timeout = self.timeouts.last().copied().flatten();
+            thread::sleep(timeout.unwrap_or_default());
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
         assert!(call.len() <= limit);
         self.slots.extend(call.into_iter().map(|incoming| {
             let mut memory = incoming.bytes.clone();
@@ -130,6 +151,9 @@ impl Port for &mut Simulated {
     }
 
     fn is_full(&self) -> bool {
+        // A round can take long: each send is progress.
+        let progress = self.shared.states[0].progress.get(self.shared.epoch);
+        assert!(progress >= self.sent_at, "no progress");
         self.queued.len() == SLOTS
     }
 
@@ -143,7 +167,11 @@ impl Port for &mut Simulated {
     }
 
     fn send_next(&mut self, mut time: impl FnMut() -> Duration) -> Option<Sent> {
-        self.could_wait |= !time().is_zero();
+        let left = time();
+        self.could_wait |= !left.is_zero();
+        self.time_passes |= self.left.is_some_and(|before| left < before);
+        self.left = Some(left);
+        self.sent_at = Some(Instant::now());
         let transmit = self.queued.pop_front()?;
         let (incoming, memory) = &self.slots[transmit.slot];
         if incoming.fails {
@@ -234,14 +262,28 @@ fn simulated(shared: &Arc<Shared>, calls: &[Vec<Incoming>], sends_batches: bool)
         sent: Vec::new(),
         sends_batches,
         could_wait: false,
+        left: None,
+        time_passes: false,
+        sent_at: None,
+        timeouts: Vec::new(),
+        last_due: None,
     }
 }
 
 fn run(port: &mut Simulated, mode: Mode, shared: &Arc<Shared>) -> Stopped {
+    run_with_timeout(port, mode, None, shared)
+}
+
+fn run_with_timeout(
+    port: &mut Simulated,
+    mode: Mode,
+    timeout: Option<Timeout>,
+    shared: &Arc<Shared>,
+) -> Stopped {
     let now = Instant::now();
     let settings = ReflectorSettings {
         mode,
-        timeout: None,
+        timeout,
         max_datagram: MAX_DATAGRAM,
         max_peers: NonZeroU32::new(100).unwrap(),
         exit_on: ExitOn::default(),
@@ -271,7 +313,35 @@ fn reply_may_wait_for_space_in_the_send_buffer() {
     let mut port = simulated(&shared, &vec![vec![incoming]; 1000], false);
     run(&mut port, Mode::Echo, &shared);
     assert_eq!(port.sent.len(), 1000);
-    assert!(port.could_wait);
+    assert!(port.could_wait && port.time_passes);
+}
+
+#[test]
+fn idle_worker_waits_until_the_next_expiry() {
+    let shared = shared();
+    let mut port = simulated(&shared, &[vec![], vec![]], false);
+    run(&mut port, Mode::Exchange, &shared);
+    // Nothing expires.
+    assert_eq!(port.timeouts, [Some(TICK), None]);
+    assert!(port.last_due > Some(Instant::now() + Duration::from_hours(24)));
+}
+
+/// The receive call times out just before the record comes.
+#[test]
+fn record_that_is_queued_when_its_time_ends_is_decoded() {
+    let from_peer = |length| Incoming {
+        peer: 1,
+        segment: length,
+        bytes: vec![7; length],
+        fails: false,
+    };
+    let shared = shared();
+    let calls = [vec![from_peer(5)], vec![], vec![from_peer(22)]];
+    let mut port = simulated(&shared, &calls, false);
+    let timeout = Timeout::new(Duration::from_millis(20));
+    run_with_timeout(&mut port, Mode::Lockstep, timeout, &shared);
+    let counts = &shared.counts[0];
+    assert_eq!((counts.decoded.get(), counts.record_timeouts.get()), (1, 0));
 }
 
 proptest! {
