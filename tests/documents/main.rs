@@ -15,6 +15,7 @@ mod language;
 
 mod completions;
 mod defaults;
+mod examples;
 mod manual;
 mod names;
 mod numbers;
@@ -49,6 +50,44 @@ fn tests_named_in_the_threat_model_exist() {
     for path in quoted.iter().filter(|text| text.starts_with("tests/")) {
         assert!(root.join(path).exists(), "no {path}");
     }
+}
+
+/// `within_15_seconds` in a row says `15 s`.
+#[test]
+fn threat_model_has_the_numbers_of_its_tests() {
+    let security = fs::read_to_string(readme::root().join("SECURITY.md")).unwrap();
+    let mut count = 0;
+    for row in security.lines().filter(|line| line.starts_with('|')) {
+        let parts: Vec<_> = row.split('`').collect();
+        let said: String = parts.iter().step_by(2).copied().collect();
+        let said: BTreeSet<_> = said.split([' ', ',', '.', ';']).collect();
+        for name in parts.iter().skip(1).step_by(2) {
+            let numbers = name.split('_').filter(|word| word.parse::<u32>().is_ok());
+            for number in numbers {
+                assert!(said.contains(number), "no {number} beside {name}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 2, "{count}");
+}
+
+/// `UDP_ECHO_MODE=echo` and the like.
+#[test]
+fn readme_assignments_pass_the_check() {
+    let text = readme::text();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let assignments = quoted.filter(|word| word.starts_with("UDP_ECHO_") && word.contains('='));
+    let mut count = 0;
+    for assignment in assignments {
+        let (name, value) = assignment.split_once('=').unwrap();
+        let mut command = harness::program();
+        let (status, out, err) = harness::run(command.arg("--check").env(name, value));
+        assert!(status.success() && err.is_empty(), "{assignment}: {err}");
+        assert!(out.lines().any(|line| line == assignment), "{assignment}");
+        count += 1;
+    }
+    assert!(count > 1, "{count}");
 }
 
 #[test]

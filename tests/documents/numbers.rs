@@ -8,8 +8,11 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use udp_echo::record::Record;
 use udp_echo::reflect::{BUCKETS, LEAK, Limits, Rate};
+use udp_echo::udp::BufferSize;
 
-use crate::harness::{Daemon, program, readme, run};
+use crate::harness::held::Held;
+use crate::harness::{Daemon, program, readme, run, wait_until};
+use crate::skip;
 
 #[test]
 fn exit_statuses_are_those_of_readme_and_manual() {
@@ -50,6 +53,52 @@ fn http_statuses_are_those_of_readme() {
         count += 1;
     }
     assert_eq!(count, 2);
+}
+
+/// `/-/ready` has the same statuses as `/-/healthy`.
+#[test]
+fn http_statuses_are_those_of_the_manual() {
+    let manual = read("packaging/manual/udp-echo.8.in");
+    let lines = manual.lines().filter(|line| line.starts_with("Status "));
+    let seen: Vec<Vec<u16>> = lines
+        .map(|line| {
+            let words = line.split([' ', ',', '.']);
+            words.filter_map(|word| word.parse().ok()).collect()
+        })
+        .collect();
+    let daemon = Daemon::start(&["--mode=echo"]);
+    let healthy = daemon.get("/-/healthy").status;
+    let Some(held) = Held::hold(daemon.pid(), "worker-0") else {
+        skip!("ptrace is not allowed");
+    };
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.send_to(b"waits", daemon.address()).unwrap();
+    let mut stalled = healthy;
+    wait_until("the worker is stalled", || {
+        stalled = daemon.get("/-/healthy").status;
+        stalled != healthy
+    });
+    drop(held);
+    assert_eq!(seen, [[healthy, stalled]; 2]);
+}
+
+#[test]
+fn auto_receive_buffer_is_that_of_the_texts() {
+    let size = format!("{}MiB", BufferSize::AUTO >> 20);
+    let help = run(program().arg("--help")).1;
+    let own = help.split("--recv-buffer <").nth(1).unwrap();
+    let own = own.split("--send-buffer <").next().unwrap();
+    let text = readme::text();
+    let row = text
+        .lines()
+        .find(|line| line.starts_with("| `--recv-buffer BYTES`"))
+        .unwrap();
+    // "request 4MiB", "requests 4 MiB".
+    for text in [own, row] {
+        let text: String = text.split_whitespace().collect();
+        let said = text.replace("requests", "request");
+        assert!(said.contains(&format!("request{size}")), "{size}: {text}");
+    }
 }
 
 /// `1 to 65507` in the row of an option.
@@ -124,7 +173,10 @@ fn rate_limit_is_per_ipv6_network_of_the_documented_size() {
     }
     assert!(row.contains(&format!("one in {LEAK}")), "{row}");
     let security = read("SECURITY.md");
-    assert!(security.contains(&format!("in {LEAK}")) && security.contains(&BUCKETS.to_string()));
+    assert!(
+        security.contains(&format!("in {LEAK}"))
+            && security.contains(&format!("{BUCKETS} budgets"))
+    );
 }
 
 #[test]

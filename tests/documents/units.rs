@@ -9,7 +9,7 @@ use crate::harness::{Daemon, program, readme, run, shell};
 
 const SERVICE: &str = "udp-echo.service";
 const ECHO: &str = "udp-echo.socket";
-const METRICS: &str = "udp-echo-metrics.socket";
+pub(crate) const METRICS: &str = "udp-echo-metrics.socket";
 const PORTS: &str = "udp-echo-ports.target";
 
 /// Promises of README.md and SECURITY.md about the service, and the directives that keep each.
@@ -91,6 +91,8 @@ fn sockets_have_the_addresses_and_names_of_the_program() {
         assert_eq!(one(unit, "FreeBind"), "yes");
         assert_eq!(one(unit, "WantedBy"), "sockets.target");
     }
+    // The kernel notes a destination only if this is set when the datagram arrives.
+    assert_eq!(one(ECHO, "PassPacketInfo"), "yes");
     let wrong = run(&mut passed_in_as("other")).2;
     assert!(wrong.contains("echo or metrics"), "{wrong}");
     // README.md: `ReceiveBuffer=` (default: 4 MiB).
@@ -102,6 +104,30 @@ fn sockets_have_the_addresses_and_names_of_the_program() {
 }
 
 #[test]
+fn texts_have_the_ports_of_the_sockets() {
+    let port = |unit, name| one(unit, name).rsplit(':').next().unwrap().to_owned();
+    // The last is that of Prometheus.
+    let ports = [
+        port(ECHO, "ListenDatagram"),
+        port(METRICS, "ListenStream"),
+        "9090".to_owned(),
+    ];
+    let mut count = 0;
+    for file in ["README.md", "packaging/balancing/bird.conf"] {
+        let text = fs::read_to_string(readme::root().join(file)).unwrap();
+        for start in ["127.0.0.1:", "localhost:"] {
+            for rest in text.split(start).skip(1) {
+                let digits = rest.split(|other: char| !other.is_ascii_digit());
+                let digits = digits.into_iter().next().unwrap().to_owned();
+                assert!(ports.contains(&digits), "{file}: {start}{digits}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
+#[test]
 fn service_names_both_sockets_and_its_options() {
     for name in ["Sockets", "PartOf", "Also"] {
         assert_eq!(one(SERVICE, name), format!("{ECHO} {METRICS}"), "{name}=");
@@ -109,6 +135,7 @@ fn service_names_both_sockets_and_its_options() {
     assert_eq!(one(SERVICE, "EnvironmentFile"), "-/etc/default/udp-echo");
     assert_eq!(one(SERVICE, "ExecStart"), "/usr/bin/udp-echo");
     assert_eq!(one(SERVICE, "WantedBy"), "multi-user.target");
+    assert_eq!(one(SERVICE, "SyslogIdentifier"), "udp-echo");
     let package = fs::read_to_string(readme::root().join("Cargo.toml")).unwrap();
     for unit in [SERVICE, ECHO, METRICS, PORTS] {
         let asset = format!("[\"systemd/{unit}\", \"usr/lib/systemd/system/\", \"644\"]");
@@ -186,7 +213,7 @@ fn duration(text: &str) -> Duration {
 }
 
 /// The value of a directive that a unit has once.
-fn one(unit: &str, name: &str) -> String {
+pub(crate) fn one(unit: &str, name: &str) -> String {
     let text = read(unit);
     let mut values = text
         .lines()

@@ -1,0 +1,169 @@
+//! The examples for Prometheus and Grafana: names, units and numbers.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::readme;
+use crate::units::{METRICS, one};
+
+/// The parts of `datagrams_received_total`.
+const OUTCOMES: [&str; 6] = [
+    "datagrams_echoed_total",
+    "records_decoded_total",
+    "decode_errors_total",
+    "datagrams_empty_total",
+    "datagrams_refused_total",
+    "send_errors_total",
+];
+
+#[test]
+fn scrape_example_fits_the_socket_unit_and_the_rules() {
+    let scrape = read("prometheus/scrape.yml");
+    let value = |name: &str| {
+        let mut values = scrape
+            .lines()
+            .filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(name));
+        values.next().unwrap().trim().to_owned()
+    };
+    let target = format!("          - {}\n", one(METRICS, "ListenStream"));
+    assert!(scrape.contains(&target), "{target}");
+    let alerts = read("prometheus/alerting.rules.yml");
+    let jobs = alerts.split("job=\"").skip(1);
+    let jobs: BTreeSet<_> = jobs.map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(jobs, BTreeSet::from([value("job_name:").as_str()]));
+    // A rate over the shortest window needs more than two samples.
+    let seconds = |text: &str| match text.split_at(text.len() - 1) {
+        (number, "s") => number.parse::<u32>().unwrap(),
+        (number, unit) => number.parse::<u32>().unwrap() * [60, 3600][usize::from(unit != "m")],
+    };
+    let windows = [
+        "prometheus/alerting.rules.yml",
+        "prometheus/recording.rules.yml",
+    ]
+    .map(read);
+    let windows = windows
+        .iter()
+        .flat_map(|text| text.split("_total[").skip(1));
+    let windows = windows.filter_map(|rest| rest.split(']').next());
+    let shortest = windows.map(seconds).min().unwrap();
+    assert!(4 * seconds(&value("scrape_interval:")) <= shortest);
+}
+
+/// `:rate1m` is a rate over one minute.
+#[test]
+fn recording_rules_have_the_windows_of_their_names() {
+    let rules = read("prometheus/recording.rules.yml");
+    let mut count = 0;
+    for rule in rules.split("- record: ").skip(1) {
+        let (name, expression) = rule.split_once("expr: ").unwrap();
+        for rest in expression.split("_total[").skip(1) {
+            let window = rest.split(']').next().unwrap();
+            assert!(name.trim().ends_with(&format!(":rate{window}")), "{name}");
+            count += 1;
+        }
+    }
+    assert!(count > 4, "{count}");
+}
+
+#[test]
+fn dashboard_units_are_those_of_the_queries() {
+    let mut count = 0;
+    for (panel, query, _) in queries() {
+        let unit = &panel["fieldConfig"]["defaults"]["unit"];
+        let is_ratio = query.contains("} / udp") || query.contains(" / (");
+        let expected = if query.starts_with("time()") || query.contains("_seconds_bucket") {
+            "s"
+        } else if is_ratio {
+            "percentunit"
+        } else if query.contains("_bytes_total") {
+            "Bps"
+        } else if query.contains("_bytes{") {
+            "bytes"
+        } else if query.contains("log_lines") {
+            "cps"
+        } else if query.contains("rate(udp_echo_") && !query.contains("batch_datagrams") {
+            "pps"
+        } else if query.starts_with("up{") || query.starts_with("count ") {
+            "none"
+        } else {
+            "short"
+        };
+        assert_eq!(unit, expected, "{query}");
+        // The buffer gauges are twice the size that an option requests.
+        assert!(query.starts_with("2 * ") || !query.contains("_limit_bytes"));
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+    for annotation in list(&dashboard()["annotations"]["list"]) {
+        // Grafana expects milliseconds.
+        let query = annotation["expr"].as_str().unwrap();
+        assert!(query.contains("_seconds{") && query.ends_with(" * 1000"));
+    }
+}
+
+#[test]
+fn dashboard_quantiles_are_those_of_their_labels() {
+    let mut count = 0;
+    for (_, query, legend) in queries() {
+        let Some(rest) = query.strip_prefix("histogram_quantile(") else {
+            continue;
+        };
+        let label = match rest.split(',').next().unwrap() {
+            "0.5" => "median".to_owned(),
+            // 0.999 is 99.9%.
+            other => {
+                let digits = format!("{:0<2}", other.trim_start_matches("0."));
+                let (percent, rest) = digits.split_at(2);
+                let point = if rest.is_empty() { "" } else { "." };
+                format!("{percent}{point}{rest}%")
+            }
+        };
+        assert_eq!(legend, label, "{query}");
+        count += 1;
+    }
+    assert!(count > 4, "{count}");
+}
+
+#[test]
+fn dashboard_accounts_for_received_by_every_outcome() {
+    for title in [
+        "Received datagrams by outcome",
+        "Received minus all outcomes",
+    ] {
+        let own = queries().into_iter();
+        let own: String = own
+            .filter(|(panel, ..)| panel["title"] == title)
+            .map(|(_, query, _)| query)
+            .collect();
+        for outcome in OUTCOMES {
+            let name = format!("(udp_echo_{outcome}{{");
+            assert_eq!(own.matches(&name).count(), 1, "{title}: {outcome}");
+        }
+    }
+}
+
+/// Each query with its panel and its legend.
+fn queries() -> Vec<(Value, String, String)> {
+    let mut queries = Vec::new();
+    for panel in list(&dashboard()["panels"]) {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let text = |name: &str| target[name].as_str().unwrap().to_owned();
+            queries.push((panel.clone(), text("expr"), text("legendFormat")));
+        }
+    }
+    queries
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read("grafana/udp-echo.json")).unwrap()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().expect("a list")
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(readme::root().join("packaging").join(file)).unwrap()
+}
