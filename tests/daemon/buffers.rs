@@ -9,7 +9,7 @@ use crate::harness::confined::without_capabilities;
 use crate::harness::service::{Service, assert_has, count};
 use crate::harness::{Daemon, program};
 use crate::inherited::command_with_socket;
-use crate::skipped;
+use crate::{skip, skipped};
 
 /// The size that `auto` requests, in bytes.
 const AUTO: f64 = 4_194_304.0;
@@ -37,6 +37,31 @@ fn auto_receive_buffer_is_4_mib_or_the_limit_without_a_warning() {
         };
         assert_eq!(count(&log, auto), 1, "{log:#?}");
     }
+}
+
+#[test]
+fn buffers_exceed_the_limit_with_the_privilege() {
+    let daemon = Daemon::start(&[]);
+    let limits = ["receive", "send"].map(|name| {
+        let limit = daemon.metric(&format!("{name}_buffer_limit_bytes"));
+        format!("{limit}").parse::<usize>().unwrap()
+    });
+    let wanted = limits.map(|limit| limit + (1 << 20));
+    let own = UdpSocket::bind("127.0.0.1:0").unwrap();
+    if setsockopt(&own, RcvBufForce, &wanted[0]).is_err() {
+        skip!("this process may not exceed the limits on buffers");
+    }
+    if wanted.iter().any(|bytes| *bytes > 1 << 29) {
+        skip!("the limits on buffers are those of the kernel");
+    }
+    let [receive, send] = wanted.map(|bytes| bytes.to_string());
+    let args = ["--recv-buffer", &receive, "--send-buffer", &send];
+    let daemon = Daemon::start(&args);
+    for (name, bytes) in [RECEIVE, "socket_send_buffer_bytes"].iter().zip(wanted) {
+        let granted = daemon.metric(name);
+        assert_eq!(format!("{granted}"), (2 * bytes).to_string(), "{name}");
+    }
+    assert_eq!(count(&daemon.whole_log(), " WARN "), 0);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use nix::sys::resource::Resource;
 
 use crate::harness::confined::limited;
 use crate::harness::service::{assert_has, count};
-use crate::harness::{DEADLINE, Daemon, answer_to, client, receive, wait_until};
+use crate::harness::{DEADLINE, Daemon, answer_to, client, has_ipv6, receive, wait_until};
+use crate::skip;
 
 #[test]
 fn http_paths_answer_get_and_head_and_refuse_others() {
@@ -172,6 +173,18 @@ fn http_connection_takes_one_request() {
 }
 
 #[test]
+fn http_wildcard_address_includes_ipv4() {
+    if !has_ipv6() {
+        skip!("there is no IPv6");
+    }
+    let daemon = Daemon::start(&["--metrics-listen=[::]:0"]);
+    let port = daemon.http.unwrap().port();
+    let asked = request("GET", "/-/ready");
+    let answer = answer_to(([127, 0, 0, 1], port).into(), asked.as_bytes());
+    assert_has(&answer, "HTTP/1.1 200 OK\r\n");
+}
+
+#[test]
 fn silent_and_slow_http_clients_are_cut_off() {
     let daemon = Daemon::start(&["--mode=echo"]);
     let open_before = daemon.metrics()["process_open_fds"];
@@ -212,6 +225,9 @@ fn http_recovers_after_descriptors_ran_out() {
     let daemon = Daemon::start_as(limited(Resource::RLIMIT_NOFILE, 32), &["--mode=echo"]);
     let silent: Vec<_> = (0..60).map(|_| send(&daemon, b"")).collect();
     daemon.wait_for_log("cannot accept an HTTP connection");
+    let log = daemon.log();
+    let first = log.iter().find(|line| line.contains("cannot accept"));
+    assert!(!first.unwrap().contains("closing 0 older"), "{log:#?}");
     assert_echoes(&daemon);
     drop(silent);
     wait_until("HTTP works again", || {

@@ -18,13 +18,15 @@ const GET_READY: &str = "GET /-/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r
 #[test]
 fn ready_daemon_answers_at_the_addresses_in_its_status() {
     for _ in 0..5 {
-        let service = Service::start(program(), &["--listen=127.0.0.1:0"]);
+        let service = Service::start(program(), &["--listen=127.0.0.1:0", "--workers=2"]);
         let ready = request_to(service.http.unwrap(), GET_READY);
         assert_eq!((ready.status, ready.body.as_str()), (200, "ready\n"));
         let peer = client(service.listen);
         peer.send(b"at once").unwrap();
         assert_eq!(receive(&peer), b"at once");
         assert_has(&service.status, "; 0 received, 0 echoed, ");
+        let address = service.listen.to_string();
+        assert_eq!(service.status.matches(&address).count(), 1);
         assert!(service.end().0.success());
     }
 }
@@ -118,6 +120,22 @@ fn daemon_serves_and_warns_once_without_a_manager() {
         assert_eq!(count(&log, "NOTIFY_SOCKET"), warnings, "{log:#?}");
         assert!(daemon.stop().success());
     }
+}
+
+#[test]
+fn ready_is_sent_again_after_a_failure() {
+    let folder = Folder::new();
+    let path = folder.join("notify");
+    let mut command = program();
+    command.env("NOTIFY_SOCKET", &path);
+    let daemon = Daemon::start_as(command, &[]);
+    daemon.wait_for_log("cannot notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut message = [0; 512];
+    let length = uninterrupted(|| manager.recv(&mut message)).expect("a message");
+    assert!(message[..length].starts_with(b"READY=1\nSTATUS=exchange on "));
+    assert!(daemon.stop().success());
 }
 
 #[test]

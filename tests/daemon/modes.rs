@@ -149,6 +149,17 @@ fn long_records_are_cut_and_short_or_empty_ones_consumed() {
 }
 
 #[test]
+fn truncated_datagrams_count_with_their_whole_length() {
+    for offload in ["--offload=auto", "--offload=off"] {
+        let daemon = Daemon::start(&["--mode=echo", offload]);
+        let peer = client(daemon.address());
+        assert_eq!(ask(&peer, &[7; 2000]), [7; 1024]);
+        assert_counts(&daemon, &[(TRUNCATED, 1), (RECEIVED_BYTES, 2000)]);
+        assert_counts(&daemon, &[(ECHOED_BYTES, 1024)]);
+    }
+}
+
+#[test]
 fn lockstep_takes_the_record_from_any_peer() {
     let daemon = patient(&["--mode=lockstep"]);
     let [one, other] = [client(daemon.address()), client(daemon.address())];

@@ -114,6 +114,17 @@ fn datagrams_received_before_the_stop_are_answered() {
 }
 
 #[test]
+fn idle_workers_are_woken_to_stop() {
+    wait_until("workers and log get a CPU within the time to stop", || {
+        let service = Service::start(program(), &["--timeout=none", "--workers=2"]);
+        // After a tick they wait without a timeout.
+        thread::sleep(Duration::from_millis(300));
+        let log = service.end().1;
+        log.contains("stopped: ") && !log.contains("did not stop in time")
+    });
+}
+
+#[test]
 fn stalled_worker_is_reported_until_the_stall_ends() {
     let mut command = program();
     command.env("WATCHDOG_USEC", "500000");

@@ -1,21 +1,23 @@
 //! The options and the kernel's figures of the UDP sockets, bound or passed in.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use nix::sys::socket::{getsockopt, setsockopt, sockopt::Ipv4RecvErr};
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr};
+use nix::sys::socket::{getsockopt, setsockopt};
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::confined::without_capabilities;
 use crate::harness::held::Held;
 use crate::harness::{
-    Daemon, client, kernel_drops, program, receive, shell, unreachable, wait_until,
+    Daemon, client, has_ipv6, kernel_drops, program, receive, shell, unreachable, wait_until,
 };
 use crate::http::assert_echoes;
 use crate::inherited::command_with_socket;
 use crate::modes::{DROPS, ECHOED, RECEIVE_ERRORS, assert_counts};
 use crate::skip;
+use crate::usage::ended_with_own_input;
 
 /// systemd sets `SO_REUSEADDR` on every socket. Another process may have set `O_NONBLOCK`, with
 /// which a worker that waits would spin, or `IP_RECVERR`, with which an ICMP error about one reply
@@ -36,6 +38,20 @@ fn passed_in_socket_gets_the_daemons_own_flags() {
         assert!(!getsockopt(&kept, Ipv4RecvErr).unwrap(), "{args:?}");
         assert_echoes(&daemon);
     }
+}
+
+#[test]
+fn passed_in_ipv6_socket_gets_no_icmp_errors() {
+    if !has_ipv6() {
+        skip!("there is no IPv6");
+    }
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+    setsockopt(&socket, Ipv6RecvErr, &true).unwrap();
+    let at = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    socket.bind(&at.into()).unwrap();
+    let kept = socket.try_clone().unwrap();
+    let _daemon = Daemon::start_exactly(command_with_socket(socket.into(), &[]));
+    assert!(!getsockopt(&kept, Ipv6RecvErr).unwrap());
 }
 
 #[test]
@@ -111,7 +127,7 @@ fn passed_in_sockets_of_a_wrong_kind_are_errors() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
     connected.connect(udp.local_addr().unwrap()).unwrap();
-    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [tcp, one] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let unbound = |kind| OwnedFd::from(Socket::new(Domain::IPV4, kind, None).unwrap());
     for (name, socket, fault) in [
         (
@@ -127,14 +143,25 @@ fn passed_in_sockets_of_a_wrong_kind_are_errors() {
         ("echo", OwnedFd::from(tcp), "TCP"),
         ("echo", OwnedFd::from(connected), "connected"),
         ("echo", unbound(Type::DGRAM), "bound"),
+        ("metrics:metrics", OwnedFd::from(one), "is a second"),
     ] {
-        let ended = passed_in(name, socket, &["--listen=127.0.0.1:0"]).output();
-        let ended = ended.unwrap();
-        let error = String::from_utf8(ended.stderr).unwrap();
-        assert_eq!(ended.status.code(), Some(1), "{error}");
+        let mut command = passed_in(name, socket, &["--listen=127.0.0.1:0"]);
+        let (status, _, error) = ended_with_own_input(&mut command);
+        assert_eq!(status, Some(1), "{error}");
+        let name = name.split(':').next().unwrap();
         assert!(error.contains(&format!("passed in as {name}")), "{error}");
         assert!(error.contains(fault), "{error}");
     }
+}
+
+#[test]
+fn lockstep_refuses_two_passed_in_sockets() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let args = ["--mode=lockstep", "--metrics-listen=none"];
+    let mut command = passed_in("echo:echo", socket.into(), &args);
+    let (status, _, error) = ended_with_own_input(&mut command);
+    assert_eq!(status, Some(2), "{error}");
+    assert!(error.contains("2 UDP sockets"), "{error}");
 }
 
 /// The error comes from a copy of the socket: an unconnected socket of Linux gets no ICMP errors.
@@ -165,13 +192,17 @@ fn receive_error_is_counted_and_the_worker_goes_on() {
 }
 
 fn at_any_port() -> socket2::SockAddr {
-    std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()
+    SocketAddr::from(([127, 0, 0, 1], 0)).into()
 }
 
-/// The program with a socket passed in under a name.
-fn passed_in(name: &str, socket: OwnedFd, args: &[&str]) -> Command {
+/// The program with a socket passed in under each of the names, which colons separate.
+fn passed_in(names: &str, socket: OwnedFd, args: &[&str]) -> Command {
+    let count = names.split(':').count();
+    let copies: Vec<_> = (3..3 + count).map(|copy| format!("{copy}<&0")).collect();
+    let copies = copies.join(" ");
     let mut command = shell(&format!(
-        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={name} exec \"$0\" \"$@\""
+        "exec {copies} </dev/null; LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES={names} \
+         exec \"$0\" \"$@\""
     ));
     command.arg(program().get_program()).args(args);
     command.stdin(Stdio::from(socket));

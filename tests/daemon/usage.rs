@@ -312,7 +312,12 @@ fn empty_variable_counts_as_unset() {
 
 /// Runs a command that is expected to exit, and kills it at the deadline.
 pub(crate) fn ended(command: &mut Command) -> (Option<i32>, String, String) {
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    ended_with_own_input(command.stdin(Stdio::null()))
+}
+
+/// As [`ended`], with the standard input of the command.
+pub(crate) fn ended_with_own_input(command: &mut Command) -> (Option<i32>, String, String) {
+    command.stdout(Stdio::piped());
     let mut child = end_with_test(command.stderr(Stdio::piped()))
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
