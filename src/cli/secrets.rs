@@ -20,15 +20,16 @@ pub(super) fn hidden(error: clap::Error, arguments: &[OsString]) -> clap::Error 
     clap::Error::raw(error.kind(), hidden)
 }
 
-/// The text without user and password of the URL in `source`, as they are and escaped.
+/// The text without user and password of the URL in `source`, as they are and escaped. Only before
+/// an `@` are they replaced: a short name can be part of any word.
 fn without(text: String, source: &str) -> String {
     let user_info = source
         .split_once("//")
         .and_then(|(_, rest)| rest.rsplit_once('@'));
     match user_info {
         Some((secret, _)) if !secret.is_empty() => text
-            .replace(secret, "***")
-            .replace(&secret.escape_debug().to_string(), "***"),
+            .replace(&format!("{secret}@"), "***@")
+            .replace(&format!("{}@", secret.escape_debug()), "***@"),
         _ => text,
     }
 }

@@ -54,6 +54,14 @@ fn user_and_password_of_the_url_are_basic_authentication() {
 }
 
 #[test]
+fn errors_keep_their_words_when_a_user_name_is_short() {
+    let (status, _, err) = run("--metrics-url=https://e@h h");
+    assert_eq!(status, 2, "{err}");
+    let said = "error: invalid value 'https://***@h' for '--metrics-url <URL>': expected a plain";
+    assert!(err.starts_with(said), "{err}");
+}
+
+#[test]
 fn errors_never_show_the_password() {
     let (address, served) = server(&[REFUSED]);
     let valid = format!("--metrics-url=http://me:secret@{address}/metrics 127.0.0.1:9");
