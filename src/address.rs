@@ -146,7 +146,8 @@ impl HostPort {
     }
 
     /// Resolves the host to its addresses of a family, in the order of the system's resolver (RFC
-    /// 6724). `localhost` is 127.0.0.1, then `::1`.
+    /// 6724). `localhost` is 127.0.0.1, then `::1`. An unspecified address is the loopback address
+    /// of its family, as the kernel takes it.
     ///
     /// # Errors
     /// If the resolver fails, or returns no address of the family.
@@ -160,7 +161,14 @@ impl HostPort {
                 let both = [address, Ipv6Addr::LOCALHOST.into()];
                 both.map(|address| (address, self.port).into()).into()
             }
-            Some(address) => vec![(address, self.port).into()],
+            Some(address) => {
+                let address = match address {
+                    IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+                    IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+                    address => address,
+                };
+                vec![(address, self.port).into()]
+            }
             None => (self.host.as_str(), self.port)
                 .to_socket_addrs()
                 .map_err(failed)?
