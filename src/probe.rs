@@ -78,13 +78,13 @@ pub fn run(config: &Config) -> Result<bool, ProbeError> {
     let source = config.source.as_ref().and_then(|source| source.address);
     let family = source.map_or(config.family, Family::of);
     let targets = config.target.resolve_all(family)?;
+    if let Some(target) = targets.iter().find(|target| target.ip().is_multicast()) {
+        return Err(ProbeError::Multicast(udp::named_here(*target)));
+    }
     // Each flow needs a socket. A limit that is still too low shows when they are opened.
     let _ = udp::raise_open_file_limit();
     let target = prober::first_with_a_route(config, &targets)?;
     let address = udp::named_here(target);
-    if target.ip().is_multicast() {
-        return Err(ProbeError::Multicast(address));
-    }
     let mut output = Output::new(config, &address);
     let url = config.metrics_url.as_ref();
     let before = url.map(|url| fetch::counters(url, None)).transpose()?;

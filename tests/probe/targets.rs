@@ -118,17 +118,25 @@ fn errors_about_targets_say_host_and_port() {
 }
 
 #[test]
-fn multicast_target_is_refused_before_anything_is_sent() {
-    // Without a route to it, the error is that of connect(2).
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    if socket.connect("224.0.0.1:9999").is_err() {
-        skip!("no route to 224.0.0.1");
-    }
-    let (status, out, err) = run("-I 127.0.0.1 224.0.0.1");
+fn multicast_target_is_refused_with_and_without_a_route() {
+    // No socket can be bound to this interface.
+    let (status, out, err) = run("-I nowhere 224.0.0.1");
     assert_eq!((status, out.as_str()), (1, ""), "{err}");
     let said = "udp-echo: cannot probe 224.0.0.1:9999: reflectors refuse multicast; use the \
                 address of one reflector\n";
     assert_eq!(err, said);
+}
+
+#[test]
+fn unspecified_target_is_this_host() {
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = closed.local_addr().unwrap().port();
+    drop(closed);
+    let (status, out, err) = ended(&mut probe(format!("0.0.0.0:{port}"), "-c 1"));
+    assert_eq!((status, err.as_str()), (1, ""), "{out}");
+    let shown = format!("--- 0.0.0.0:{port} (127.0.0.1:{port}) ---\n");
+    assert!(out.contains(&shown), "{out}");
+    assert!(out.contains("\n1 request: the port is closed ("), "{out}");
 }
 
 #[test]
