@@ -1,4 +1,4 @@
-//! The command line: options, environment variables, help.
+//! The command line: options, environment variables, help. Over 400 lines: the help is half of it.
 
 mod combinations;
 mod control;

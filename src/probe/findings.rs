@@ -180,9 +180,11 @@ fn mode(config: &Config, outcome: &Outcome) -> Vec<String> {
 
 fn not_sent(config: &Config, outcome: &Outcome) -> Vec<String> {
     let missed = outcome.missed;
-    let waiting = match config.mode {
-        Mode::Lockstep => "the previous request still waited for its reply".into(),
-        _ => "every flow still waited for a reply, use more --flows".to_owned(),
+    // A flow whose reply is lost waits for the whole --wait: more flows would not help much.
+    let waiting = match (config.mode, outcome.tally.totals().lost()) {
+        (Mode::Lockstep, _) => "the previous request still waited for its reply".into(),
+        (_, 0) => "every flow still waited for a reply, use more --flows".into(),
+        _ => "every flow still waited for a reply".to_owned(),
     };
     let stall = Seconds(missed.longest_stall);
     let stalled = format!("this process was stopped or blocked for up to {stall} s");

@@ -198,7 +198,7 @@ fn source_is_an_address_or_an_interface_of_this_host() {
     for (source, said) in [
         (
             "192.0.2.99",
-            "cannot send from 192.0.2.99:0: Cannot assign requested address (os error 99); \
+            "cannot send from 192.0.2.99: Cannot assign requested address (os error 99); \
              choose an address of this host (`ip address` shows them)",
         ),
         (

@@ -244,6 +244,12 @@ fn requests_not_sent_have_their_own_reason_each() {
     ] {
         assert_eq!(said(Mode::Exchange, missed), [sentence]);
     }
+    let outcome = Outcome {
+        missed: Missed { waiting: 1, ..none },
+        ..run(1, &[true, false])
+    };
+    let no_advice = "requests due but not sent: 1; every flow still waited for a reply";
+    assert_eq!(sentences(Mode::Exchange, &outcome), [no_advice]);
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub enum ConnectError {
         cause: io::Error,
     },
     /// The source address cannot be used.
-    #[error("cannot send from {}: {cause}{}", named_here(*.address), source_hint(.address, .cause))]
+    #[error("cannot send from {}: {cause}{}", named_source(*.address), source_hint(.address, .cause))]
     Source {
         /// The address, and the port or 0.
         address: SocketAddr,
@@ -87,6 +87,15 @@ fn interface_hint(cause: &io::Error) -> &'static str {
         Some(libc::ENODEV) => "; choose an interface of this host (`ip link` shows them)",
         Some(libc::EPERM) => "; use an address of it: before Linux 5.7 the name needs CAP_NET_RAW",
         _ => "",
+    }
+}
+
+/// Formats a source address, with the port if it is fixed.
+fn named_source(address: SocketAddr) -> String {
+    let named = named_here(address);
+    match named.strip_suffix(":0") {
+        Some(address) => address.trim_matches(['[', ']']).to_owned(),
+        None => named,
     }
 }
 
