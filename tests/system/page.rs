@@ -95,8 +95,12 @@ fn status_page_shows_drops_above_refusals_in_every_view() {
     assert!(drops > 0.0);
     let browser = Browser::start();
     browser.open(&format!("http://{}/", daemon.http.unwrap()));
-    wait_until("the chart shows the drops", || {
-        browser.run("return document.querySelector('path.mark').getAttribute('d')") != ""
+    // A mark at the right edge is half outside of the chart.
+    wait_until("the chart shows the drops, and a sample after them", || {
+        let marks = "return document.querySelector('path.mark').getAttribute('d')";
+        let marks = browser.run(marks);
+        let marks = marks.as_str().unwrap();
+        !marks.is_empty() && !marks.starts_with("M298,")
     });
     let [dropped, refused] = ["drops", "source_port"].map(|id| {
         let text = browser.run(&format!(
