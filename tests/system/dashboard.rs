@@ -13,11 +13,14 @@ use crate::namespace::Namespace;
 use crate::prometheus::{EXAMPLES, Prometheus, example};
 
 /// Panels whose data is 0 in this test.
-const ZERO: [&str; 4] = [
+const ZERO: [&str; 2] = [
     "Receive queue, share of the buffer",
     "Received minus all outcomes",
-    "Receive errors by name",
-    "Log lines dropped",
+];
+/// Panels of rare events that this test does not cause.
+const NONE: [&str; 2] = [
+    "Receive errors per minute, by name",
+    "Log lines dropped per minute",
 ];
 /// The source port that a firewall keeps replies from.
 const BLOCKED: u16 = 5555;
@@ -57,12 +60,22 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
         host.inside(|| {
             for (title, query) in &queries {
                 let mut values = Vec::new();
+                if NONE.contains(&&**title) {
+                    let (rates, _) = query.split_once(" and ").expect(title);
+                    wait_until(&format!("{title:?} has series"), || {
+                        !prometheus.query(rates).is_empty()
+                    });
+                    // The legend leaves out series that are 0.
+                    assert!(prometheus.query(query).is_empty(), "{title}: {query}");
+                    continue;
+                }
                 wait_until(&format!("{title:?} has data: {query}"), || {
                     values = prometheus.query(query);
                     let finite = values.iter().any(|value| value.is_finite());
                     finite && (ZERO.contains(&&**title) || values.iter().any(|value| *value > 0.0))
                 });
             }
+            assert_marks_the_start(&prometheus, &queries);
             prometheus.wait_for_rules();
         });
     });
@@ -76,11 +89,27 @@ fn dashboard_is_portable_and_describes_each_panel() {
     // Grafana 10 and later read this schema version without migration.
     assert!(dashboard["schemaVersion"].as_u64() >= Some(38));
     assert!(dashboard["id"].is_null() && dashboard["uid"] == "udp-echo");
-    let source = json!({ "type": "prometheus", "uid": "${DS_PROMETHEUS}" });
+    let source = json!({ "type": "prometheus", "uid": "${datasource}" });
     let variables = list(&dashboard["templating"]["list"]);
     let names: Vec<_> = variables.iter().map(|variable| &variable["name"]).collect();
-    assert_eq!(names, ["DS_PROMETHEUS", "job", "instance"]);
+    assert_eq!(names, ["datasource", "job", "instance"]);
     assert_eq!(variables[0]["type"], "datasource");
+    let starts = &list(&dashboard["annotations"]["list"])[0];
+    assert_eq!(starts["useValueForTime"], true);
+    assert_eq!(starts["datasource"], source);
+    // The import asks for the data source and puts it in the place of its name.
+    let input = &list(&dashboard["__inputs"])[0];
+    assert_eq!(input["pluginId"], "prometheus");
+    let place = format!("${{{}}}", input["name"].as_str().unwrap());
+    assert_eq!(variables[0]["current"]["value"], place);
+    let required: BTreeSet<_> = list(&dashboard["__requires"])
+        .iter()
+        .map(|required| (&required["type"], &required["id"]))
+        .map(|(kind, id)| (kind.as_str().unwrap(), id.as_str().unwrap()))
+        .collect();
+    let types = ["grafana", "prometheus", "stat", "timeseries"];
+    let kinds = ["grafana", "datasource", "panel", "panel"];
+    assert_eq!(required, kinds.into_iter().zip(types).collect());
     for variable in &variables[1..] {
         assert_eq!(variable["datasource"], source, "{variable}");
         assert_eq!(variable["query"]["query"], variable["definition"]);
@@ -123,6 +152,67 @@ fn dashboard_is_portable_and_describes_each_panel() {
     // No gap: a row is as wide as the grid.
     let lowest = cells.iter().map(|(_, y)| y + 1).max().unwrap();
     assert_eq!(cells.len() as u64, 24 * lowest);
+}
+
+#[test]
+fn dashboard_shows_rare_events_without_zero_series() {
+    let counters = [
+        "datagrams_refused",
+        "datagrams_truncated",
+        "socket_drops",
+        "peers_evicted",
+        "timeouts",
+        "send_errors",
+        "receive_errors",
+        "log_lines_dropped",
+    ];
+    let mut shown = BTreeSet::new();
+    let dashboard = dashboard();
+    for panel in list(&dashboard["panels"]) {
+        if panel["type"] != "timeseries" {
+            continue;
+        }
+        let title = panel["title"].as_str().unwrap();
+        let defaults = &panel["fieldConfig"]["defaults"];
+        for target in list(&panel["targets"]) {
+            let query = target["expr"].as_str().unwrap();
+            // The lowest bucket is 0 to 1: an interpolated quantile is below 1 there.
+            let interpolated = query.starts_with("histogram_quantile");
+            assert!(
+                !interpolated || query.contains("_seconds_bucket"),
+                "{query}"
+            );
+            // A limit far above the value flattens it.
+            assert!(!query.starts_with("process_max_fds"), "{title}");
+            if query.contains("residence") {
+                let hint = defaults["noValue"].as_str().unwrap_or_default();
+                assert!(hint.contains("--timestamps"), "{title}");
+            }
+            let rare = counters.iter().find(|counter| {
+                query.starts_with("60 * ") && query.contains(&format!("udp_echo_{counter}_total"))
+            });
+            if let Some(counter) = rare {
+                assert!(title.contains("per minute"), "{title}");
+                assert!(query.contains("[$__range] @ end())"), "{query}");
+                assert!(query.ends_with(" > 0"), "{query}");
+                assert_eq!(defaults["noValue"], "None in this time range", "{title}");
+                shown.insert(*counter);
+            }
+        }
+    }
+    assert_eq!(shown, counters.into_iter().collect());
+    // These units show 0.04 as 40 m.
+    for unit in ["pps", "Bps", "bps", "reqps"] {
+        let unit = format!("\"unit\":\"{unit}\"");
+        assert!(!dashboard.to_string().contains(&unit), "{unit}");
+    }
+}
+
+/// The annotation's time is the start of the process, in milliseconds.
+fn assert_marks_the_start(prometheus: &Prometheus, queries: &[(String, String)]) {
+    let (_, query) = queries.iter().find(|(title, _)| title == "Starts").unwrap();
+    let recent = format!("{query} / 1000 > bool (time() - 3600)");
+    assert_eq!(prometheus.query(&recent), [1.0]);
 }
 
 fn dashboard() -> Value {
