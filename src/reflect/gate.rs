@@ -58,3 +58,16 @@ fn next_random(random: &mut u64) -> u64 {
     *random ^= *random << 17;
     *random
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_numbers_are_those_of_xorshift64() {
+        let mut random = 1;
+        let numbers = [(); 3].map(|()| next_random(&mut random));
+        let expected = [0x4082_2041, 0x1000_4106_0c01_1441, 0x9b1e_842f_6e86_2629];
+        assert_eq!(numbers, expected);
+    }
+}

@@ -245,3 +245,50 @@ impl<S: BuildHasher> Peers<S> {
         &mut self.entries[link.get() as usize - 1]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
+
+    use super::*;
+
+    fn peers(capacity: u32) -> Peers<RandomState> {
+        Peers::new(NonZeroU32::new(capacity).unwrap(), RandomState::new()).unwrap()
+    }
+
+    #[test]
+    fn peers_that_differ_in_any_part_spread_over_the_buckets() {
+        let peers = peers(1024);
+        let parts: [fn(u16) -> SocketAddr; 5] = [
+            |number| (Ipv4Addr::LOCALHOST, number).into(),
+            |number| (Ipv4Addr::from_bits(number.into()), 7).into(),
+            |number| (Ipv6Addr::LOCALHOST, number).into(),
+            |number| (Ipv6Addr::from_bits(number.into()), 7).into(),
+            |number| SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 0, number.into()).into(),
+        ];
+        for part in parts {
+            let mut used = vec![false; peers.buckets.len()];
+            (0..1024).for_each(|number| used[peers.bucket(&part(number))] = true);
+            // A random hash leaves 377 of the buckets empty, with a standard deviation of 10.
+            let empty = used.iter().filter(|used| !**used).count();
+            assert!((277..477).contains(&empty), "{empty} for {}", part(1));
+        }
+    }
+
+    #[test]
+    fn table_takes_the_documented_memory_per_peer() {
+        for capacity in [1, 2, 63, 64, 1000, (1 << 16) + 1] {
+            let peers = peers(capacity);
+            let entries = peers.entries.capacity() * size_of::<Entry>();
+            let bytes = entries + peers.buckets.len() * size_of::<Link>();
+            let most = capacity as usize * BYTES_PER_PEER + SLACK * size_of::<Entry>();
+            assert!(bytes <= most, "{bytes} for {capacity} peers");
+            // Just above a power of two, almost every peer takes the most.
+            assert!(
+                capacity < 1 << 16 || bytes + 100 > most,
+                "{bytes} of {most}"
+            );
+        }
+    }
+}

@@ -234,6 +234,22 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_above_the_total_cost_their_source_nothing() {
+        let sources =
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map(|last| IpAddr::from([192, 0, 2, last]));
+        let mut any = std::iter::repeat_with(|| limits(Some(3), Some(30)));
+        let own_buckets = |(limits, _): &(Limits, _)| limits.have_own_buckets(&sources);
+        let (limits, now) = any.find(own_buckets).unwrap();
+        let [source, others @ ..] = sources;
+        assert!(others.iter().all(|other| limits.allow_all(*other, 3, now)));
+        assert!(!limits.allow_all(source, 3, now));
+        // The total limit allows three again, the limit of the source not yet one.
+        let later = now + Duration::from_millis(101);
+        assert!(limits.allow_all(source, 3, later));
+        assert!(!limits.have_own_buckets(&[source, source]));
+    }
+
+    #[test]
     fn leak_passes_the_limit_of_a_source_but_not_the_total() {
         let mut numbers = 0..;
         let mut next = || numbers.next().unwrap();
@@ -255,6 +271,14 @@ mod tests {
         assert_eq!(rate(Rate::MOST).map(|rate| rate.interval), Some(100));
         assert_eq!(rate(Rate::MOST + 1), None);
         assert_eq!(rate(7).map(|rate| rate.interval), Some(142_857_143));
+    }
+
+    #[test]
+    fn rate_is_shown_as_its_number_of_datagrams() {
+        for number in [1, 3, 7, 1000, Rate::MOST] {
+            let rate = Rate::new(NonZeroU32::new(number).unwrap()).unwrap();
+            assert_eq!(rate.to_string(), number.to_string());
+        }
     }
 
     proptest! {

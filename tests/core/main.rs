@@ -26,6 +26,7 @@ use udp_echo::reflect::{
 use daemon::{Daemon, Expected};
 use model::Model;
 
+mod bounds;
 mod daemon;
 mod model;
 
@@ -225,7 +226,7 @@ fn exchange_handles_a_gro_batch_datagram_by_datagram() {
 
 #[test]
 fn echo_mode_echoes_a_gro_batch_as_one_unless_truncated() {
-    for (segment, datagrams, length) in [(22, 3, 66), (1025, 1, 1024)] {
+    for (segment, datagrams, length) in [(22, 3, 66), (1024, 2, 2048), (1025, 1, 1024)] {
         let Daemon { mut core, now, .. } = Daemon::new(&defaults(Mode::Echo));
         let bytes = &BYTES[..BYTES.len().min(3 * segment)];
         let verdict = given(ALICE, bytes).handled(&mut core, segment, now);
