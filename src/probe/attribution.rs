@@ -224,6 +224,7 @@ mod tests {
         let attribution = |own| Attribution::new(&before, &after, own).unwrap();
         for lost in [23, 30] {
             assert_eq!(attribution(own(lost, 90, 60)), expected);
+            assert_eq!(expected.located(), 6 + 4 + 3 + 10);
         }
         let of_others = attribution(own(17, 80, 60));
         assert_eq!((of_others.uplink, of_others.of_others), (0, 4));
@@ -245,6 +246,12 @@ mod tests {
                 prop_assert!((share * sum).abs_diff(exact) < sum.max(1));
             }
         }
+    }
+
+    #[test]
+    fn greatest_remainder_gets_the_request_that_is_left_over() {
+        // 5.0, 2.9 and 2.1.
+        assert_eq!(shares(10, [50, 29, 21]), [5, 3, 2]);
     }
 
     #[test]

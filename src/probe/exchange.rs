@@ -297,6 +297,52 @@ impl FlowState {
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::ZERO;
+    const WAIT: Duration = Duration::from_secs(1);
+
+    /// Sends a request and receives its reply at once. Returns whether a record follows.
+    fn completes(exchanges: &mut Exchanges, flow: usize, sequence: u64) -> bool {
+        exchanges.request_sent(flow, sequence, NOW);
+        let record = exchanges.reply_received(flow, sequence, NOW, NOW, NOW);
+        record.is_some()
+    }
+
+    #[test]
+    fn reply_to_an_earlier_request_ends_no_exchange() {
+        let mut exchanges = Exchanges::new(Mode::Exchange, 1, WAIT);
+        exchanges.request_sent(0, 1, NOW);
+        assert!(exchanges.next_record(WAIT / 2).is_some());
+        assert_eq!(exchanges.next_record(WAIT), None);
+        exchanges.request_sent(0, 2, WAIT);
+        assert_eq!(exchanges.reply_received(0, 1, WAIT, WAIT, WAIT), None);
+        assert_eq!(exchanges.waiting_request(0), Some(2));
+        assert!(exchanges.next_record(WAIT * 3 / 2).is_some());
+        assert_eq!(exchanges.reply_received(0, 1, WAIT, WAIT, WAIT), None);
+        assert_eq!(exchanges.next_flow(), None);
+    }
+
+    #[test]
+    fn first_replies_of_many_flows_show_no_plain_reflector() {
+        let mut exchanges = Exchanges::new(Mode::Exchange, 4, WAIT);
+        for (sequence, flow) in (1..).zip(0..4) {
+            assert!(completes(&mut exchanges, flow, sequence));
+        }
+        assert!(!exchanges.is_plain());
+    }
+
+    #[test]
+    fn records_for_one_request_are_limited_while_others_are_decoded() {
+        let mut exchanges = Exchanges::new(Mode::Exchange, 2, WAIT);
+        assert!(completes(&mut exchanges, 0, 1));
+        let attempts = [0, 1, 2, 3].map(|attempt| {
+            assert!(completes(&mut exchanges, 1, u64::from(attempt) + 2));
+            let due = exchanges.record_echoed(0, 1, attempt);
+            due.map(|due| due.attempt)
+        });
+        assert_eq!(attempts, [Some(1), Some(2), Some(3), None]);
+        assert!(!exchanges.is_plain());
+    }
+
     #[test]
     fn exchanges_keep_one_deadline_per_flow_while_one_waits() {
         const MILLISECOND: Duration = Duration::from_millis(1);

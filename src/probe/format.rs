@@ -104,6 +104,7 @@ mod tests {
             (0, 0, "0%"),
             (0, 7, "0%"),
             (1, 10_001, "<0.01%"),
+            (1, 10_000, "0.01%"),
             (99, 10_000, "0.99%"),
             (256, 1000, "25.6%"),
             (1, 3, "33.33%"),
@@ -126,6 +127,26 @@ mod tests {
         for (milliseconds, text) in [(0, "0"), (10_000, "10"), (1546, "1.55"), (96, "0.1")] {
             let time = Duration::from_millis(milliseconds);
             assert_eq!(Seconds(time).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn nouns_are_plural_except_for_one() {
+        let shown = [0, 1, 2].map(|number| counted(number, "record"));
+        assert_eq!(shown, ["0 records", "1 record", "2 records"]);
+    }
+
+    #[test]
+    fn milliseconds_have_three_decimals() {
+        for (nanoseconds, text) in [
+            (0, "0.000"),
+            (1_234_567, "1.235"),
+            (90_500_000_000, "90500.000"),
+        ] {
+            assert_eq!(
+                Milliseconds(Duration::from_nanos(nanoseconds)).to_string(),
+                text
+            );
         }
     }
 

@@ -189,11 +189,31 @@ mod tests {
 
     #[test]
     fn frequencies_compare_across_different_periods() {
-        let [ten, five] = [(1, 100), (10, 2000)].map(|(count, milliseconds)| Frequency {
+        let frequencies = [(1, 100), (10, 2000), (10, 1000)];
+        let [ten, five, equal] = frequencies.map(|(count, milliseconds)| Frequency {
             count,
             time: Duration::from_millis(milliseconds),
         });
         assert!(ten.is_at_least(five) && ten.is_at_least(ten) && !five.is_at_least(ten));
+        assert!(ten.is_at_least(equal) && equal.is_at_least(ten));
+    }
+
+    #[test]
+    fn long_pause_is_followed_by_the_requests_of_its_end() {
+        for (count, milliseconds, due) in [(1, 1000, 1), (50, 500, 10), (1, 1, 64), (20, 2, 100)] {
+            let mut pace = pace(count, Duration::from_millis(milliseconds));
+            assert_eq!(pace.due(Duration::from_secs(10)), due, "{count}");
+        }
+    }
+
+    #[test]
+    fn late_request_does_not_move_the_next_one() {
+        let mut pace = pace(10, Duration::from_secs(1));
+        for now in [0, 150] {
+            assert_eq!(pace.due(Duration::from_millis(now)), 1);
+            pace.sent();
+        }
+        assert_eq!(pace.next(), Duration::from_millis(200));
     }
 
     #[test]

@@ -194,9 +194,11 @@ mod tests {
             let exact = |time: u64| Duration::from_nanos(time);
             prop_assert_eq!(summary.min, exact(sorted[0]));
             prop_assert_eq!(summary.max, exact(sorted[sorted.len() - 1]));
-            #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
-            let mean = sorted.iter().sum::<u64>() as f64 / sorted.len() as f64;
+            let mean = count(sorted.iter().sum()) / count(rtts.count());
             prop_assert!((summary.mean.as_secs_f64() * 1e9 - mean).abs() <= mean * 1e-6 + 1.0);
+            let squares = sorted.iter().map(|time| (count(*time) - mean).powi(2));
+            let stddev = (squares.sum::<f64>() / count(rtts.count())).sqrt();
+            prop_assert!((summary.stddev.as_secs_f64() * 1e9 - stddev).abs() <= mean * 1e-6 + 1.0);
             for (percent, seen) in [(50, summary.p50), (90, summary.p90), (99, summary.p99)] {
                 let rank = (sorted.len() * percent).div_ceil(100).max(1);
                 let expected = exact(sorted[rank - 1]).as_secs_f64();
@@ -206,6 +208,23 @@ mod tests {
             let bars = rtts.bars(8);
             prop_assert_eq!(bars.iter().map(|bar| bar.count).sum::<u64>(), rtts.count());
             prop_assert!(bars.len() <= 8 && bars.is_sorted_by_key(|bar| bar.from));
+            // Each bound is that of a geometric sequence, unless bars of no width were left out.
+            let factor = count(sorted[sorted.len() - 1]) / count(sorted[0]);
+            for (index, bar) in (0_u32..).zip(&bars).filter(|_| bars.len() == 8) {
+                for (bound, power) in [(bar.from, index), (bar.to, index + 1)] {
+                    let exact = count(sorted[0]) * factor.powf(f64::from(power) / 8.0);
+                    let off = (count(nanoseconds(bound)) - exact).abs();
+                    prop_assert!(off <= exact * 1e-9 + 1.0, "{:?}", bars);
+                }
+            }
+            let mut below = 0;
+            for bar in &bars[..bars.len() - 1] {
+                below += bar.count;
+                let most = sorted.partition_point(|time| *time < nanoseconds(bar.to)) as u64;
+                // The histogram rounds up in the third digit.
+                let least = sorted.partition_point(|time| time + time / 500 < nanoseconds(bar.to));
+                prop_assert!((least as u64..=most).contains(&below), "{:?}", bars);
+            }
         }
     }
 

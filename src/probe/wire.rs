@@ -206,6 +206,54 @@ mod tests {
         run.parse(bytes, bytes.len())
     }
 
+    #[test]
+    fn splitmix64_matches_its_published_numbers() {
+        let mut state = 0;
+        let numbers = [(); 3].map(|()| next(&mut state));
+        let expected = [
+            0xe220_a839_7b1d_cdaf,
+            0x6e78_9e6a_a1b9_65f4,
+            0x06c4_5d18_8009_454f,
+        ];
+        assert_eq!(numbers, expected);
+    }
+
+    /// The bytes were computed from the format by another program.
+    #[test]
+    fn request_has_the_documented_bytes() {
+        let expected = b"\x01\x02\x03\x04\0\0\0\0\0\0\0\x05\x89\x75\xae\xc7\x3d\x86\x7a\xf2\x76\x02\x52\x27\xa0\xd4\x48";
+        assert_eq!(request(Run::new(0x0102_0304, expected.len()), 5), expected);
+    }
+
+    #[test]
+    fn record_has_the_documented_fields() {
+        let run = Run::new(7, 16);
+        let rtt = Some(Duration::from_millis(1500));
+        let expected = Record {
+            id: 7,
+            tag: TAG,
+            stamp: 5,
+            pair: [2, 3],
+            value: 1.5,
+        };
+        assert_eq!(run.record(5, 2, 3, rtt), expected);
+        let record = run.record(5, 2, usize::MAX, None);
+        assert!(record.value.is_nan() && record.pair == [2, i16::MAX]);
+    }
+
+    #[test]
+    fn echoed_record_must_have_the_length_of_one() {
+        let run = Run::new(7, 64);
+        let mut bytes = [0; 65];
+        bytes[..Record::BYTES].copy_from_slice(&run.record(5, 0, 0, None).encode());
+        for length in [Record::BYTES + 1, 64, 65] {
+            assert_eq!(parse(run, &bytes[..length]), Message::Damaged, "{length}");
+        }
+        // No client sends so many attempts.
+        bytes[14] = 1;
+        assert_eq!(parse(run, &bytes[..Record::BYTES]), Message::Damaged);
+    }
+
     proptest! {
         #[test]
         fn replies_parse_to_their_request_and_change(

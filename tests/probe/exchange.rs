@@ -329,7 +329,7 @@ fn idle_flows_send_in_turn() {
         assert_eq!(exchanges.next_flow(), Some(flow));
         exchanges.request_sent(flow, flow as u64 + 1, Duration::ZERO);
     }
-    assert_eq!(exchanges.next_flow(), None);
+    assert_eq!((exchanges.may_send(), exchanges.next_flow()), (false, None));
     assert!(exchanges.reply_received(1, 2, NOW, NOW, NOW).is_some());
     assert_eq!(exchanges.next_flow(), Some(1));
     exchanges.request_sent(1, 4, Duration::ZERO);
@@ -351,4 +351,49 @@ fn lockstep_keeps_one_request_in_flight_and_echo_any_number() {
         exchanges.request_sent(flow, sequence, Duration::ZERO);
     }
     assert_eq!(exchanges.reply_received(0, 1, NOW, NOW, NOW), None);
+}
+
+#[test]
+fn rejection_ends_only_the_exchange_of_its_request() {
+    let mut exchanges = Exchanges::new(Mode::Exchange, 1, WAIT);
+    exchanges.request_sent(0, 1, NOW);
+    exchanges.request_rejected(0, 2);
+    assert_eq!(exchanges.waiting_request(0), Some(1));
+    exchanges.request_rejected(0, 1);
+    assert_eq!(
+        (exchanges.waiting_request(0), exchanges.next_flow()),
+        (None, Some(0))
+    );
+    exchanges.request_sent(0, 2, NOW);
+    let due = exchanges.next_record(WAIT / 2).unwrap();
+    assert_eq!((due.sequence, due.attempt), (2, 0));
+    exchanges.request_rejected(0, 1);
+    assert_eq!(
+        (exchanges.waiting_request(0), exchanges.next_flow()),
+        (None, None)
+    );
+    exchanges.request_rejected(0, 2);
+    assert_eq!(exchanges.next_flow(), Some(0));
+}
+
+#[test]
+fn echo_of_a_record_after_a_reply_in_time_is_counted_once() {
+    let mut exchanges = Exchanges::new(Mode::Exchange, 1, WAIT);
+    exchanges.request_sent(0, 1, NOW);
+    assert!(exchanges.reply_received(0, 1, NOW, NOW, NOW).is_some());
+    let due = exchanges.record_echoed(0, 1, 0).unwrap();
+    assert_eq!((due.attempt, exchanges.echoed_after_reply()), (1, 1));
+    assert_eq!(exchanges.record_echoed(0, 1, 0), None);
+    assert_eq!(exchanges.echoed_after_reply(), 1);
+}
+
+#[test]
+fn record_is_late_half_a_second_after_the_reply() {
+    for (late, next_flow) in [(499, Some(0)), (500, None)] {
+        let mut exchanges = Exchanges::new(Mode::Exchange, 1, WAIT);
+        exchanges.request_sent(0, 1, NOW);
+        let now = Duration::from_millis(late);
+        assert!(exchanges.reply_received(0, 1, NOW, NOW, now).is_some());
+        assert_eq!(exchanges.next_flow(), next_flow);
+    }
 }

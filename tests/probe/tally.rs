@@ -17,6 +17,11 @@ enum Event {
         back: u64,
         corrupted: bool,
     },
+    /// A reply to a request that was never sent: `ahead` after the last one, or number 0.
+    UnknownReply {
+        ahead: Option<u64>,
+        corrupted: bool,
+    },
     Reject {
         back: u64,
     },
@@ -28,6 +33,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0_usize..3).prop_map(|flow| Event::Send { flow }),
         4 => (0_u64..12, prop::bool::weighted(0.2))
             .prop_map(|(back, corrupted)| Event::Reply { back, corrupted }),
+        1 => (prop::option::of(1_u64..12), any::<bool>())
+            .prop_map(|(ahead, corrupted)| Event::UnknownReply { ahead, corrupted }),
         1 => (0_u64..12).prop_map(|back| Event::Reject { back }),
         1 => Just(Event::Damaged),
     ]
@@ -44,7 +51,7 @@ proptest! {
         // Sequence numbers in order of arrival.
         let mut replies: Vec<u64> = Vec::new();
         let mut rejected: Vec<u64> = Vec::new();
-        let (mut corrupted, mut too_late) = (0, 0);
+        let (mut corrupted, mut damaged, mut too_late, mut reordered) = (0, 0, 0, 0);
         // Round-trip times in milliseconds, and their differences between requests of a flow.
         let mut rtts: BTreeMap<u64, u64> = BTreeMap::new();
         let mut differences: Vec<u64> = Vec::new();
@@ -76,7 +83,9 @@ proptest! {
                         ReplyKind::Duplicate { rtt, flow }
                     } else {
                         let overtaken = |other: &u64| *other > sequence && flow_of(*other) == flow;
-                        ReplyKind::First { rtt, flow, reordered: replies.iter().any(overtaken) }
+                        let is_overtaken = replies.iter().any(overtaken);
+                        reordered += u64::from(is_overtaken);
+                        ReplyKind::First { rtt, flow, reordered: is_overtaken }
                     };
                     prop_assert_eq!(kind, expected);
                     let is_first = !replies.contains(&sequence);
@@ -92,6 +101,13 @@ proptest! {
                         differences.extend(others.map(|other| other.abs_diff(own)));
                     }
                 }
+                Event::UnknownReply { ahead, corrupted: is } => {
+                    let sequence = ahead.map_or(0, |ahead| count + ahead);
+                    let at = Duration::from_millis(now);
+                    prop_assert_eq!(tally.reply(sequence, is, at, at), ReplyKind::Unknown);
+                    corrupted += 1;
+                    damaged += 1;
+                }
                 Event::Reject { back } => {
                     let Some(sequence) = count.checked_sub(back) else { continue };
                     let waits = kept(sequence) && sequence > 0
@@ -102,6 +118,7 @@ proptest! {
                 }
                 Event::Damaged => {
                     corrupted += 1;
+                    damaged += 1;
                     tally.damaged();
                 }
             }
@@ -115,7 +132,9 @@ proptest! {
         prop_assert_eq!(totals.lost(), (sent.len() - distinct.len()) as u64);
         prop_assert_eq!(totals.duplicates, (replies.len() - distinct.len()) as u64);
         prop_assert_eq!(totals.corrupted, corrupted);
+        prop_assert_eq!(totals.damaged, damaged);
         prop_assert_eq!(totals.too_late, too_late);
+        prop_assert_eq!(totals.reordered, reordered);
         rejected.retain(|sequence| !distinct.contains(sequence));
         prop_assert_eq!(totals.rejected, rejected.len() as u64);
         prop_assert_eq!(tally.outstanding(), totals.lost() - totals.rejected);
@@ -123,6 +142,7 @@ proptest! {
         let sum: u64 = differences.iter().sum();
         let mean = (sum * 1_000_000).checked_div(differences.len() as u64);
         prop_assert_eq!(tally.jitter().mean(), mean.map(Duration::from_nanos));
+        prop_assert_eq!(tally.flows().len(), 3);
         for (flow, counts) in tally.flows().iter().enumerate() {
             let own = |sequence: &&u64| sent[usize::try_from(**sequence - 1).unwrap()].0 == flow;
             prop_assert_eq!(counts.received, distinct.iter().filter(own).count() as u64);
@@ -132,7 +152,7 @@ proptest! {
 
     #[test]
     fn overdue_returns_each_unanswered_request_once(
-        replied in prop::collection::vec(any::<bool>(), 1..100), step in 1_usize..20
+        replies in prop::collection::vec(any::<bool>(), 1..100), step in 1_usize..20
     ) {
         let mut tally = Tally::new(1, 128);
         let (mut overdue, mut runs) = (Vec::new(), Vec::new());
@@ -140,7 +160,7 @@ proptest! {
             Overdue::Request { sequence, is_first, .. } => overdue.push((sequence, is_first)),
             Overdue::Run { first, last } => runs.push((first, last)),
         };
-        for (index, replied) in replied.iter().enumerate() {
+        for (index, replied) in replies.iter().enumerate() {
             let now = Duration::from_millis(index as u64);
             tally.sent(0, now);
             if *replied {
@@ -151,14 +171,17 @@ proptest! {
                 while let Some(found) = tally.overdue(before) {
                     note(found);
                 }
+                let times = (0..=index).filter(|index| !replies[*index]);
+                let mut times = times.map(|index| Duration::from_millis(index as u64));
+                prop_assert_eq!(tally.next_overdue(), times.find(|time| *time >= before));
             }
         }
         while let Some(found) = tally.overdue(Duration::MAX) {
             note(found);
         }
         tally.end_losses().into_iter().for_each(note);
-        let is_lost = |index: usize| replied.get(index) == Some(&false);
-        let lost = (0..replied.len()).filter(|index| is_lost(*index));
+        let is_lost = |index: usize| replies.get(index) == Some(&false);
+        let lost = (0..replies.len()).filter(|index| is_lost(*index));
         let expected: Vec<_> = lost
             .map(|index| (index as u64 + 1, index == 0 || !is_lost(index - 1)))
             .collect();
