@@ -235,39 +235,4 @@ pub(super) const FAMILIES: &[Family] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-    use std::time::{Duration, Instant, SystemTime};
-
-    use crate::metrics::{Clocks, Metrics, MetricsSources};
-
-    #[expect(clippy::disallowed_methods, reason = "any time will do")]
-    fn clocks() -> Clocks {
-        Clocks {
-            monotonic: Instant::now(),
-            since_boot: Duration::ZERO,
-            today: SystemTime::UNIX_EPOCH,
-        }
-    }
-
-    #[test]
-    fn buffer_limits_are_shown_under_their_own_names() {
-        let metrics = Metrics::new(MetricsSources {
-            workers: Vec::new(),
-            timestamps: false,
-            config_info: Vec::new(),
-            dropped_log_lines: Arc::default(),
-            read_limits: || [Some(1), Some(2)],
-            started: clocks(),
-            clocks,
-            last: Mutex::default(),
-        });
-        let text = metrics.unwrap().text().unwrap();
-        for line in [
-            "udp_echo_receive_buffer_limit_bytes 1\n",
-            "udp_echo_send_buffer_limit_bytes 2\n",
-        ] {
-            assert!(text.contains(line), "no {line} in {text}");
-        }
-    }
-}
+mod tests;

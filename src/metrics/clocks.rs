@@ -66,6 +66,13 @@ mod tests {
     }
 
     #[test]
+    fn shown_time_follows_a_step_of_a_second() {
+        for (time, expected) in [(9.001, 10.0), (10.999, 10.0), (9.0, 9.0), (11.0, 11.0)] {
+            assert!((steady(10.0, time) - expected).abs() < 1e-9, "{time}");
+        }
+    }
+
+    #[test]
     fn start_and_last_datagram_times_follow_a_clock_step() {
         let [counts, other] = [(); 2].map(|()| Arc::new(Counts::default()));
         let worker = |counts| WorkerMetrics {

@@ -259,6 +259,18 @@ mod tests {
     }
 
     #[test]
+    fn moment_beyond_the_range_is_the_last_of_the_range() {
+        #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+        let epoch = Instant::now();
+        let moment = SharedMoment::default();
+        assert_eq!(moment.get(epoch), None);
+        // 634 years.
+        moment.set(epoch, epoch + Duration::from_secs(20_000_000_000));
+        let last = epoch + Duration::from_nanos(u64::MAX - 1);
+        assert_eq!(moment.get(epoch), Some(last));
+    }
+
+    #[test]
     fn errors_are_counted_by_name_or_as_other() {
         let errors = ErrorCounts::default();
         for errno in [libc::EPERM, libc::EPERM, libc::EXDEV] {

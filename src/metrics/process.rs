@@ -155,4 +155,23 @@ mod tests {
         assert_eq!(cpu_seconds(""), None);
         assert_eq!(cpu_seconds("1 (x) S 1"), None);
     }
+
+    #[test]
+    fn file_limit_is_the_soft_one_or_infinity() {
+        let limits = |soft| {
+            let other = "Max processes             1                    2      processes\n";
+            format!("{other}Max open files            {soft}              1048576    files\n")
+        };
+        assert_eq!(max_files(&limits("1024")), Some(1024.0));
+        assert_eq!(max_files(&limits("unlimited")), Some(f64::INFINITY));
+        assert_eq!(max_files(""), None);
+    }
+
+    #[test]
+    fn status_field_is_the_number_after_its_name() {
+        let status = "Name:\tVmRSS: 7\nVmSize:\t  2000 kB\nVmRSS:\t  30 kB\nThreads:\t4\n";
+        let shown = ["VmSize:", "VmRSS:", "Threads:", "Name:", "VmSwap:"];
+        let numbers = [Some(2000.0), Some(30.0), Some(4.0), None, None];
+        assert_eq!(shown.map(|name| field(status, name)), numbers);
+    }
 }
