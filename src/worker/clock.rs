@@ -141,6 +141,10 @@ mod tests {
             assert_eq!(clock.now(), start + step * WAIT);
             assert_eq!(clock.since(start), step * WAIT);
         }
+        // The longest time that is no pause.
+        let end = start + 5 * WAIT + 2 * TICK;
+        clock.advance(end, slept(false), Some(end));
+        assert_eq!(clock.now(), end);
     }
 
     #[test]
@@ -163,6 +167,19 @@ mod tests {
             clock.advance(soon + WAIT, slept(false), Some(due));
             assert_eq!(clock.now(), now + WAIT);
         }
+    }
+
+    #[test]
+    fn readings_are_those_of_the_system_clock() {
+        let start = Instant::now();
+        let mut clock = LoopClock::new(start);
+        let stopwatch = clock.stopwatch();
+        let later = std::iter::repeat_with(Instant::now)
+            .find(|now| *now > start)
+            .unwrap();
+        assert!(stopwatch.passed() >= later - start && stopwatch.now() >= later);
+        clock.read(slept(false), None);
+        assert!(clock.real() >= later);
     }
 
     #[test]
