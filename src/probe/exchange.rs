@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn records_for_one_request_are_limited_while_others_are_decoded() {
+    fn records_for_a_request_are_limited_while_others_are_decoded() {
         let mut exchanges = Exchanges::new(Mode::Exchange, 2, WAIT);
         assert!(completes(&mut exchanges, 0, 1));
         let attempts = [0, 1, 2, 3].map(|attempt| {

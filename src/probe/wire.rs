@@ -249,7 +249,7 @@ mod tests {
         for length in [Record::BYTES + 1, 64, 65] {
             assert_eq!(parse(run, &bytes[..length]), Message::Damaged, "{length}");
         }
-        // No client sends so many attempts.
+        // No client makes this many attempts.
         bytes[14] = 1;
         assert_eq!(parse(run, &bytes[..Record::BYTES]), Message::Damaged);
     }
