@@ -277,6 +277,10 @@ mod tests {
             let index = errors.count(&io::Error::from_raw_os_error(errno));
             assert_eq!(index + 1 == ErrorCounts::NAMES, errno == libc::EXDEV);
         }
+        assert_eq!(
+            [libc::EPERM, libc::EXDEV].map(errno_name),
+            ["EPERM", "other"]
+        );
         let counted: Vec<_> = ErrorCounts::names()
             .enumerate()
             .map(|(index, name)| (name, errors.get(index)))
