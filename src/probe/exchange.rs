@@ -344,6 +344,19 @@ mod tests {
     }
 
     #[test]
+    fn restarted_flow_has_no_exchange_and_no_records() {
+        let mut exchanges = Exchanges::new(Mode::Exchange, 1, WAIT);
+        assert!(completes(&mut exchanges, 0, 1));
+        exchanges.request_sent(0, 2, NOW);
+        exchanges.restart(0);
+        assert_eq!(
+            (exchanges.next_deadline(), exchanges.next_flow()),
+            (None, Some(0))
+        );
+        assert_eq!(exchanges.record_echoed(0, 1, 0), None);
+    }
+
+    #[test]
     fn exchanges_keep_one_deadline_per_flow_while_one_waits() {
         const MILLISECOND: Duration = Duration::from_millis(1);
         let mut exchanges = Exchanges::new(Mode::Exchange, 2, Duration::from_hours(1));

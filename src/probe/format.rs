@@ -120,6 +120,14 @@ mod tests {
         let text = "short  line\n  a long line of words\nunbreakable-word";
         let expected = "short  line\n  a long\n    line of\n    words\nunbreakable-word";
         assert_eq!(wrapped(text, 11), expected);
+        for (text, columns, expected) in [
+            ("aa bb", 5, "aa bb"),
+            ("aa bb", 4, "aa\n  bb"),
+            ("a b c d", 5, "a b c\n  d"),
+            ("aaa bb c", 5, "aaa\n  bb\n  c"),
+        ] {
+            assert_eq!(wrapped(text, columns), expected);
+        }
     }
 
     #[test]

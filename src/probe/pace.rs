@@ -237,6 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn longest_stall_is_measured_from_the_last_run() {
+        let milliseconds = Duration::from_millis;
+        for (now, longest) in [(173, 0), (214, 0), (215, 201), (373, 359)] {
+            let mut pace = pace(1000, Duration::from_secs(1));
+            pace.ran(milliseconds(14), true);
+            pace.due(milliseconds(now));
+            assert!(pace.missed().total() > 0, "{now}");
+            assert_eq!(pace.missed().longest_stall, milliseconds(longest), "{now}");
+        }
+    }
+
+    #[test]
     fn end_without_a_time_misses_only_what_was_due_at_the_last_run() {
         let milliseconds = Duration::from_millis;
         for (now, expected) in [(20, (5, 0)), (200, (5, 0)), (300, (6, 284))] {

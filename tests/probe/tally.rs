@@ -198,6 +198,22 @@ proptest! {
 }
 
 #[test]
+fn alternation_counts_single_replies_and_single_losses() {
+    for (replied, expected) in [
+        (&[1, 3, 5, 7][..], [5, 0]),
+        (&[1, 2, 3, 4, 5, 6, 7], [0, 5]),
+        (&[1, 2, 4], [2, 3]),
+    ] {
+        let mut tally = Tally::new(1, 8);
+        (0..7).for_each(|_| tally.sent(0, Duration::ZERO));
+        for sequence in replied {
+            tally.reply(*sequence, false, Duration::ZERO, Duration::ZERO);
+        }
+        assert_eq!(tally.alternation(), expected, "{replied:?}");
+    }
+}
+
+#[test]
 fn requests_beyond_the_capacity_count_as_lost() {
     let mut tally = Tally::new(1, 4);
     (0..10).for_each(|now| tally.sent(0, Duration::from_secs(now)));
