@@ -7,6 +7,8 @@ mod clocks;
 mod counts;
 mod process;
 mod summary;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::io;

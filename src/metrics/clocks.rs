@@ -38,10 +38,10 @@ pub(super) fn steady(shown: f64, time: f64) -> f64 {
 mod tests {
     use std::cell::Cell;
     use std::io;
-    use std::sync::{Arc, LazyLock, Mutex};
+    use std::sync::{Arc, LazyLock};
 
     use super::*;
-    use crate::metrics::{Counts, Metrics, MetricsSources, WorkerMetrics};
+    use crate::metrics::{Counts, Metrics, MetricsSources, WorkerMetrics, testing};
 
     #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
     static BOOT: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -83,14 +83,9 @@ mod tests {
             read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
         };
         let metrics = Metrics::new(MetricsSources {
-            workers: vec![worker(&counts), worker(&other)],
-            timestamps: false,
-            config_info: Vec::new(),
-            dropped_log_lines: Arc::default(),
-            read_limits: || [None; 2],
             started: clocks(),
             clocks,
-            last: Mutex::default(),
+            ..testing::sources(vec![worker(&counts), worker(&other)])
         });
         let metrics = metrics.unwrap();
         let shown = || {

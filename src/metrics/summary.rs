@@ -99,20 +99,10 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
-    use std::time::{Duration, Instant, SystemTime};
+    use std::sync::Arc;
 
     use super::*;
-    use crate::metrics::{Clocks, Counts, MetricsSources};
-
-    #[expect(clippy::disallowed_methods, reason = "any time will do")]
-    fn clocks() -> Clocks {
-        Clocks {
-            monotonic: Instant::now(),
-            since_boot: Duration::ZERO,
-            today: SystemTime::UNIX_EPOCH,
-        }
-    }
+    use crate::metrics::{Counts, testing};
 
     #[test]
     fn summary_adds_the_workers_by_reason_and_errno() {
@@ -133,16 +123,7 @@ mod tests {
                 read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
             }
         };
-        let metrics = Metrics::new(MetricsSources {
-            workers: vec![worker(1), worker(2)],
-            timestamps: false,
-            config_info: Vec::new(),
-            dropped_log_lines: Arc::default(),
-            read_limits: || [None; 2],
-            started: clocks(),
-            clocks,
-            last: Mutex::default(),
-        });
+        let metrics = Metrics::new(testing::sources(vec![worker(1), worker(2)]));
         let summary = metrics.unwrap().summary();
         assert_eq!([summary.received_bytes, summary.echoed_bytes], [300, 30]);
         assert_eq!((summary.refused, summary.refused()), ([0, 0, 0, 3], 3));

@@ -2,33 +2,20 @@
 
 use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::metrics::{
-    Clocks, Count, Counts, Metrics, MetricsSources, SocketReading, WorkerMetrics,
+    Clocks, Count, Counts, Metrics, MetricsSources, SocketReading, WorkerMetrics, testing,
 };
 use crate::reflect::Refusal;
 
-#[expect(clippy::disallowed_methods, reason = "any time will do")]
-fn clocks() -> Clocks {
-    Clocks {
-        monotonic: Instant::now(),
-        since_boot: Duration::ZERO,
-        today: SystemTime::UNIX_EPOCH,
-    }
-}
-
 fn sources(workers: Vec<WorkerMetrics>) -> MetricsSources {
     MetricsSources {
-        workers,
-        timestamps: false,
         config_info: vec![("mode", "echo".into()), ("workers", "2".into())],
         dropped_log_lines: Arc::new(AtomicU64::new(12)),
         read_limits: || [Some(1), Some(2)],
-        started: clocks(),
-        clocks,
-        last: Mutex::default(),
+        ..testing::sources(workers)
     }
 }
 
