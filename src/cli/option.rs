@@ -25,14 +25,7 @@ pub(super) fn complete(argument: Arg, prefix: &str) -> Arg {
         (Some(name), _) => name,
     };
     let variable = format!("{prefix}{}", name.to_uppercase().replace('-', "_"));
-    let short = argument.get_help().map(ToString::to_string);
-    let short = short.unwrap_or_default();
-    // An option without a default value names its default in the short text.
-    let (summary, default) = match short.split_once(DEFAULT) {
-        Some((summary, rest)) => (summary.to_owned(), rest.trim_end_matches(']').to_owned()),
-        None => (short, default_values(&argument)),
-    };
-    let default = format!("{DEFAULT}{default}]");
+    let (summary, default) = summary_and_default(&argument);
     let long = long_text(&argument, &summary) + &format!("\n\n[env: {variable}]{default}");
     let has_value = argument.get_action().takes_values();
     argument
@@ -46,9 +39,25 @@ pub(super) fn complete(argument: Arg, prefix: &str) -> Arg {
 
 /// Completes an option without a long name.
 fn only_letter(argument: Arg) -> Arg {
-    let summary = argument.get_help().map(ToString::to_string);
-    let long = long_text(&argument, &summary.unwrap_or_default());
+    let (summary, default) = summary_and_default(&argument);
+    let long = format!(
+        "{}\n\n{}",
+        long_text(&argument, &summary),
+        default.trim_start()
+    );
     argument.hide_possible_values(true).long_help(long)
+}
+
+/// The short text without the default, and the default in brackets.
+fn summary_and_default(argument: &Arg) -> (String, String) {
+    let short = argument.get_help().map(ToString::to_string);
+    let short = short.unwrap_or_default();
+    // An option without a default value names its default in the short text.
+    let (summary, default) = match short.split_once(DEFAULT) {
+        Some((summary, rest)) => (summary.to_owned(), rest.trim_end_matches(']').to_owned()),
+        None => (short, default_values(argument)),
+    };
+    (summary, format!("{DEFAULT}{default}]"))
 }
 
 /// The long text with the possible values.

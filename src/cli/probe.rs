@@ -170,7 +170,7 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "DSCP", value_parser = dscp)]
     pub dscp: Option<u8>,
 
-    /// TOS byte, as in ping: four times the DSCP
+    /// TOS byte, as in ping [default: 0]
     ///
     /// Set the whole TOS byte of the requests (IPv6: traffic class), as ping does: 0 to 255, or in
     /// hexadecimal with 0x. The two ECN bits must be 0: -Q 0xb8 is --dscp 46.
@@ -190,7 +190,7 @@ pub struct ProbeArgs {
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub df: bool,
 
-    /// Path MTU discovery, as in ping
+    /// Path MTU mode, as in ping [default: the kernel's]
     ///
     /// Whether requests may be fragmented, as in ping.
     #[arg(short = 'M', value_enum, value_name = "WHEN")]

@@ -26,7 +26,8 @@ const DEFAULTS: [(&str, &str); 2] = [
 /// An action: it has no variable and no default.
 const CHECK: &str = "      --check";
 
-/// Actions, and options that only ping's letter names: they have no variable and no default.
+/// Actions, which have no variable and no default, and options that only ping's letter names, which
+/// have no variable.
 const OTHER: [&str; 5] = [CHECK, "      --help", "      --version", "  -Q <", "  -M <"];
 
 #[test]
@@ -38,7 +39,7 @@ fn short_help_has_one_line_with_the_default_per_option() {
         let (other, options): (Vec<_>, Vec<_>) =
             options.partition(|line| OTHER.iter().any(|start| line.starts_with(start)));
         let is_action = |line: &&str| {
-            let words = ["  Print ", "print them", ", as in ping"];
+            let words = ["  Print ", "print them", ", as in ping [default: "];
             words.iter().any(|words| line.contains(words))
         };
         assert!(other.iter().all(is_action), "{help}");
@@ -81,6 +82,12 @@ fn long_help_has_variable_and_default_of_each_option() {
         let help = OTHER
             .iter()
             .fold(help, |help, other| help.replace(other, ""));
+        let letters = [" 0]", " the kernel's]"].map(|end| format!("\n          [default:{end}\n"));
+        let is_probe = command == "probe";
+        assert!(
+            letters.iter().all(|end| help.contains(end) == is_probe),
+            "{help}"
+        );
         let entries: Vec<_> = help.split("\n      --").skip(1).collect();
         assert_eq!(entries.len(), defaults.split(' ').count(), "{help}");
         for (entry, option) in entries.iter().zip(defaults.split(' ')) {
