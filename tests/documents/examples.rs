@@ -136,7 +136,7 @@ fn dashboard_accounts_for_received_by_every_outcome() {
         let own = queries().into_iter();
         let own: String = own
             .filter(|(panel, ..)| panel["title"] == title)
-            .map(|(_, query, _)| query)
+            .map(|(_, query, _)| query.split(" and ").next().unwrap().to_owned())
             .collect();
         for outcome in OUTCOMES {
             let name = format!("(udp_echo_{outcome}{{");

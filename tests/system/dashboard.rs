@@ -196,6 +196,16 @@ fn dashboard_shows_rare_events_without_zero_series() {
                 assert!(query.contains("[$__range] @ end())"), "{query}");
                 assert!(query.ends_with(" > 0"), "{query}");
                 assert_eq!(defaults["noValue"], "None in this time range", "{title}");
+            // Two outcomes always occur.
+            let outcome = title.ends_with("by outcome")
+                && !["received", "echoed"].contains(&target["legendFormat"].as_str().unwrap());
+            assert!(!outcome || query.ends_with(" @ end())) > 0"), "{query}");
+            // A share of nothing is no number, but has a name in the legend.
+            let share = query.split_once(" / (");
+            assert!(
+                share.is_none_or(|(_, whole)| whole.ends_with(" > 0)")),
+                "{query}"
+            );
                 shown.insert(*counter);
             }
         }
