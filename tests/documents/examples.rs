@@ -72,8 +72,11 @@ fn dashboard_units_are_those_of_the_queries() {
     let mut count = 0;
     for (panel, query, _) in queries() {
         let unit = &panel["fieldConfig"]["defaults"]["unit"];
-        let is_ratio = query.contains("} / ") || query.contains(" / (");
-        let expected = if query.starts_with("time()") || query.contains("_seconds_bucket") {
+        // A share of a whole, or of a CPU.
+        let is_ratio = query.contains("} / ")
+            || query.contains(" / (")
+            || query.contains("_cpu_seconds_total");
+        let expected = if query.contains("timestamp(") || query.contains("_seconds_bucket") {
             "s"
         } else if is_ratio {
             "percentunit"
