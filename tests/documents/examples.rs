@@ -148,6 +148,28 @@ fn dashboard_accounts_for_received_by_every_outcome() {
     }
 }
 
+#[test]
+fn dashboard_overrides_match_a_legend() {
+    let mut count = 0;
+    for panel in list(&dashboard()["panels"]) {
+        let rules = panel["fieldConfig"]["overrides"].as_array();
+        for rule in rules.into_iter().flatten() {
+            let pattern = rule["matcher"]["options"].as_str().unwrap();
+            // Without slashes it is the whole name.
+            let start = pattern.strip_prefix("/^");
+            let start = start.and_then(|rest| rest.strip_suffix('/'));
+            let mut legends = list(&panel["targets"]).iter();
+            let is_matched = legends.any(|target| {
+                let legend = target["legendFormat"].as_str().unwrap();
+                start.map_or(legend == pattern, |start| legend.starts_with(start))
+            });
+            assert!(is_matched, "{pattern}");
+            count += 1;
+        }
+    }
+    assert!(count > 2, "{count}");
+}
+
 /// Each query with its panel and its legend.
 fn queries() -> Vec<(Value, String, String)> {
     let mut queries = Vec::new();
