@@ -170,6 +170,37 @@ fn dashboard_overrides_match_a_legend() {
     assert!(count > 2, "{count}");
 }
 
+/// To update the picture after a failure: `tests/pictures/dashboard/run`.
+#[test]
+fn dashboard_picture_has_every_row_of_the_dashboard() {
+    let folder = readme::root().join("tests/pictures");
+    let text = |file: &str| fs::read_to_string(folder.join("dashboard").join(file)).unwrap();
+    let script = text("draw.mjs");
+    let [width, cell, gap] = ["WIDTH", "CELL", "GAP"].map(|name| {
+        let value = script.split(&format!("const {name} = ")).nth(1).unwrap();
+        value.split(';').next().unwrap().parse::<u64>().unwrap()
+    });
+    let panels = dashboard()["panels"].clone();
+    let side = |panel: &Value, name: &str| panel["gridPos"][name].as_u64().unwrap();
+    let ends = list(&panels).iter();
+    let rows = ends.map(|panel| side(panel, "y") + side(panel, "h")).max();
+    let height = gap + rows.unwrap() * (cell + gap);
+
+    let picture = fs::read(folder.join("dashboard.png")).unwrap();
+    // Width and height are the first fields of a PNG's first chunk.
+    let field = |at: usize| u32::from_be_bytes(picture[at..at + 4].try_into().unwrap());
+    assert_eq!([field(16), field(20)].map(u64::from), [width, height]);
+
+    let drawn = text("panels.jsx");
+    let drawn = drawn.split("const DRAW = {").nth(1).unwrap();
+    let drawn = drawn.split('}').next().unwrap();
+    for panel in list(&panels) {
+        let kind = panel["type"].as_str().unwrap();
+        let is_drawn = kind == "row" || drawn.contains(&format!(" {kind}: "));
+        assert!(is_drawn, "panels.jsx does not draw {kind}");
+    }
+}
+
 /// Each query with its panel and its legend.
 fn queries() -> Vec<(Value, String, String)> {
     let mut queries = Vec::new();
