@@ -14,9 +14,9 @@ mod echo;
 mod exchange;
 mod gate;
 mod lockstep;
-mod peers;
 mod rate_limit;
 mod settings;
+mod table;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -26,10 +26,10 @@ use echo::Echo;
 use exchange::Exchange;
 use gate::Gate;
 use lockstep::Lockstep;
-use peers::Place;
-pub use peers::{BYTES_PER_PEER, NoMemory, SLACK};
 pub use rate_limit::{BUCKETS, LEAK, Limits, Rate};
 pub use settings::{End, ExitOn, Mode, ReflectorSettings, Timeout};
+use table::Place;
+pub use table::{BYTES_PER_PEER, NoMemory, SLACK};
 
 use crate::record::{Record, TooShort};
 
@@ -165,6 +165,14 @@ struct Ready {
     datagrams: usize,
     /// The place of their peer in the table, if there is a table.
     place: Place,
+}
+
+impl Ready {
+    /// One datagram, without a table.
+    const ONE: Self = Self {
+        datagrams: 1,
+        place: Place::NONE,
+    };
 }
 
 /// The result of an expiry.

@@ -1,6 +1,6 @@
 //! The echo protocol of RFC 862: every datagram is echoed, none is decoded.
 
-use super::peers::Place;
+use super::table::Place;
 use super::{Action, Datagram, Ready, ReflectorSettings};
 
 /// The protocol of [`super::Mode::Echo`].
@@ -26,7 +26,7 @@ impl Echo {
         };
         Ready {
             datagrams,
-            place: Place::default(),
+            place: Place::NONE,
         }
     }
 

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use super::echo::reply;
 use super::lockstep::decide_record;
-use super::peers::{NoMemory, Peers, Place};
+use super::table::{NoMemory, Place, Table};
 use super::{Action, Datagram, End, ExitOn, Expired, Ready, ReflectorSettings, Timeout};
 
 /// The protocol of [`super::Mode::Exchange`].
 #[derive(Debug)]
 pub(super) struct Exchange {
-    peers: Peers<RandomState>,
+    peers: Table<SocketAddr, (), RandomState>,
     timeout: Option<Timeout>,
     max_datagram: usize,
     exit_on: ExitOn,
@@ -26,7 +26,7 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(settings: &ReflectorSettings) -> Result<Self, NoMemory> {
         Ok(Self {
-            peers: Peers::new(settings.max_peers, RandomState::new())?,
+            peers: Table::new(settings.max_peers, RandomState::new())?,
             timeout: settings.timeout,
             max_datagram: settings.max_datagram,
             exit_on: settings.exit_on,
@@ -69,7 +69,7 @@ impl Exchange {
         if length == 0 {
             return (Action::Empty, self.exit_on.empty.then_some(End::Empty));
         }
-        self.peers.insert(place, datagram.peer, now);
+        self.peers.insert(place, datagram.peer, now, ());
         self.unsent_since.get_or_insert(now);
         (reply(length, self.max_datagram), None)
     }

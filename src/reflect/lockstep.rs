@@ -1,7 +1,6 @@
 //! The loop of the reference server: one exchange for the whole socket, shared by all peers.
 
 use super::echo::reply;
-use super::peers::Place;
 use super::{Action, Datagram, End, ExitOn, Expired, Ready, ReflectorSettings};
 use crate::record::Record;
 
@@ -29,11 +28,7 @@ impl Lockstep {
     }
 
     pub(super) fn ready(&self) -> Option<Ready> {
-        let ready = Ready {
-            datagrams: 1,
-            place: Place::default(),
-        };
-        (!self.unsent).then_some(ready)
+        (!self.unsent).then_some(Ready::ONE)
     }
 
     pub(super) fn decide(&mut self, datagram: &Datagram<'_>) -> (Action, Option<End>) {

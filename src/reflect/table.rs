@@ -1,8 +1,8 @@
-//! The peers that owe a record: a bounded table, ordered by time.
+//! A bounded table, ordered by time: the peers that owe a record, and the sessions of STAMP.
 //!
-//! The timeout is the same for every peer, so the order of expiry is the order of insertion: a
+//! The timeout is the same for every entry, so the order of expiry is the order of insertion: a
 //! linked list through a slab. The chains of a hash table run through the same slab. Every
-//! operation takes constant time, and none allocates: memory for all peers is reserved once, and
+//! operation takes constant time, and none allocates: memory for all entries is reserved once, and
 //! the kernel provides pages when they are first touched. Unlike an open-addressed table, chains
 //! need no cleanup after many removals.
 
@@ -15,24 +15,39 @@ use std::time::Instant;
 type Link = Option<NonZeroU32>;
 
 #[derive(Debug)]
-struct Entry {
-    peer: SocketAddr,
+struct Entry<K, V> {
+    key: K,
     since: Instant,
+    value: V,
     /// The next entry of the same hash bucket, or of the free list.
     chain: Link,
     older: Link,
     newer: Link,
 }
 
-/// The place of a peer in the table: its bucket, and its entry if there is one.
-#[derive(Debug, Clone, Copy, Default)]
+/// What identifies an entry.
+pub(super) trait Key: Copy + Eq {
+    /// Adds the key to a hash.
+    fn hash(&self, hasher: &mut impl Hasher);
+}
+
+/// The place of a key in the table: its bucket, and its entry if there is one.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     bucket: usize,
     link: Link,
 }
 
+impl Place {
+    /// The place of a key where there is no table.
+    pub(super) const NONE: Self = Self {
+        bucket: 0,
+        link: None,
+    };
+}
+
 /// The most memory per peer, in bytes.
-pub const BYTES_PER_PEER: usize = size_of::<Entry>() + 2 * size_of::<Link>();
+pub const BYTES_PER_PEER: usize = size_of::<Entry<SocketAddr, ()>>() + 2 * size_of::<Link>();
 
 /// The peers above the capacity that a table holds until the results of replies are known. At least
 /// the peers of a batch.
@@ -43,10 +58,10 @@ pub const SLACK: usize = 64;
 #[error("not enough memory for a table of {0} peers")]
 pub struct NoMemory(NonZeroU32);
 
-/// The bounded table. `S` keys the hash, so that senders cannot choose peers of one bucket.
+/// The bounded table. `S` keys the hash, so that senders cannot choose keys of one bucket.
 #[derive(Debug)]
-pub(super) struct Peers<S> {
-    entries: Vec<Entry>,
+pub(super) struct Table<K, V, S> {
+    entries: Vec<Entry<K, V>>,
     capacity: usize,
     buckets: Box<[Link]>,
     free: Link,
@@ -56,8 +71,8 @@ pub(super) struct Peers<S> {
     hasher: S,
 }
 
-impl<S: BuildHasher> Peers<S> {
-    /// An empty table for at most `capacity` peers.
+impl<K: Key, V: Copy, S: BuildHasher> Table<K, V, S> {
+    /// An empty table for at most `capacity` entries.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -67,7 +82,7 @@ impl<S: BuildHasher> Peers<S> {
         let (slots, buckets) = (capacity + SLACK, capacity.next_power_of_two());
         // Zeroed memory cannot be allocated without an abort on failure. Reserve the memory of the
         // buckets with the entries, where failure is an error, then release it for the buckets.
-        let buckets_in_slots = (buckets * size_of::<Link>()).div_ceil(size_of::<Entry>());
+        let buckets_in_slots = (buckets * size_of::<Link>()).div_ceil(size_of::<Entry<K, V>>());
         let mut entries = Vec::new();
         entries
             .try_reserve_exact(slots + buckets_in_slots)
@@ -89,6 +104,11 @@ impl<S: BuildHasher> Peers<S> {
         self.length
     }
 
+    /// Whether no entry can be inserted within the capacity.
+    pub(super) fn is_full(&self) -> bool {
+        self.length >= self.capacity
+    }
+
     /// Whether peers must be evicted if no reply fails.
     pub(super) fn is_over_full(&self) -> bool {
         self.length > self.capacity
@@ -99,13 +119,13 @@ impl<S: BuildHasher> Peers<S> {
         self.length < self.capacity + SLACK
     }
 
-    /// The place of a peer. Valid until the table changes.
-    pub(super) fn place(&self, peer: &SocketAddr) -> Place {
-        let bucket = self.bucket(peer);
+    /// The place of a key. Valid until the table changes.
+    pub(super) fn place(&self, key: &K) -> Place {
+        let bucket = self.bucket(key);
         let mut link = self.buckets[bucket];
         while let Some(at) = link {
             let entry = self.entry(at);
-            if entry.peer == *peer {
+            if entry.key == *key {
                 break;
             }
             link = entry.chain;
@@ -113,29 +133,35 @@ impl<S: BuildHasher> Peers<S> {
         Place { bucket, link }
     }
 
-    /// When the peer at a place began to owe its record.
+    /// The time of the entry at a place.
     pub(super) fn since(&self, place: Place) -> Option<Instant> {
         Some(self.entry(place.link?).since)
     }
 
-    /// When the longest-owing peer began to owe its record.
+    /// The value of the entry at a place.
+    pub(super) fn value_mut(&mut self, place: Place) -> Option<&mut V> {
+        Some(&mut self.entry_mut(place.link?).value)
+    }
+
+    /// The time of the oldest entry.
     pub(super) fn oldest(&self) -> Option<Instant> {
         Some(self.entry(self.oldest?).since)
     }
 
-    /// Inserts a peer that is not in the table. [`Self::can_insert`] must hold, and `since` must
+    /// Inserts a key that is not in the table. [`Self::can_insert`] must hold, and `since` must
     /// not be before that of an earlier call.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "at most `capacity` entries, which was a u32"
     )]
-    pub(super) fn insert(&mut self, place: Place, peer: SocketAddr, since: Instant) {
+    pub(super) fn insert(&mut self, place: Place, key: K, since: Instant, value: V) {
         let Place { bucket, .. } = place;
         let entry = Entry {
-            peer,
+            key,
             since,
+            value,
             chain: self.buckets[bucket],
-            older: self.newest,
+            older: None,
             newer: None,
         };
         let link = if let Some(link) = self.free {
@@ -152,40 +178,37 @@ impl<S: BuildHasher> Peers<S> {
             link
         };
         self.buckets[bucket] = Some(link);
-        match self.newest {
-            Some(newest) => self.entry_mut(newest).newer = Some(link),
-            None => self.oldest = Some(link),
-        }
-        self.newest = Some(link);
+        self.append(link);
         self.length += 1;
     }
 
-    /// Removes the peer at a place, if there is one.
+    /// Makes the entry at a place, if there is one, the newest. `since` must not be before that of
+    /// an earlier call.
+    pub(super) fn touch(&mut self, place: Place, since: Instant) {
+        if let Some(link) = place.link {
+            self.detach(link);
+            self.append(link);
+            self.entry_mut(link).since = since;
+        }
+    }
+
+    /// Removes the entry at a place, if there is one.
     pub(super) fn remove(&mut self, Place { bucket, link }: Place) {
         if let Some(link) = link {
             self.unlink(bucket, link);
         }
     }
 
-    /// Removes the longest-owing peer. Returns whether there was one.
-    pub(super) fn remove_oldest(&mut self) -> bool {
-        match self.oldest {
-            Some(link) => {
-                let bucket = self.bucket(&self.entry(link).peer);
-                self.unlink(bucket, link);
-                true
-            }
-            None => false,
-        }
+    /// Removes the oldest entry. Returns its value.
+    pub(super) fn remove_oldest(&mut self) -> Option<V> {
+        let link = self.oldest?;
+        let Entry { key, value, .. } = *self.entry(link);
+        self.unlink(self.bucket(&key), link);
+        Some(value)
     }
 
     fn unlink(&mut self, bucket: usize, link: NonZeroU32) {
-        let Entry {
-            chain,
-            older,
-            newer,
-            ..
-        } = *self.entry(link);
+        let Entry { chain, .. } = *self.entry(link);
         if self.buckets[bucket] == Some(link) {
             self.buckets[bucket] = chain;
         } else {
@@ -198,6 +221,26 @@ impl<S: BuildHasher> Peers<S> {
                 before = self.entry(at).chain;
             }
         }
+        self.detach(link);
+        self.entry_mut(link).chain = self.free;
+        self.free = Some(link);
+        self.length -= 1;
+    }
+
+    /// Adds an entry to the list as the newest.
+    fn append(&mut self, link: NonZeroU32) {
+        let older = self.newest.replace(link);
+        match older {
+            Some(older) => self.entry_mut(older).newer = Some(link),
+            None => self.oldest = Some(link),
+        }
+        let entry = self.entry_mut(link);
+        (entry.older, entry.newer) = (older, None);
+    }
+
+    /// Takes an entry out of the list.
+    fn detach(&mut self, link: NonZeroU32) {
+        let Entry { older, newer, .. } = *self.entry(link);
         match older {
             Some(older) => self.entry_mut(older).newer = newer,
             None => self.oldest = newer,
@@ -206,20 +249,32 @@ impl<S: BuildHasher> Peers<S> {
             Some(newer) => self.entry_mut(newer).older = older,
             None => self.newest = older,
         }
-        self.entry_mut(link).chain = self.free;
-        self.free = Some(link);
-        self.length -= 1;
     }
 
     #[expect(
         clippy::cast_possible_truncation,
         reason = "masked to the number of buckets"
     )]
-    fn bucket(&self, peer: &SocketAddr) -> usize {
+    fn bucket(&self, key: &K) -> usize {
         let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        hasher.finish() as usize & (self.buckets.len() - 1)
+    }
+
+    fn entry(&self, link: NonZeroU32) -> &Entry<K, V> {
+        &self.entries[link.get() as usize - 1]
+    }
+
+    fn entry_mut(&mut self, link: NonZeroU32) -> &mut Entry<K, V> {
+        &mut self.entries[link.get() as usize - 1]
+    }
+}
+
+impl Key for SocketAddr {
+    fn hash(&self, hasher: &mut impl Hasher) {
         // One write is faster than the several of `SocketAddr::hash`.
-        let port = peer.port().to_ne_bytes();
-        match peer {
+        let port = self.port().to_ne_bytes();
+        match self {
             SocketAddr::V4(v4) => {
                 let mut bytes = [0; 8];
                 bytes[..4].copy_from_slice(&v4.ip().octets());
@@ -234,15 +289,6 @@ impl<S: BuildHasher> Peers<S> {
                 hasher.write(&bytes);
             }
         }
-        hasher.finish() as usize & (self.buckets.len() - 1)
-    }
-
-    fn entry(&self, link: NonZeroU32) -> &Entry {
-        &self.entries[link.get() as usize - 1]
-    }
-
-    fn entry_mut(&mut self, link: NonZeroU32) -> &mut Entry {
-        &mut self.entries[link.get() as usize - 1]
     }
 }
 
