@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use udp_echo::reflect::stamp::{Reception, StampSettings};
 use udp_echo::reflect::{
     Admission, Datagram, Destination, ExitOn, LEAK, Limits, Mode, Rate, Reflector,
     ReflectorSettings, Timeout,
@@ -190,6 +191,7 @@ impl Scenario {
                 let rate = NonZeroU32::new(Rate::MOST).and_then(Rate::new);
                 Arc::new(Limits::new(now, LEAK, rate, rate))
             }),
+            stamp: StampSettings::default(),
         };
         let mut core = Reflector::new(settings, now).expect("there is memory");
         for number in 0..self.owing {
@@ -262,6 +264,7 @@ fn datagram(at: Instant, peer: SocketAddr, count: usize, memory: &mut [u8]) -> D
             over_loopback: false,
         },
         at,
+        reception: Reception::default(),
         length: memory.len(),
         segment: memory.len() / count,
         memory,

@@ -4,7 +4,8 @@
 //! acts on the [`Verdict`] and reports failed replies:
 //!
 //! 1. [`Reflector::handle`] for each datagram or GRO batch, in order, until all of it is handled.
-//!    On [`Action::SendFirst`], send the pending replies, then call it again.
+//!    On [`Action::SendFirst`], send the pending replies, then call it again. On
+//!    [`Action::StampReply`], read the clock and call [`Reflector::complete`].
 //! 2. [`Reflector::reply_failed`] for each reply that could not be sent, then
 //!    [`Reflector::batch_sent`].
 //! 3. [`Reflector::expire`] when the socket is empty, or has long had only refused datagrams.
@@ -16,6 +17,7 @@ mod gate;
 mod lockstep;
 mod rate_limit;
 mod settings;
+pub mod stamp;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,6 +30,7 @@ use gate::Gate;
 use lockstep::Lockstep;
 pub use rate_limit::{BUCKETS, LEAK, Limits, Rate};
 pub use settings::{End, ExitOn, Mode, ReflectorSettings, Timeout};
+use stamp::{ErrorEstimate, NtpTimestamp, Reception, Stamp, StampReply, StampTotals};
 use table::Place;
 pub use table::{BYTES_PER_PEER, NoMemory, SLACK};
 
@@ -58,6 +61,8 @@ pub struct Datagram<'a> {
     pub destination: Destination,
     /// When it was received, by a clock that all sharers of the limits use.
     pub at: Instant,
+    /// Its receive time of day, TTL and DSCP. Only [`Mode::Stamp`] uses them.
+    pub reception: Reception,
     /// The length in bytes of the datagram or of the whole batch. Can exceed `memory`.
     pub length: usize,
     /// The length of each datagram of a batch except the last, which may be shorter. Equals
@@ -102,6 +107,8 @@ pub enum Action {
         /// Whether the datagram was longer.
         truncated: bool,
     },
+    /// Complete the reply in the memory with [`Reflector::complete`], then send it to the peer.
+    StampReply(StampReply),
     /// It was a record, or too short for one.
     Decode(Result<Record, TooShort>),
     /// It was empty and is not echoed.
@@ -156,6 +163,7 @@ enum Protocol {
     Exchange(Exchange),
     Lockstep(Lockstep),
     Echo(Echo),
+    Stamp(Box<Stamp>),
 }
 
 /// Datagrams that a protocol can decide now.
@@ -199,6 +207,7 @@ impl Reflector {
                 Mode::Exchange => Protocol::Exchange(Exchange::new(&settings)?),
                 Mode::Lockstep => Protocol::Lockstep(Lockstep::new(&settings)),
                 Mode::Echo => Protocol::Echo(Echo::new(&settings)),
+                Mode::Stamp => Protocol::Stamp(Box::new(Stamp::new(&settings)?)),
             },
             gate: Gate::new(settings),
         })
@@ -209,6 +218,11 @@ impl Reflector {
     pub fn handle(&mut self, datagram: &mut Datagram<'_>, now: Instant) -> Verdict {
         if let Some(refusal) = self.gate.refuses(datagram) {
             return verdict(Action::Refuse(refusal), datagram.count());
+        }
+        if let Protocol::Stamp(stamp) = &self.protocol
+            && let Some(refusal) = stamp.refuses(datagram)
+        {
+            return verdict(Action::Refuse(refusal), 1);
         }
         let Some(ready) = self.protocol.ready(datagram, now) else {
             return verdict(Action::SendFirst, 0);
@@ -226,12 +240,27 @@ impl Reflector {
         }
     }
 
+    /// Completes the reply of an [`Action::StampReply`] in the memory of its datagram. `sent_at` is
+    /// T3: read the clock just before.
+    pub fn complete(&self, reply: &StampReply, memory: &mut [u8], sent_at: NtpTimestamp) {
+        if let Protocol::Stamp(stamp) = &self.protocol {
+            stamp.complete(reply, memory, sent_at);
+        }
+    }
+
+    /// Sets the error estimate of the clock that timestamps are read from.
+    pub fn set_clock_error(&mut self, error: ErrorEstimate) {
+        if let Protocol::Stamp(stamp) = &mut self.protocol {
+            stamp.set_clock_error(error);
+        }
+    }
+
     /// Reports that a reply to `peer` could not be sent, so it owes no record.
     pub fn reply_failed(&mut self, peer: SocketAddr) {
         match &mut self.protocol {
             Protocol::Exchange(exchange) => exchange.reply_failed(peer),
             Protocol::Lockstep(lockstep) => lockstep.reply_failed(),
-            Protocol::Echo(_) => {}
+            Protocol::Echo(_) | Protocol::Stamp(_) => {}
         }
     }
 
@@ -240,20 +269,23 @@ impl Reflector {
         match &mut self.protocol {
             Protocol::Exchange(exchange) => exchange.batch_sent(),
             Protocol::Lockstep(lockstep) => lockstep.batch_sent(),
-            Protocol::Echo(_) => {}
+            Protocol::Echo(_) | Protocol::Stamp(_) => {}
         }
     }
 
-    /// Expires overdue records; to be called when the socket is empty at `now`. `elsewhere` is when
+    /// Expires overdue records and idle sessions; to be called when the socket is empty at `now`. `elsewhere` is when
     /// another socket of the daemon last received a datagram: the idle time starts no earlier.
     pub fn expire(&mut self, now: Instant, elsewhere: Option<Instant>) -> Option<End> {
         self.idle_since = elsewhere.map_or(self.idle_since, |at| self.idle_since.max(at));
+        if let Protocol::Stamp(stamp) = &mut self.protocol {
+            stamp.expire(now);
+        }
         let timeout = self.timeout?;
         let is_idle = timeout.has_passed(self.idle_since, now);
         let expired = match &mut self.protocol {
             Protocol::Exchange(exchange) => exchange.expire(now, self.idle_since),
             Protocol::Lockstep(lockstep) if is_idle => lockstep.expire(),
-            Protocol::Lockstep(_) | Protocol::Echo(_) => Expired::Nothing,
+            Protocol::Lockstep(_) | Protocol::Echo(_) | Protocol::Stamp(_) => Expired::Nothing,
         };
         if !is_idle {
             return None;
@@ -272,12 +304,15 @@ impl Reflector {
     /// When [`Self::expire`] is due next if no datagram arrives.
     pub fn next_expiry(&self) -> Option<Instant> {
         // A record is owed since the last datagram at the latest, so it expires first.
-        let oldest = match &self.protocol {
-            Protocol::Exchange(exchange) => exchange.oldest(),
-            Protocol::Lockstep(_) | Protocol::Echo(_) => None,
+        let (oldest, session_end) = match &self.protocol {
+            Protocol::Exchange(exchange) => (exchange.oldest(), None),
+            Protocol::Lockstep(_) | Protocol::Echo(_) => (None, None),
+            Protocol::Stamp(stamp) => (None, stamp.next_expiry()),
         };
         let since = oldest.unwrap_or(self.idle_since);
-        since.checked_add(self.timeout?.get())
+        let timeout = self.timeout.map(Timeout::get);
+        let due = timeout.and_then(|timeout| since.checked_add(timeout));
+        due.into_iter().chain(session_end).min()
     }
 
     /// The counters and the present state.
@@ -285,7 +320,7 @@ impl Reflector {
         let (peers, evicted, records_expired) = match &self.protocol {
             Protocol::Exchange(exchange) => exchange.totals(),
             Protocol::Lockstep(lockstep) => lockstep.totals(),
-            Protocol::Echo(_) => (0, 0, 0),
+            Protocol::Echo(_) | Protocol::Stamp(_) => (0, 0, 0),
         };
         ReflectorTotals {
             peers,
@@ -293,6 +328,14 @@ impl Reflector {
             records_expired,
             idle_timeouts: self.idle_timeouts,
             idle_since: self.idle_since,
+        }
+    }
+
+    /// The sessions and TLVs of [`Mode::Stamp`].
+    pub fn stamp_totals(&self) -> Option<StampTotals> {
+        match &self.protocol {
+            Protocol::Stamp(stamp) => Some(stamp.totals()),
+            Protocol::Exchange(_) | Protocol::Lockstep(_) | Protocol::Echo(_) => None,
         }
     }
 }
@@ -305,6 +348,7 @@ impl Protocol {
             Self::Exchange(exchange) => exchange.ready(datagram, now),
             Self::Lockstep(lockstep) => lockstep.ready(),
             Self::Echo(echo) => Some(echo.ready(datagram)),
+            Self::Stamp(_) => Some(Ready::ONE),
         }
     }
 
@@ -319,6 +363,7 @@ impl Protocol {
             Self::Exchange(exchange) => exchange.decide(datagram, ready.place, now),
             Self::Lockstep(lockstep) => lockstep.decide(datagram),
             Self::Echo(echo) => (echo.decide(datagram, ready.datagrams), None),
+            Self::Stamp(stamp) => (stamp.decide(datagram, now), None),
         }
     }
 }

@@ -80,6 +80,8 @@ pub enum Stopped {
 pub struct Worker<P> {
     port: P,
     reflector: Reflector,
+    /// Whether the reflector needs times of day, TTL and DSCP.
+    is_stamp: bool,
     /// The worker's number, from 0.
     index: usize,
     counts: Arc<Counts>,
@@ -127,6 +129,7 @@ impl<P: Port> Worker<P> {
             port,
             // The clock starts when the reflector was created, so that it misses no time.
             clock: LoopClock::new(reflector.totals().idle_since),
+            is_stamp: reflector.stamp_totals().is_some(),
             reflector,
             options,
             waiting: Waiting::new(options.waiting_since),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use udp_echo::reflect::stamp::{Reception, StampSettings};
 use udp_echo::reflect::{
     Action, Admission, Datagram, Destination, ExitOn, LEAK, Limits, Mode, Rate, Reflector,
     ReflectorSettings, Timeout,
@@ -97,6 +98,7 @@ fn core(limits: Option<Arc<Limits>>, now: Instant) -> Reflector {
         exit_on: ExitOn::default(),
         admission: Admission::new(1024, [SocketAddr::from(([192, 0, 2, 1], 9999))]),
         limits,
+        stamp: StampSettings::default(),
     };
     Reflector::new(settings, now).expect("there is memory")
 }
@@ -118,6 +120,7 @@ fn run(mut core: Reflector, thread: usize, batches: u32, start: Instant) -> io::
                 over_loopback: false,
             },
             at: start,
+            reception: Reception::default(),
             length: 5,
             segment: 5,
             memory,

@@ -123,7 +123,8 @@ impl FromStr for MetricsListen {
 
 impl ValueEnum for Mode {
     fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+        // The daemon does not serve STAMP yet.
+        &[Self::Exchange, Self::Lockstep, Self::Echo]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -131,6 +132,7 @@ impl ValueEnum for Mode {
             Self::Exchange => "Per peer: echo a datagram, decode the next one as a record",
             Self::Lockstep => "One exchange for all peers together, as in the reference server",
             Self::Echo => "Echo every datagram (RFC 862)",
+            Self::Stamp => "Answer STAMP and TWAMP-Light requests (RFC 8762)",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }

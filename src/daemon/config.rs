@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::HostPort;
+use crate::reflect::stamp::StampSettings;
 use crate::reflect::{Admission, ExitOn, LEAK, Limits, Mode, Rate, ReflectorSettings, Timeout};
 use crate::udp;
 
@@ -111,6 +112,7 @@ impl Config {
             exit_on: self.exit_on,
             admission: Admission::new(self.min_source_port, own),
             limits,
+            stamp: StampSettings::default(),
         }
     }
 }

@@ -116,6 +116,9 @@ fn advice(refusal: Refusal) -> &'static str {
         Refusal::OwnAddress => "forged sources or a routing loop: check filters and routes",
         Refusal::Destination => "broadcast or multicast: send to a unicast address",
         Refusal::RateLimit => "raise --rate-limit or --rate-limit-total",
+        Refusal::TooShort => "no STAMP or TWAMP-Light requests: check the senders",
+        Refusal::Reply => "another reflector answered: check for forged sources",
+        Refusal::Integrity => "check that both sides have the same key for the SSID",
     }
 }
 

@@ -119,7 +119,7 @@ impl Exchanges {
     /// Whether any flow may send a request.
     pub fn may_send(&self) -> bool {
         match self.mode {
-            Mode::Echo => true,
+            Mode::Echo | Mode::Stamp => true,
             Mode::Exchange => self.deadlines.len() < self.flows.len(),
             Mode::Lockstep => self.deadlines.is_empty(),
         }

@@ -22,7 +22,16 @@ pub enum Refusal {
     Destination,
     /// The rate is above the limit of the source or of all sources.
     RateLimit,
+    /// It is shorter than a STAMP request, or than the settings permit.
+    TooShort,
+    /// It is a STAMP reply.
+    Reply,
+    /// It has no valid HMAC.
+    Integrity,
 }
+
+/// `twamp-control` and `twamp-test`, also used by STAMP (RFC 8545, RFC 8762).
+const TEST_PORTS: [u16; 2] = [862, 863];
 
 /// The rules. They need the addresses of all sockets.
 #[derive(Debug, Clone)]
@@ -33,11 +42,14 @@ pub struct Admission {
 
 impl Refusal {
     /// All reasons, in the order of declaration.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::SourcePort,
         Self::OwnAddress,
         Self::Destination,
         Self::RateLimit,
+        Self::TooShort,
+        Self::Reply,
+        Self::Integrity,
     ];
 
     /// The value of the metric label `reason`.
@@ -47,6 +59,9 @@ impl Refusal {
             Self::OwnAddress => "own_address",
             Self::Destination => "destination",
             Self::RateLimit => "rate_limit",
+            Self::TooShort => "too_short",
+            Self::Reply => "reply",
+            Self::Integrity => "integrity",
         }
     }
 }
@@ -69,13 +84,19 @@ impl Admission {
         let reflector = self.own.iter().any(|own| own.port() == port);
         if is_this_host(datagram) || (reflector && self.is_own(datagram)) {
             Some(Refusal::OwnAddress)
-        } else if port == 0 || port < self.min_source_port || (reflector && mode == Mode::Echo) {
+        } else if port == 0 || self.is_too_low(mode, port) || (reflector && mode == Mode::Echo) {
             Some(Refusal::SourcePort)
         } else if matches!(datagram.destination, Destination::BroadcastOrMulticast) {
             Some(Refusal::Destination)
         } else {
             None
         }
+    }
+
+    /// Whether a port is below the minimum. TWAMP and STAMP senders use their own ports (RFC 8762,
+    /// section 4.1).
+    fn is_too_low(&self, mode: Mode, port: u16) -> bool {
+        port < self.min_source_port && !(mode == Mode::Stamp && TEST_PORTS.contains(&port))
     }
 
     /// Whether the source is a socket of this daemon. A socket bound to every address has its port
@@ -121,6 +142,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::reflect::stamp::Reception;
 
     const BOUND: Destination = Destination::Here {
         address: None,
@@ -147,6 +169,7 @@ mod tests {
                 peer: peer.parse().unwrap(),
                 destination,
                 at: now(),
+                reception: Reception::default(),
                 length: 1,
                 segment: 1,
                 memory: &mut [0],
@@ -167,6 +190,7 @@ mod tests {
                 peer: SocketAddr::from(([192, 0, 2, 1], port)),
                 destination: BOUND,
                 at: now(),
+                reception: Reception::default(),
                 length: 0,
                 segment: 0,
                 memory: &mut [],
@@ -186,6 +210,21 @@ mod tests {
     }
 
     #[test]
+    fn stamp_source_ports_are_admitted_below_the_minimum() {
+        let refused = |mode, port| {
+            let peer = format!("192.0.2.1:{port}");
+            refusal(mode, &["0.0.0.0:862"], &peer, BOUND)
+        };
+        for port in [862, 863] {
+            assert_eq!(refused(Mode::Stamp, port), None);
+            assert_eq!(refused(Mode::Exchange, port), Some(Refusal::SourcePort));
+        }
+        for port in [0, 861, 864] {
+            assert_eq!(refused(Mode::Stamp, port), Some(Refusal::SourcePort));
+        }
+    }
+
+    #[test]
     fn listening_port_as_source_is_refused_only_in_echo_mode() {
         let refused = |mode| refusal(mode, &["0.0.0.0:9999"], "192.0.2.1:9999", BOUND);
         assert_eq!(refused(Mode::Echo), Some(Refusal::SourcePort));
@@ -195,7 +234,7 @@ mod tests {
 
     #[test]
     fn own_address_is_refused_in_every_mode() {
-        for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+        for mode in Mode::ALL {
             let refused = |listen, peer, destination| refusal(mode, &[listen], peer, destination);
             for (listen, peer, destination) in [
                 ("127.0.0.1:9999", "127.0.0.1:9999", BOUND),
@@ -219,7 +258,7 @@ mod tests {
 
     #[test]
     fn unspecified_sources_are_refused_in_every_mode() {
-        for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+        for mode in Mode::ALL {
             for (listen, peer, destination) in [
                 ("[2001:db8::1]:9999", "[::]:8125", BOUND),
                 ("[::]:9999", "[::]:8125", to("2001:db8::1", false)),
@@ -244,7 +283,7 @@ mod tests {
 
     #[test]
     fn source_equal_to_destination_is_refused_off_loopback() {
-        for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+        for mode in Mode::ALL {
             for port in [0, 7, 5000, 9999] {
                 let peer = format!("[2001:db8::1]:{port}");
                 let got = refusal(mode, &["[::]:9999"], &peer, Destination::Source);

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::stamp::StampSettings;
 use super::{Admission, Limits};
 
 /// The protocol.
@@ -15,11 +16,13 @@ pub enum Mode {
     Lockstep,
     /// RFC 862: every datagram is echoed, nothing is decoded.
     Echo,
+    /// The session reflector of STAMP (RFC 8762).
+    Stamp,
 }
 
 impl Mode {
     /// All modes.
-    pub const ALL: [Self; 3] = [Self::Exchange, Self::Lockstep, Self::Echo];
+    pub const ALL: [Self; 4] = [Self::Exchange, Self::Lockstep, Self::Echo, Self::Stamp];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -27,6 +30,7 @@ impl Mode {
             Self::Exchange => "exchange",
             Self::Lockstep => "lockstep",
             Self::Echo => "echo",
+            Self::Stamp => "stamp",
         }
     }
 }
@@ -55,7 +59,7 @@ pub enum End {
 
 /// How long to wait for a datagram or a record. Never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeout(Duration);
+pub struct Timeout(pub(super) Duration);
 
 impl Timeout {
     /// `None` if `duration` is zero.
@@ -80,9 +84,9 @@ pub struct ReflectorSettings {
     pub mode: Mode,
     /// How long to wait for a datagram or a record; `None` is without a limit.
     pub timeout: Option<Timeout>,
-    /// The length in bytes to which echo datagrams are truncated.
+    /// The length in bytes to which echo datagrams and STAMP requests are truncated.
     pub max_datagram: usize,
-    /// The most peers that may owe a record at once.
+    /// The most peers that may owe a record at once, or the most sessions of STAMP.
     pub max_peers: NonZeroU32,
     /// The events that end the daemon.
     pub exit_on: ExitOn,
@@ -90,4 +94,6 @@ pub struct ReflectorSettings {
     pub admission: Admission,
     /// The rate limits, shared by all workers.
     pub limits: Option<Arc<Limits>>,
+    /// The settings of [`Mode::Stamp`].
+    pub stamp: StampSettings,
 }

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{Port, TICK, Worker, log};
 use crate::metrics::Counts;
 use crate::record::TooShort;
+use crate::reflect::stamp::{NtpTimestamp, Reception, StampReply};
 use crate::reflect::{Action, Datagram, Destination, End, Verdict};
 use crate::udp::{RecvMeta, Sent, Transmit};
 
@@ -37,6 +38,7 @@ impl<P: Port> Worker<P> {
         let meta = self.port.meta(slot);
         let destination = destination(&self.port, &meta);
         let shown = self.verbose.then(|| self.port.named(meta.peer));
+        let reception = self.reception(&meta);
         let (mut start, mut end) = (0, None);
         loop {
             if self.port.is_full() {
@@ -50,33 +52,43 @@ impl<P: Port> Worker<P> {
                 peer: meta.peer,
                 destination,
                 at: self.clock.real(),
+                reception,
                 length,
                 segment: meta.segment.min(length),
                 memory: self.port.memory(slot, start),
             };
+            // A reply can replace the bytes of its request.
+            let received = self.verbose.then(|| datagram.first().to_vec());
             let verdict = self.reflector.handle(&mut datagram, self.clock.now());
             if verdict.action == Action::SendFirst {
                 self.send();
                 continue;
             }
-            if self.verbose {
-                log::received(
-                    &datagram,
-                    &verdict.action,
-                    shown.as_deref().unwrap_or_default(),
-                );
+            if let Some(bytes) = received {
+                let peer = shown.as_deref().unwrap_or_default();
+                log::received(&bytes, &verdict.action, peer);
             }
             let handled = length.min(verdict.datagrams * meta.segment);
             count(&self.counts, handled, &verdict);
             if let Action::Decode(Err(short)) = verdict.action {
                 self.warn_of_decode_error(meta.peer, short);
             }
-            if let Action::Reply { length, .. } = verdict.action {
+            let length = match verdict.action {
+                Action::Reply { length, .. } => Some(length),
+                Action::StampReply(reply) => Some(self.complete(&reply, slot, start)),
+                Action::Decode(_) | Action::Empty | Action::Refuse(_) | Action::SendFirst => None,
+            };
+            if let Some(length) = length {
+                // The reply to a single datagram can be longer.
+                let segment = match verdict.datagrams {
+                    1 => length.max(1),
+                    _ => meta.segment.max(1),
+                };
                 let transmit = Transmit {
                     slot,
                     start,
                     length,
-                    segment: meta.segment.max(1),
+                    segment,
                 };
                 self.port.queue(transmit, meta.info);
             }
@@ -86,6 +98,28 @@ impl<P: Port> Worker<P> {
                 return end;
             }
         }
+    }
+
+    /// The data about a slot that only STAMP needs.
+    fn reception(&self, meta: &RecvMeta) -> Reception {
+        if !self.is_stamp {
+            return Reception::default();
+        }
+        // The first datagram after the socket is opened can lack the timestamp.
+        let at = meta.received_at.unwrap_or_else(self.options.time_of_day);
+        Reception {
+            at: NtpTimestamp::from_unix(at),
+            ttl: meta.ttl,
+            traffic_class: meta.traffic_class,
+        }
+    }
+
+    /// Completes a reply with the time. Returns its length.
+    fn complete(&mut self, reply: &StampReply, slot: usize, start: usize) -> usize {
+        let memory = self.port.memory(slot, start);
+        let sent_at = NtpTimestamp::from_unix((self.options.time_of_day)());
+        self.reflector.complete(reply, memory, sent_at);
+        reply.length
     }
 
     /// Sends the queued replies.
@@ -185,6 +219,7 @@ fn count(counts: &Counts, bytes: usize, verdict: &Verdict) {
     counts.received_bytes.add(bytes as u64);
     match &verdict.action {
         Action::Reply { truncated, .. } => counts.truncated.add((*truncated).into()),
+        Action::StampReply(reply) => counts.truncated.add(reply.truncated.into()),
         Action::Decode(Ok(_)) => counts.decoded.add(datagrams),
         Action::Decode(Err(_)) => counts.decode_errors.add(datagrams),
         Action::Empty => counts.empty.add(datagrams),

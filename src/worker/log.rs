@@ -5,20 +5,23 @@ pub mod python;
 use tracing::debug;
 
 use crate::record::Record;
-use crate::reflect::{Action, Datagram};
+use crate::reflect::Action;
 
 use python::{PythonBytes, PythonRecord};
 
 /// The most bytes of a datagram that the log shows.
 const LOGGED_BYTES: usize = 1024;
 
-/// Logs a received datagram and the core's decision.
-pub(super) fn received(datagram: &Datagram<'_>, action: &Action, peer: &str) {
-    let bytes = datagram.first();
+/// Logs the bytes of a received datagram and the core's decision.
+pub(super) fn received(bytes: &[u8], action: &Action, peer: &str) {
     match action {
         Action::Reply { length, truncated } => {
             let cut = if *truncated { " (cut)" } else { "" };
             debug!("recv: {}, from: {peer}{cut}", Shown(&bytes[..*length]));
+        }
+        Action::StampReply(reply) => {
+            let cut = if reply.truncated { " (cut)" } else { "" };
+            debug!("recv: {}, from: {peer}{cut}", Shown(bytes));
         }
         Action::Decode(result) => {
             let cut = &bytes[..bytes.len().min(Record::BYTES)];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Shared, SocketPort, Worker, WorkerOptions, port};
+use crate::reflect::stamp::StampSettings;
 use crate::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Timeout};
 use crate::udp::{self, Socket};
 
@@ -42,6 +43,7 @@ pub(super) fn worker(
         exit_on,
         admission: Admission::new(0, [socket.address()]),
         limits: None,
+        stamp: StampSettings::default(),
     };
     let options = WorkerOptions {
         busy_poll: Duration::ZERO,

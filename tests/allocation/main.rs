@@ -23,6 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use udp_echo::metrics::Counts;
+use udp_echo::reflect::stamp::StampSettings;
 use udp_echo::reflect::{
     Admission, ExitOn, LEAK, Limits, Mode, Rate, Reflector, ReflectorSettings, Refusal, Timeout,
 };
@@ -101,6 +102,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
         admission: Admission::new(1024, own),
         limits: rate
             .map(|rate| Arc::new(Limits::new(Instant::now(), LEAK, Some(rate), Some(rate)))),
+        stamp: StampSettings::default(),
     };
     let worker = thread::spawn({
         let shared = Arc::clone(&shared);

@@ -18,6 +18,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use udp_echo::record::{Record, TooShort};
+use udp_echo::reflect::stamp::{Reception, StampSettings};
 use udp_echo::reflect::{
     Action, Admission, Datagram, Destination, End, ExitOn, Limits, Mode, Rate, Reflector,
     ReflectorSettings, Refusal, Timeout, Verdict,
@@ -29,6 +30,7 @@ use model::Model;
 mod bounds;
 mod daemon;
 mod model;
+mod stamp;
 
 const A_MOMENT: Duration = Duration::from_nanos(1);
 const ALMOST: Duration = Duration::from_nanos(4_999_999);
@@ -491,6 +493,7 @@ fn defaults(mode: Mode) -> ReflectorSettings {
         exit_on: ExitOn::default(),
         admission: Admission::new(1024, OWN.map(address)),
         limits: None,
+        stamp: StampSettings::default(),
     }
 }
 
@@ -517,6 +520,7 @@ impl Given<'_> {
             peer: self.peer,
             destination: self.destination,
             at: now,
+            reception: Reception::default(),
             length,
             segment: segment.min(length),
             memory: &mut memory,

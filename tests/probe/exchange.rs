@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use udp_echo::probe::exchange::{DueRecord, Exchanges};
 use udp_echo::probe::tally::{ReplyKind, Tally};
 use udp_echo::probe::wire::{Change, Message, Run};
+use udp_echo::reflect::stamp::{Reception, StampSettings};
 use udp_echo::reflect::{
     Action, Admission, Datagram, Destination, ExitOn, Mode, Reflector, ReflectorSettings, Timeout,
 };
@@ -57,6 +58,7 @@ impl World {
             exit_on: ExitOn::default(),
             admission: Admission::new(1024, []),
             limits: None,
+            stamp: StampSettings::default(),
         };
         Self {
             run: Run::new(0xabcd_ef01, 32),
@@ -127,6 +129,7 @@ impl World {
                     over_loopback: false,
                 },
                 at: self.start + self.now,
+                reception: Reception::default(),
                 length: bytes.len(),
                 segment: bytes.len(),
                 memory: &mut bytes,

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use udp_echo::reflect::stamp::StampSettings;
 use udp_echo::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Refusal, Timeout};
 use udp_echo::udp::{PacketInfo, RecvMeta, Sent, Transmit, Wait};
 use udp_echo::worker::{Port, Shared, Stopped, TICK, Worker, WorkerOptions};
@@ -289,6 +290,7 @@ fn run_with_timeout(
         exit_on: ExitOn::default(),
         admission: Admission::new(1024, []),
         limits: None,
+        stamp: StampSettings::default(),
     };
     let options = WorkerOptions {
         busy_poll: Duration::ZERO,
