@@ -52,6 +52,11 @@ impl Refusal {
         Self::Integrity,
     ];
 
+    /// Whether only [`Mode::Stamp`] has it.
+    pub fn is_of_stamp(self) -> bool {
+        matches!(self, Self::TooShort | Self::Reply | Self::Integrity)
+    }
+
     /// The value of the metric label `reason`.
     pub fn name(self) -> &'static str {
         match self {

@@ -25,6 +25,10 @@ impl Gate {
         }
     }
 
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// The reason to refuse a datagram, or each of a GRO batch, apart from the limits.
     #[inline]
     pub(super) fn refuses(&self, datagram: &Datagram<'_>) -> Option<Refusal> {

@@ -277,9 +277,10 @@ fn key(settings: &StampSettings, ssid: u16) -> Option<&HmacKey> {
 /// The SSID in the key of the session. In an open packet with other bytes that must be zero, the
 /// SSID is padding of a TWAMP-Light sender: random padding must not make a session of each packet.
 fn session_ssid(request: &Request, is_authenticated: bool) -> u16 {
-    match is_authenticated || request.rest_is_zero {
-        true => request.ssid,
-        false => 0,
+    if is_authenticated || request.rest_is_zero {
+        request.ssid
+    } else {
+        0
     }
 }
 

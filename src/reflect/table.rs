@@ -25,7 +25,7 @@ struct Entry<K, V> {
     newer: Link,
 }
 
-/// What identifies an entry.
+/// The identity of an entry.
 pub(super) trait Key: Copy + Eq {
     /// Adds the key to a hash.
     fn hash(&self, hasher: &mut impl Hasher);

@@ -12,6 +12,7 @@ mod model;
 mod odd;
 mod properties;
 mod sessions;
+mod tlvs;
 mod vectors;
 
 /// The key of the captured packets, for every SSID.

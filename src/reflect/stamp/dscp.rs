@@ -3,7 +3,7 @@
 /// The DSCP of replies without a Class of Service TLV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyDscp {
-    /// That of the request.
+    /// The DSCP of the request.
     Copy,
     /// Always this one, below 64.
     Fixed(u8),

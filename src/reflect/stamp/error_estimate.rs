@@ -44,6 +44,12 @@ impl ErrorEstimate {
         self.0
     }
 
+    /// The error in seconds.
+    pub fn seconds(self) -> f64 {
+        let scale = i32::from(self.0 >> 8 & 0x3f);
+        f64::from(self.0 & 0xff) * 2_f64.powi(scale - 32)
+    }
+
     /// S: whether an external source synchronizes the clock to UTC.
     pub fn is_synchronized(self) -> bool {
         self.0 & SYNCHRONIZED != 0
@@ -55,11 +61,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn seconds(estimate: ErrorEstimate) -> f64 {
-        let bits = estimate.to_bits();
-        f64::from(bits & 0xff) * 2_f64.powi(i32::from(bits >> 8 & 0x3f) - 32)
-    }
 
     #[test]
     fn estimate_has_the_smallest_scale_that_holds_the_error() {
@@ -83,13 +84,13 @@ mod tests {
     proptest! {
         #[test]
         fn estimate_is_never_below_the_error(
-            seconds in prop_oneof![0..100_u64, 0..1 << 38_u64],
+            seconds in prop_oneof![0..100_u64, 0..1_u64 << 38],
             nanoseconds in 0..1_000_000_000_u32,
             synchronized in any::<bool>(),
         ) {
             let error = Duration::new(seconds, nanoseconds);
             let estimate = ErrorEstimate::new(synchronized, error);
-            let (said, real) = (self::seconds(estimate), error.as_secs_f64());
+            let (said, real) = (estimate.seconds(), error.as_secs_f64());
             prop_assert!(said >= real && said <= real * (1.0 + 1.0 / 127.0) + 1e-9);
             prop_assert_eq!(estimate.is_synchronized(), synchronized);
             prop_assert_eq!(estimate.to_bits() & 0x4000, 0);

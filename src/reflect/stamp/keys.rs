@@ -138,7 +138,7 @@ fn parse_key(text: &[u8]) -> Result<HmacKey, KeyFault> {
     if text.iter().any(|byte| digit(byte).is_none()) {
         return Err(KeyFault::Digit);
     }
-    if text.len() % 2 != 0 || !(32..=128).contains(&text.len()) {
+    if !text.len().is_multiple_of(2) || !(32..=128).contains(&text.len()) {
         return Err(KeyFault::Length);
     }
     let bytes = text.chunks(2).map(|pair| {
@@ -230,7 +230,10 @@ mod tests {
             ),
         ) {
             match StampKeys::parse(&parts.concat()) {
-                Ok(keys) => prop_assert!(!format!("{keys:?}").contains("c0ffee")),
+                Ok(keys) => {
+                    let shown = format!("{keys:?}");
+                    prop_assert!(!shown.contains("c0ffee"));
+                }
                 Err(error) => {
                     let shown = format!("{error} {error:?}");
                     prop_assert!(!shown.contains("c0ffee") && !shown.contains("0011"));

@@ -12,7 +12,7 @@ use super::super::Timeout;
 use super::super::table::{Key, NoMemory, Table};
 use super::uplink::{Uplink, UplinkTotals};
 
-/// What identifies a session of one socket: both addresses, the sender's port and scope, the SSID.
+/// The identity of a session of one socket: both addresses, the sender's port and scope, the SSID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionKey([u8; 40]);
 

@@ -37,7 +37,6 @@ impl NtpTimestamp {
     }
 
     /// The seconds, which are also those of a truncated PTP timestamp.
-    #[expect(clippy::cast_possible_truncation, reason = "32 bits remain")]
     pub(super) fn seconds(self) -> u32 {
         (self.0 >> 32) as u32
     }

@@ -232,9 +232,10 @@ fn check(bytes: &[u8], context: &TlvContext<'_>) -> Integrity {
         start = tlv.end;
     }
     let Some(at) = hmac else {
-        return match needs_hmac {
-            true => Integrity::Failed,
-            false => Integrity::Unprotected,
+        return if needs_hmac {
+            Integrity::Failed
+        } else {
+            Integrity::Unprotected
         };
     };
     let verified = context
@@ -246,9 +247,10 @@ fn check(bytes: &[u8], context: &TlvContext<'_>) -> Integrity {
                 &hmac,
             )
         });
-    match verified {
-        true => Integrity::Verified(at),
-        false => Integrity::Failed,
+    if verified {
+        Integrity::Verified(at)
+    } else {
+        Integrity::Failed
     }
 }
 
@@ -268,9 +270,10 @@ fn next(bytes: &[u8], start: usize) -> Option<Tlv> {
 }
 
 fn timestamp_information(value: &mut [u8], context: &TlvContext<'_>) -> bool {
-    let source = match context.is_synchronized {
-        true => NTP,
-        false => FREE_RUNNING,
+    let source = if context.is_synchronized {
+        NTP
+    } else {
+        FREE_RUNNING
     };
     put(value, 0, [source, SOFTWARE, source, SOFTWARE]);
     true

@@ -1,4 +1,4 @@
-//! What the sequence numbers of requests say about the way from sender to reflector.
+//! Loss, reordering and duplicates on the way from sender to reflector, by sequence numbers.
 //!
 //! Numbers are compared modulo 2^32. The newest number of a session is the one that is ahead of all
 //! others. Each number counts at most once as lost:

@@ -117,9 +117,10 @@ impl Layout {
             sent_at,
             error: ErrorEstimate::from_bits(u16::from_be_bytes(get(bytes, self.error)?)),
             // Without the whole base packet, these bytes are padding.
-            ssid: match bytes.len() < self.size {
-                true => 0,
-                false => u16::from_be_bytes(get(bytes, self.ssid)?),
+            ssid: if bytes.len() < self.size {
+                0
+            } else {
+                u16::from_be_bytes(get(bytes, self.ssid)?)
             },
             rest_is_zero: rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0)),
             is_reply: received_at.to_bits() != 0

@@ -69,9 +69,20 @@ fn scenario() -> impl Strategy<Value = (Rules, Vec<(&'static str, Vec<u8>)>)> {
 /// A request in a run of requests: how far ahead of the last one, from whom, and after how long.
 fn step() -> impl Strategy<Value = (u32, &'static str, Duration)> {
     let near = (-70..70_i32).prop_map(i32::cast_unsigned);
-    let ahead = prop_oneof![8 => Just(1), 3 => (-3..4_i32).prop_map(i32::cast_unsigned), 2 => near, 1 => any::<u32>()];
-    let wait =
-        prop_oneof![8 => Just(Duration::ZERO), 2 => wait(), 1 => Just(Duration::from_secs(1))];
+    let nearest = (-3..4_i32).prop_map(i32::cast_unsigned);
+    let ahead = prop_oneof![8 => Just(1), 3 => nearest, 2 => near, 1 => any::<u32>()];
+    let second = Duration::from_secs(1);
+    let waits = [
+        A_MOMENT,
+        second - A_MOMENT,
+        second,
+        SESSION_TIMEOUT - A_MOMENT,
+    ];
+    let wait = prop_oneof![
+        8 => Just(Duration::ZERO),
+        4 => select(waits.to_vec()),
+        1 => Just(SESSION_TIMEOUT),
+    ];
     (ahead, select(&[ALICE, ALICE, ALICE, BOB, CAROL][..]), wait)
 }
 
