@@ -22,8 +22,10 @@ pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 
 use crate::address::HostPort;
 use crate::daemon::Given;
+use crate::reflect::stamp::StampSettings;
 use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
+use crate::worker::StampClock;
 use crate::{daemon, udp};
 use values::{
     Trimmed, buffer_size, busy_poll, number, rate, receive_buffer, receive_buffer_in, size, timeout,
@@ -347,12 +349,15 @@ impl Args {
             min_source_port: self.min_source_port,
             rate_limits: [self.rate_limit, self.rate_limit_total],
             busy_poll: self.busy_poll,
+            stamp: StampSettings::default(),
+            stamp_clock: StampClock::Kernel,
             socket: udp::SocketOptions {
                 receive_buffer: receive_buffer_in(self.mode, self.recv_buffer),
                 send_buffer: self.send_buffer.into(),
                 reuse_address: self.reuse_address,
                 timestamps: self.timestamps,
                 offload: self.offload(),
+                ip_header: self.mode == Mode::Stamp,
             },
         }
     }

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::http::{self, Site};
 use crate::metrics::{Clocks, Counts, Metrics, MetricsSources};
-use crate::reflect::Reflector;
+use crate::reflect::{Mode, Reflector};
 use crate::runtime;
 use crate::systemd::Manager;
 use crate::telemetry::Log;
@@ -72,6 +72,7 @@ async fn serve(
     let metrics = Metrics::new(MetricsSources {
         workers: worker_metrics(config, &sockets, &counts),
         timestamps: config.socket.timestamps,
+        stamp_clock: (config.mode == Mode::Stamp).then_some(config.stamp_clock),
         config_info: config.info(),
         dropped_log_lines: log.dropped_lines(),
         read_limits,
@@ -189,5 +190,6 @@ fn worker_options(config: &Config, started: Clocks, sockets: &Sockets) -> worker
             monotonic
         },
         time_of_day: today,
+        stamp_clock: config.stamp_clock,
     }
 }

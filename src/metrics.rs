@@ -6,6 +6,7 @@ mod catalogue;
 mod clocks;
 mod counts;
 mod process;
+mod stamp;
 mod summary;
 #[cfg(test)]
 mod testing;
@@ -22,11 +23,12 @@ use prometheus::proto::{
 };
 use prometheus::{Registry, TextEncoder};
 
-use catalogue::FAMILIES;
+use crate::reflect::stamp::ErrorEstimate;
+use crate::worker::StampClock;
 pub use clocks::Clocks;
 use clocks::steady;
 pub(crate) use counts::errno_name;
-pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment};
+pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment, StampCounts};
 pub use summary::{MetricsSummary, SocketState};
 
 /// The kernel's figures of a socket (`SO_MEMINFO`, socket(7)).
@@ -70,6 +72,8 @@ pub struct MetricsSources {
     pub workers: Vec<WorkerMetrics>,
     /// Whether the kernel timestamps received datagrams.
     pub timestamps: bool,
+    /// The clock of STAMP packets, if the daemon reflects them.
+    pub stamp_clock: Option<StampClock>,
     /// The labels of `config_info`.
     pub config_info: Vec<(&'static str, String)>,
     /// The number of dropped log lines.
@@ -107,7 +111,7 @@ impl Metrics {
             Desc::new(family.name.into(), family.help.into(), Vec::new(), labels)
         };
         registry.register(Box::new(All {
-            descriptions: FAMILIES.iter().map(describe).collect::<Result<_, _>>()?,
+            descriptions: families().map(describe).collect::<Result<_, _>>()?,
             sources: Arc::clone(&sources),
         }))?;
         registry.register(Box::new(process::Process::new(Arc::clone(&sources))?))?;
@@ -146,8 +150,9 @@ impl Collector for All {
             listens: self.sources.listens(),
             sockets: workers.map(|worker| (worker.read_socket)().ok()).collect(),
             limits: (self.sources.read_limits)(),
+            clock_error: self.sources.stamp_clock.map(StampClock::read),
         };
-        FAMILIES.iter().map(|family| family.read(&scrape)).collect()
+        families().map(|family| family.read(&scrape)).collect()
     }
 }
 
@@ -159,6 +164,8 @@ struct Scrape<'a> {
     /// The kernel's figures of each worker's socket.
     sockets: Vec<Option<SocketReading>>,
     limits: [Option<usize>; 2],
+    /// In STAMP mode.
+    clock_error: Option<ErrorEstimate>,
 }
 
 impl Scrape<'_> {
@@ -184,6 +191,11 @@ impl Family {
         (self.read)(scrape, &mut series);
         family(self.name, self.help, self.kind, series.metrics)
     }
+}
+
+/// All metrics of the catalogues.
+fn families() -> impl Iterator<Item = &'static Family> {
+    catalogue::FAMILIES.iter().chain(stamp::FAMILIES)
 }
 
 /// The series of one metric.
@@ -212,6 +224,18 @@ impl Series {
             let mut all = vec![("listen", *listen)];
             all.extend(labels);
             self.add(&all, workers.iter().map(|counts| count(counts)).sum());
+        }
+    }
+
+    /// Adds the sum over all workers, in STAMP mode.
+    fn add_stamp(
+        &mut self,
+        scrape: &Scrape<'_>,
+        labels: &[(&str, &str)],
+        count: impl Fn(&StampCounts) -> u64,
+    ) {
+        if scrape.sources.stamp_clock.is_some() {
+            self.add(labels, scrape.sum(|counts| count(&counts.stamp)));
         }
     }
 

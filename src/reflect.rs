@@ -213,6 +213,11 @@ impl Reflector {
         })
     }
 
+    /// The protocol.
+    pub fn mode(&self) -> Mode {
+        self.gate.mode()
+    }
+
     /// Handles the next datagram, or the first ones of a GRO batch, as the verdict says. In all
     /// methods, `now` must not be before that of an earlier call.
     pub fn handle(&mut self, datagram: &mut Datagram<'_>, now: Instant) -> Verdict {

@@ -5,6 +5,7 @@ mod clock;
 pub mod log;
 mod port;
 mod residence;
+mod stamp_clock;
 mod state;
 #[cfg(test)]
 mod testing;
@@ -19,12 +20,14 @@ use tracing::{Level, enabled, warn};
 
 use crate::metrics::Counts;
 use crate::record::Record;
-use crate::reflect::{End, Reflector, ReflectorSettings, SLACK};
+use crate::reflect::stamp::AUTHENTICATED_BYTES;
+use crate::reflect::{End, Mode, Reflector, ReflectorSettings, SLACK};
 use crate::udp::{Socket, Wait};
 
 use clock::{LoopClock, Slept};
 pub use port::{Port, SocketPort};
 use residence::Waiting;
+pub use stamp_clock::StampClock;
 pub use state::{Shared, State, Warnings};
 
 /// How late an expiry may be handled, except where the exact time matters. Also how long a receive
@@ -39,6 +42,9 @@ const MAX_EXPIRY_DELAY: Duration = Duration::from_millis(300);
 
 /// The pause after a receive error, so that a socket with permanent errors uses little CPU time.
 const ERROR_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long an error estimate of the clock is used.
+const CLOCK_PERIOD: Duration = Duration::from_secs(1);
 
 /// The number of polls per reading of the clock.
 const POLLS: u32 = 16;
@@ -60,6 +66,8 @@ pub struct WorkerOptions {
     pub waiting_since: Instant,
     /// Reads the time of day, since 1970.
     pub time_of_day: fn() -> Duration,
+    /// The error estimate of that time, for STAMP.
+    pub stamp_clock: StampClock,
 }
 
 /// Why a worker stopped.
@@ -80,8 +88,6 @@ pub enum Stopped {
 pub struct Worker<P> {
     port: P,
     reflector: Reflector,
-    /// Whether the reflector needs times of day, TTL and DSCP.
-    is_stamp: bool,
     /// The worker's number, from 0.
     index: usize,
     counts: Arc<Counts>,
@@ -97,6 +103,8 @@ pub struct Worker<P> {
     is_idle: bool,
     /// Whether to poll the socket once more before an expiry.
     look_again: bool,
+    /// When the error estimate of the clock was read.
+    clock_error_at: Option<Instant>,
     /// When an expiry that is delayed by more datagrams was first due.
     due_since: Option<Instant>,
     /// Whether the log shows each datagram.
@@ -113,7 +121,11 @@ pub fn port(socket: Arc<Socket>, settings: &ReflectorSettings) -> SocketPort {
         true => GRO_BATCHES,
         false => BATCH,
     };
-    SocketPort::new(socket, slots, settings.max_datagram.max(Record::BYTES))
+    let least = match settings.mode {
+        Mode::Stamp => AUTHENTICATED_BYTES,
+        Mode::Exchange | Mode::Lockstep | Mode::Echo => Record::BYTES,
+    };
+    SocketPort::new(socket, slots, settings.max_datagram.max(least))
 }
 
 impl<P: Port> Worker<P> {
@@ -129,7 +141,6 @@ impl<P: Port> Worker<P> {
             port,
             // The clock starts when the reflector was created, so that it misses no time.
             clock: LoopClock::new(reflector.totals().idle_since),
-            is_stamp: reflector.stamp_totals().is_some(),
             reflector,
             options,
             waiting: Waiting::new(options.waiting_since),
@@ -140,6 +151,7 @@ impl<P: Port> Worker<P> {
             receive_timeout: None,
             is_idle: false,
             look_again: false,
+            clock_error_at: None,
             due_since: None,
             verbose: false,
         }
@@ -222,6 +234,7 @@ impl<P: Port> Worker<P> {
             self.counts
                 .last_datagram
                 .set(self.shared.epoch, self.clock.real());
+            self.update_clock_error();
             end = self.handle(received);
         }
         if emptied {
@@ -248,6 +261,17 @@ impl<P: Port> Worker<P> {
         match end {
             Some(end) => Err(Stopped::End(end)),
             None => Ok(received > 0),
+        }
+    }
+
+    /// Reads the error estimate of the clock if the last one is too old.
+    fn update_clock_error(&mut self) {
+        let now = self.clock.real();
+        let is_fresh = |at| now.saturating_duration_since(at) < CLOCK_PERIOD;
+        if self.reflector.mode() == Mode::Stamp && !self.clock_error_at.is_some_and(is_fresh) {
+            self.clock_error_at = Some(now);
+            self.reflector
+                .set_clock_error(self.options.stamp_clock.read());
         }
     }
 
@@ -346,6 +370,9 @@ impl<P: Port> Worker<P> {
         counts.evicted.set(totals.evicted);
         counts.record_timeouts.set(totals.records_expired);
         counts.idle_timeouts.set(totals.idle_timeouts);
+        if let Some(totals) = self.reflector.stamp_totals() {
+            counts.stamp.set(&totals);
+        }
         let idle_since = self.clock.to_real(totals.idle_since);
         let state = &self.shared.states[self.index];
         state.idle_since.set(self.shared.epoch, idle_since);

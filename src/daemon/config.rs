@@ -9,6 +9,7 @@ use crate::address::HostPort;
 use crate::reflect::stamp::StampSettings;
 use crate::reflect::{Admission, ExitOn, LEAK, Limits, Mode, Rate, ReflectorSettings, Timeout};
 use crate::udp;
+use crate::worker::StampClock;
 
 /// The settings that were set: the field's name, and the option or environment variable that set it.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +65,10 @@ pub struct Config {
     pub rate_limits: [Option<Rate>; 2],
     /// How long a worker polls before it sleeps.
     pub busy_poll: Duration,
+    /// The settings of STAMP mode.
+    pub stamp: StampSettings,
+    /// Where the error estimate of STAMP mode comes from.
+    pub stamp_clock: StampClock,
     /// The options of every UDP socket.
     pub socket: udp::SocketOptions,
 }
@@ -112,7 +117,7 @@ impl Config {
             exit_on: self.exit_on,
             admission: Admission::new(self.min_source_port, own),
             limits,
-            stamp: StampSettings::default(),
+            stamp: self.stamp.clone(),
         }
     }
 }

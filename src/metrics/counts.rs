@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::reflect::Refusal;
+use crate::reflect::stamp::{StampTotals, TlvFault, TlvKind};
 
 /// A number that one thread writes and any thread may read, without a locked instruction.
 #[derive(Debug, Default)]
@@ -48,11 +49,45 @@ pub struct Counts {
     pub send_errors: ErrorCounts,
     pub peers: Count,
     pub evicted: Count,
+    pub stamp: StampCounts,
     pub batches: Batches,
     /// In nanoseconds.
     pub residence: Residence,
     /// The arrival of the last datagram.
     pub last_datagram: SharedMoment,
+}
+
+/// The counters of STAMP mode.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "each is a metric, described in FAMILIES")]
+pub struct StampCounts {
+    pub sessions: Count,
+    pub unkept: Count,
+    pub reset: Count,
+    pub lost: Count,
+    pub reordered: Count,
+    pub duplicates: Count,
+    /// By [`TlvKind`].
+    pub tlvs: [Count; TlvKind::ALL.len()],
+    /// By [`TlvFault`].
+    pub tlv_faults: [Count; TlvFault::ALL.len()],
+}
+
+impl StampCounts {
+    /// Sets all counters.
+    pub fn set(&self, totals: &StampTotals) {
+        let StampTotals { sessions, tlvs } = totals;
+        self.sessions.set(sessions.sessions);
+        self.unkept.set(sessions.unkept);
+        self.reset.set(sessions.reset);
+        self.lost.set(sessions.uplink.lost);
+        self.reordered.set(sessions.uplink.reordered);
+        self.duplicates.set(sessions.uplink.duplicates);
+        let counts = self.tlvs.iter().chain(&self.tlv_faults);
+        for (count, total) in counts.zip(tlvs.kinds.iter().chain(&tlvs.faults)) {
+            count.set(*total);
+        }
+    }
 }
 
 /// The number of errors by errno name.

@@ -10,6 +10,7 @@ pub(super) fn sources(workers: Vec<WorkerMetrics>) -> MetricsSources {
     MetricsSources {
         workers,
         timestamps: false,
+        stamp_clock: None,
         config_info: Vec::new(),
         dropped_log_lines: Arc::default(),
         read_limits: || [None; 2],

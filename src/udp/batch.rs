@@ -249,7 +249,9 @@ impl Batch {
         } else {
             self.payload.at(slot * self.stride + start)
         };
-        self.outgoing.queue(transmit, name, info, base);
+        // A mapped IPv4 address is sent to by IPv4.
+        let ipv6_peer = transmit.traffic_class.is_some() && self.meta(slot).peer.is_ipv6();
+        self.outgoing.queue(transmit, name, ipv6_peer, info, base);
     }
 
     /// Whether replies are queued.

@@ -15,7 +15,9 @@ use libc::sendmmsg;
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr, sockaddr_in6, socklen_t};
 
 use super::Socket;
-use super::sys::cmsg::{Control, PacketInfo, REPLY_BYTES, SEGMENT_BYTES, write_segment};
+use super::sys::cmsg::{
+    Control, PacketInfo, REPLY_BYTES, SEGMENT_BYTES, write_segment, write_traffic_class,
+};
 use super::sys::memory::Array;
 use super::sys::msghdr::{NO_BYTES, NO_MESSAGE};
 #[cfg(all(test, miri))]
@@ -33,6 +35,8 @@ pub struct Transmit {
     /// The size of each segment of a GSO batch except the last, which may be shorter. At least
     /// `length` for a single datagram.
     pub segment: usize,
+    /// The TOS byte (IPv4) or traffic class (IPv6); `None` is that of the socket.
+    pub traffic_class: Option<u8>,
 }
 
 /// The result of sending a reply.
@@ -66,6 +70,7 @@ impl Transmit {
             start: self.start + offset,
             length,
             segment: length,
+            traffic_class: self.traffic_class,
         }
     }
 }
@@ -136,11 +141,12 @@ impl Outgoing {
         (self.next, self.unsent, self.offset) = (0, 0, None);
     }
 
-    /// Queues a reply to `name`, whose first byte is at `base`.
+    /// Queues a reply to `name`, an IPv6 address if `ipv6_peer`, whose first byte is at `base`.
     pub(super) fn queue(
         &mut self,
         transmit: Transmit,
         name: (*mut sockaddr_in6, socklen_t),
+        ipv6_peer: bool,
         info: Option<PacketInfo>,
         base: *mut u8,
     ) {
@@ -148,6 +154,9 @@ impl Outgoing {
         let reply = self.transmits.len();
         let mut control = [0; REPLY_BYTES];
         let mut control_bytes = info.map_or(0, |info| info.write_reply(self.ipv6, &mut control));
+        if let Some(class) = transmit.traffic_class {
+            control_bytes = write_traffic_class(class, ipv6_peer, control_bytes, &mut control);
+        }
         if transmit.count() > 1 {
             control_bytes = write_segment(transmit.segment as u16, control_bytes, &mut control);
         }
@@ -330,6 +339,7 @@ mod tests {
             start: 100,
             length,
             segment,
+            traffic_class: None,
         };
         for (transmit, lengths) in [
             (batch(25, 10), &[10, 10, 5][..]),
@@ -378,6 +388,7 @@ mod tests {
             start: 0,
             length: 100,
             segment: 100,
+            traffic_class: None,
         };
         for _ in 0..replies {
             batch.queue(transmit, None);

@@ -15,6 +15,10 @@ use super::{AdoptError, BufferSize, Drops, MemInfo, PacketInfo, RecvMeta, Socket
 
 /// The options of a socket.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option that is on or off"
+)]
 pub struct SocketOptions {
     /// `SO_RCVBUF`.
     pub receive_buffer: BufferSize,
@@ -26,6 +30,9 @@ pub struct SocketOptions {
     pub timestamps: bool,
     /// Whether to use GRO and GSO (udp(7)), if the kernel supports them.
     pub offload: bool,
+    /// Whether the kernel reports TTL and traffic class of received datagrams, and sends with TTL
+    /// 255, as STAMP requires (RFC 8762).
+    pub ip_header: bool,
 }
 
 /// A bound UDP socket.
@@ -177,6 +184,10 @@ impl Socket {
             options.timestamps.into(),
         )
         .map_err(failed("set SO_TIMESTAMPNS for"))?;
+        if options.ip_header {
+            self.enable_ip_header()
+                .map_err(failed("set TTL and traffic class for"))?;
+        }
         self.size_buffers([options.receive_buffer, options.send_buffer])
             .map_err(failed("size the buffers of"))?;
         self.offload(options.offload);

@@ -1,5 +1,6 @@
 //! The kernel's interface: control messages, message headers, socket options, limits.
 
+pub(super) mod adjtimex;
 pub(super) mod boot;
 pub(super) mod buffer_limits;
 pub(super) mod cmsg;

@@ -11,7 +11,7 @@ use super::{Port, TICK, Worker, log};
 use crate::metrics::Counts;
 use crate::record::TooShort;
 use crate::reflect::stamp::{NtpTimestamp, Reception, StampReply};
-use crate::reflect::{Action, Datagram, Destination, End, Verdict};
+use crate::reflect::{Action, Datagram, Destination, End, Mode, Verdict};
 use crate::udp::{RecvMeta, Sent, Transmit};
 
 /// How long a round may wait in total for space in the send buffer. A slow route delays the replies
@@ -73,12 +73,12 @@ impl<P: Port> Worker<P> {
             if let Action::Decode(Err(short)) = verdict.action {
                 self.warn_of_decode_error(meta.peer, short);
             }
-            let length = match verdict.action {
-                Action::Reply { length, .. } => Some(length),
+            let reply = match verdict.action {
+                Action::Reply { length, .. } => Some((length, None)),
                 Action::StampReply(reply) => Some(self.complete(&reply, slot, start)),
                 Action::Decode(_) | Action::Empty | Action::Refuse(_) | Action::SendFirst => None,
             };
-            if let Some(length) = length {
+            if let Some((length, traffic_class)) = reply {
                 // The reply to a single datagram can be longer.
                 let segment = match verdict.datagrams {
                     1 => length.max(1),
@@ -89,6 +89,7 @@ impl<P: Port> Worker<P> {
                     start,
                     length,
                     segment,
+                    traffic_class,
                 };
                 self.port.queue(transmit, meta.info);
             }
@@ -102,7 +103,7 @@ impl<P: Port> Worker<P> {
 
     /// The data about a slot that only STAMP needs.
     fn reception(&self, meta: &RecvMeta) -> Reception {
-        if !self.is_stamp {
+        if self.reflector.mode() != Mode::Stamp {
             return Reception::default();
         }
         // The first datagram after the socket is opened can lack the timestamp.
@@ -114,12 +115,12 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Completes a reply with the time. Returns its length.
-    fn complete(&mut self, reply: &StampReply, slot: usize, start: usize) -> usize {
+    /// Completes a reply with the time. Returns its length and traffic class; ECN is 0.
+    fn complete(&mut self, reply: &StampReply, slot: usize, start: usize) -> (usize, Option<u8>) {
         let memory = self.port.memory(slot, start);
         let sent_at = NtpTimestamp::from_unix((self.options.time_of_day)());
         self.reflector.complete(reply, memory, sent_at);
-        reply.length
+        (reply.length, Some(reply.dscp << 2))
     }
 
     /// Sends the queued replies.
@@ -250,7 +251,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Count;
-    use crate::reflect::{ExitOn, Mode};
+    use crate::reflect::{ExitOn, Refusal};
     use crate::worker::{Stopped, testing};
 
     #[test]
@@ -277,5 +278,46 @@ mod tests {
             let parts = [&counts.received, &counts.echoed, &counts.decode_errors];
             assert_eq!(parts.map(Count::get), [5, 3, 2], "{mode:?}");
         }
+    }
+
+    #[test]
+    fn stamp_requests_are_answered_with_receive_time_and_ttl() {
+        let socket = testing::socket(false);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(socket.address()).unwrap();
+        client.set_ttl(77).unwrap();
+        let mut forged = [0; 44];
+        (forged[7], forged[19]) = (1, 1);
+        for request in [&[7; 14][..], &[0; 44], &[0; 13], &forged, &[0; 100]] {
+            client.send(request).unwrap();
+        }
+        let exit_on = ExitOn {
+            timeout: true,
+            ..ExitOn::default()
+        };
+        let sent_at = || Duration::from_secs(1 << 30);
+        let (worker, shared) = testing::worker(socket, Mode::Stamp, exit_on, sent_at);
+        assert!(matches!(worker.run(), Stopped::End(End::Timeout)));
+        let mut reply = [0; 200];
+        let seconds = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+        for length in [44, 44, 100] {
+            assert_eq!(client.recv(&mut reply).unwrap(), length);
+            assert_eq!(reply[40], 77);
+            assert_eq!(seconds(&reply[4..8]), (1 << 30) + 2_208_988_800);
+            assert_ne!(reply[16..20], reply[4..8], "T2 is the kernel's");
+            assert_ne!(reply[16..24], [0; 8]);
+        }
+        let counts = &shared.counts[0];
+        let refused =
+            [Refusal::TooShort, Refusal::Reply].map(|refusal| &counts.refused[refusal as usize]);
+        assert_eq!(refused.map(Count::get), [1, 1]);
+        let sessions = &counts.stamp.sessions;
+        let parts = [
+            &counts.received,
+            &counts.echoed,
+            sessions,
+            &counts.stamp.reset,
+        ];
+        assert_eq!(parts.map(Count::get), [5, 3, 1, 2]);
     }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Shared, SocketPort, Worker, WorkerOptions, port};
+use super::{Shared, SocketPort, StampClock, Worker, WorkerOptions, port};
 use crate::reflect::stamp::StampSettings;
 use crate::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Timeout};
 use crate::udp::{self, Socket};
@@ -16,6 +16,7 @@ pub(super) fn now() -> Instant {
 
 pub(super) fn socket(offload: bool) -> Arc<Socket> {
     let options = udp::SocketOptions {
+        ip_header: true,
         receive_buffer: udp::BufferSize::Default,
         send_buffer: udp::BufferSize::Default,
         reuse_address: false,
@@ -51,6 +52,7 @@ pub(super) fn worker(
         // As of an inherited socket: until it was empty, datagrams may be this old.
         waiting_since: epoch.checked_sub(Duration::from_hours(2)).unwrap(),
         time_of_day,
+        stamp_clock: StampClock::NotSynchronized,
     };
     let port = port(socket, &settings);
     let reflector = Reflector::new(settings, epoch).unwrap();

@@ -77,6 +77,7 @@ fn worker_does_not_allocate_for_any_datagram() {
 /// Sends all kinds of datagrams to a worker.
 fn assert_allocates_nothing(mode: Mode, offload: bool) {
     let options = SocketOptions {
+        ip_header: false,
         receive_buffer: BufferSize::Default,
         send_buffer: BufferSize::Default,
         reuse_address: false,
@@ -112,6 +113,7 @@ fn assert_allocates_nothing(mode: Mode, offload: bool) {
                 timestamps: true,
                 waiting_since: Instant::now(),
                 time_of_day: || SystemTime::UNIX_EPOCH.elapsed().unwrap(),
+                stamp_clock: worker::StampClock::NotSynchronized,
             };
             let port = worker::port(socket, &settings);
             let reflector = Reflector::new(settings, Instant::now()).unwrap();

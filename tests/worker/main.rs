@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use udp_echo::reflect::stamp::StampSettings;
 use udp_echo::reflect::{Admission, ExitOn, Mode, Reflector, ReflectorSettings, Refusal, Timeout};
 use udp_echo::udp::{PacketInfo, RecvMeta, Sent, Transmit, Wait};
-use udp_echo::worker::{Port, Shared, Stopped, TICK, Worker, WorkerOptions};
+use udp_echo::worker::{Port, Shared, StampClock, Stopped, TICK, Worker, WorkerOptions};
 
 const SLOTS: usize = 4;
 const SLOT_BYTES: usize = 200;
@@ -297,6 +297,7 @@ fn run_with_timeout(
         timestamps: false,
         waiting_since: now,
         time_of_day: || Duration::ZERO,
+        stamp_clock: StampClock::NotSynchronized,
     };
     let reflector = Reflector::new(settings, now).unwrap();
     Worker::new(port, reflector, options, 0, Arc::clone(shared)).run()

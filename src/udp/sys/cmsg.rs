@@ -13,8 +13,9 @@ use libc::c_int;
 /// `UDP_GRO`, TTL and TOS; and some that another process enabled before it passed in the socket.
 pub(in crate::udp) const CONTROL_BYTES: usize =
     space(12) + space(20) + space(16) + 3 * space(4) + 128;
-/// Holds the control messages of a reply: the larger of the two packet infos, and `UDP_SEGMENT`.
-pub(in crate::udp) const REPLY_BYTES: usize = space(20) + SEGMENT_BYTES;
+/// Holds the control messages of a reply: the larger of the two packet infos, traffic class and
+/// `UDP_SEGMENT`.
+pub(in crate::udp) const REPLY_BYTES: usize = space(20) + space(4) + SEGMENT_BYTES;
 /// The size of a `UDP_SEGMENT` message.
 pub(in crate::udp) const SEGMENT_BYTES: usize = space(2);
 
@@ -118,6 +119,23 @@ pub(in crate::udp) fn write_segment(
             &segment.to_ne_bytes(),
             out,
         )
+}
+
+/// Appends an `IP_TOS` (ip(7)) or `IPV6_TCLASS` (RFC 3542) message to the first `length` bytes of
+/// `out`. Returns the new length.
+pub(in crate::udp) fn write_traffic_class(
+    class: u8,
+    ipv6_peer: bool,
+    length: usize,
+    out: &mut [u8; REPLY_BYTES],
+) -> usize {
+    let (level, kind) = if ipv6_peer {
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_TOS)
+    };
+    let data = c_int::from(class).to_ne_bytes();
+    length + write(level, kind, &data, &mut out[length..])
 }
 
 impl PacketInfo {
@@ -239,7 +257,7 @@ mod tests {
     fn control_message_sizes_match_the_c_macros() {
         assert_eq!(HEADER, size_of::<libc::cmsghdr>());
         assert_eq!(space(12), 32);
-        assert_eq!(REPLY_BYTES, 40 + 24);
+        assert_eq!(REPLY_BYTES, 40 + 24 + 24);
     }
 
     #[test]

@@ -194,6 +194,7 @@ fn sent() -> Vec<(Vec<u8>, usize)> {
 
 fn transmit(slot: usize, start: usize, length: usize, segment: usize) -> Transmit {
     Transmit {
+        traffic_class: None,
         slot,
         start,
         length,
