@@ -264,6 +264,7 @@ fn exposition() -> prometheus::Result<String> {
             }),
         }],
         timestamps: true,
+        stamp_clock: None,
         config_info: ["mode", "timeout", "offload", "kernel_echo"]
             .map(|label| (label, String::new()))
             .into(),

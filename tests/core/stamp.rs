@@ -18,6 +18,8 @@ mod vectors;
 /// The key of the captured packets, for every SSID.
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
+const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
+
 /// 1795671000.348235305, as a captured packet has it.
 const T2: u64 = 0xeeb2_4258_5925_f2f2;
 const T3: u64 = 0xeeb2_4258_5928_0369;

@@ -79,7 +79,7 @@ fn rest() -> impl Strategy<Value = Rest> + Clone {
     let tlvs = vec(tlv(), 0..5).prop_map(|tlvs| tlvs.concat());
     let end = prop_oneof![
         3 => Just(Vec::new()),
-        2 => (0..3_usize).prop_map(|length| [&[0x80, 1, 0, length as u8][..], &vec![7; length]].concat()),
+        2 => (0..3_u8).prop_map(|length| [&[0x80, 1, 0, length][..], &vec![7; length.into()]].concat()),
         1 => tlv(),
     ];
     let bytes = prop_oneof![1 => any_bytes, 6 => tlvs];

@@ -74,9 +74,9 @@ fn step() -> impl Strategy<Value = (u32, &'static str, Duration)> {
     let second = Duration::from_secs(1);
     let waits = [
         A_MOMENT,
-        second - A_MOMENT,
+        ALMOST_A_SECOND,
         second,
-        SESSION_TIMEOUT - A_MOMENT,
+        Duration::from_nanos(2_999_999_999),
     ];
     let wait = prop_oneof![
         8 => Just(Duration::ZERO),
