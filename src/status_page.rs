@@ -131,13 +131,13 @@ mod tests {
             peers: 7,
         };
         // Too old for the rates; the charts still show it.
-        history.add(start, MetricsSummary::default());
+        history.add(start, &MetricsSummary::default());
         let paused = start + Duration::from_mins(1);
         for sample in 0..6 {
             let now = paused + sample * PERIOD;
-            history.add(now, summary(u64::from(sample) + 1));
+            history.add(now, &summary(u64::from(sample) + 1));
         }
-        let page = shown_page(&history, summary(6), &[]);
+        let page = shown_page(&history, &summary(6), &[]);
         for (cell, all, second) in [
             ("received", "3 000 000 000 012", "1.0"),
             ("echoed", "120", "10"),
@@ -192,7 +192,7 @@ mod tests {
             ..MetricsSummary::default()
         };
         summary.send_errors[0] = 1;
-        let page = shown_page(&History::default(), summary, &[]);
+        let page = shown_page(&History::default(), &summary, &[]);
         assert!(page.contains("<b>1</b>peer owes a record<"), "{page}");
         assert!(page.contains("<b class=\"bad\">1</b>send error<"), "{page}");
     }
@@ -210,7 +210,7 @@ mod tests {
             }),
         };
         let all = |sockets: &[SocketState]| {
-            shown_page(&History::default(), MetricsSummary::default(), sockets)
+            shown_page(&History::default(), &MetricsSummary::default(), sockets)
         };
         let page = all(&[socket(Some(4_194_304), 425_984, 6)]);
         let row = "<td class=\"bad\">6<td>5 B<td class=\"bad\">208 KiB (requested 4 MiB)\
@@ -230,7 +230,7 @@ mod tests {
         let row = "<th scope=\"row\">[::1]:9<td>0<td colspan=\"4\">unavailable";
         assert!(all(&[unavailable]).contains(row));
 
-        let mut facts = facts(MetricsSummary::default(), &[]);
+        let mut facts = facts(&MetricsSummary::default(), &[]);
         facts.health = Err("worker 0 made no progress".into());
         let page = main(&facts, &History::default());
         assert!(page.contains(" class=\"bad\">worker 0 made no progress</span>"));
@@ -241,18 +241,18 @@ mod tests {
     }
 
     /// The `main` element with plain spaces.
-    fn shown_page(history: &History, summary: MetricsSummary, sockets: &[SocketState]) -> String {
+    fn shown_page(history: &History, summary: &MetricsSummary, sockets: &[SocketState]) -> String {
         main(&facts(summary, sockets), history).replace('\u{202f}', " ")
     }
 
-    fn facts(summary: MetricsSummary, sockets: &[SocketState]) -> Facts<'_> {
+    fn facts<'a>(summary: &MetricsSummary, sockets: &'a [SocketState]) -> Facts<'a> {
         Facts {
             mode: "echo",
             addresses: "[::1]:9",
             uptime: Duration::from_secs(3),
             health: Ok(()),
             ready: true,
-            summary,
+            summary: *summary,
             last_datagram: Some(Duration::from_secs(62)),
             sockets,
             options: &[],

@@ -102,7 +102,7 @@ impl Status {
     pub(super) fn beat(&self) -> MetricsSummary {
         let _ = self.healthy();
         let sample = self.metrics.summary();
-        self.history.add(now(), sample);
+        self.history.add(now(), &sample);
         sample
     }
 

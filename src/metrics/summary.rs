@@ -126,7 +126,10 @@ mod tests {
         let metrics = Metrics::new(testing::sources(vec![worker(1), worker(2)]));
         let summary = metrics.unwrap().summary();
         assert_eq!([summary.received_bytes, summary.echoed_bytes], [300, 30]);
-        assert_eq!((summary.refused, summary.refused()), ([0, 0, 0, 3], 3));
+        assert_eq!(
+            (summary.refused, summary.refused()),
+            ([0, 0, 0, 3, 0, 0, 0], 3)
+        );
         let errors = ErrorCounts::names().zip(summary.send_errors);
         let errors: Vec<_> = errors.filter(|(_, count)| *count > 0).collect();
         assert_eq!((errors, summary.send_errors()), (vec![("EPERM", 3)], 3));

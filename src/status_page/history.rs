@@ -19,14 +19,14 @@ pub(crate) struct History(Mutex<VecDeque<(Instant, MetricsSummary)>>);
 
 impl History {
     /// Adds a sample and drops those that are too old.
-    pub(crate) fn add(&self, now: Instant, summary: MetricsSummary) {
+    pub(crate) fn add(&self, now: Instant, summary: &MetricsSummary) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((at, _)) = samples.front()
             && now.duration_since(*at) > WIDTH + PERIOD
         {
             samples.pop_front();
         }
-        samples.push_back((now, summary));
+        samples.push_back((now, *summary));
     }
 
     pub(super) fn samples(&self) -> Vec<(Instant, MetricsSummary)> {
@@ -64,13 +64,13 @@ mod tests {
                 received,
                 ..MetricsSummary::default()
             };
-            history.add(start + sample * PERIOD, summary);
+            history.add(start + sample * PERIOD, &summary);
         }
         let samples = history.samples();
         assert_eq!(samples.len(), usize::from(SAMPLES));
         assert_eq!(samples[150].0 - samples[0].0, Duration::from_mins(5));
         assert!((rate(&samples, |sum| sum.received) - 10.0).abs() < 1e-9);
-        history.add(start + Duration::from_hours(1), MetricsSummary::default());
+        history.add(start + Duration::from_hours(1), &MetricsSummary::default());
         assert_eq!(history.samples().len(), 1, "old samples kept after a pause");
     }
 }

@@ -30,6 +30,7 @@ fn first_request(host: IpAddr, args: &str) -> Option<RecvMeta> {
     let (_, _, err) = ended(&mut probe(target, &format!("--count=1 --wait=0.01 {args}")));
     assert_eq!(err, "", "{args}");
     let options = SocketOptions {
+        ip_header: false,
         receive_buffer: BufferSize::Default,
         send_buffer: BufferSize::Default,
         reuse_address: false,
