@@ -299,8 +299,10 @@ mod tests {
 
     use super::*;
 
-    fn peers(capacity: u32) -> Peers<RandomState> {
-        Peers::new(NonZeroU32::new(capacity).unwrap(), RandomState::new()).unwrap()
+    type Peers = Table<SocketAddr, (), RandomState>;
+
+    fn peers(capacity: u32) -> Peers {
+        Table::new(NonZeroU32::new(capacity).unwrap(), RandomState::new()).unwrap()
     }
 
     #[test]
@@ -326,9 +328,9 @@ mod tests {
     fn table_takes_the_documented_memory_per_peer() {
         for capacity in [1, 2, 63, 64, 1000, (1 << 16) + 1] {
             let peers = peers(capacity);
-            let entries = peers.entries.capacity() * size_of::<Entry>();
+            let entries = peers.entries.capacity() * size_of::<Entry<SocketAddr, ()>>();
             let bytes = entries + peers.buckets.len() * size_of::<Link>();
-            let most = capacity as usize * BYTES_PER_PEER + SLACK * size_of::<Entry>();
+            let most = capacity as usize * BYTES_PER_PEER + SLACK * size_of::<Entry<SocketAddr, ()>>();
             assert!(bytes <= most, "{bytes} for {capacity} peers");
             // Just above a power of two, almost every peer takes the most.
             assert!(

@@ -121,11 +121,9 @@ fn counters_are_summed_over_the_workers_of_each_address() {
     assert_lines(&metrics, &expected);
     let sum = |number: u64| number * 3000 + 321;
     let summary = metrics.summary();
-    assert_eq!(summary.refused, [9, 10, 11, 12].map(sum));
-    assert_eq!(
-        summary.refused(),
-        [9, 10, 11, 12].map(sum).iter().sum::<u64>()
-    );
+    let refused = [9, 10, 11, 12].map(sum);
+    assert_eq!(summary.refused[..4], refused);
+    assert_eq!(summary.refused(), refused.iter().sum::<u64>());
     let others = [
         (summary.received, 1),
         (summary.echoed, 3),
