@@ -2,30 +2,35 @@
 
 mod combinations;
 mod control;
+mod dscp;
 mod environment;
 mod in_force;
+mod key_file;
 mod mistakes;
 mod option;
 mod probe;
 mod secrets;
+mod stamp;
 mod values;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use key_file::UnusableKeyFile;
 pub use probe::{MetricsUrl, PathMtu, ProbeArgs, Target};
+pub use stamp::StampArgs;
 pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 
 use crate::address::HostPort;
 use crate::daemon::Given;
-use crate::reflect::stamp::StampSettings;
+use crate::reflect::stamp::{BYTES_PER_SESSION, StampKeys};
 use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
-use crate::worker::StampClock;
 use crate::{daemon, udp};
 use values::{
     Trimmed, buffer_size, busy_poll, number, rate, receive_buffer, receive_buffer_in, size, timeout,
@@ -69,7 +74,8 @@ pub struct Args {
                      with commas.\n\n\
                      A name resolves to its IPv4 address first. An empty host or * means every \
                      IPv4 address, [::] every address of both families. With port 0 the kernel \
-                     chooses the port. Sockets passed in by systemd replace this option."
+                     chooses the port. Sockets passed in by systemd replace this option.\n\n\
+                     In stamp mode the default is localhost:862."
     )]
     pub listen: Vec<HostPort>,
 
@@ -97,7 +103,7 @@ pub struct Args {
     /// Cut echo datagrams to BYTES
     ///
     /// Cut echo datagrams to this many bytes, 1 to 65507, or a size with a unit (1KiB). The
-    /// reference server receives at most 1024.
+    /// reference server receives at most 1024. In stamp mode the default is 65507.
     #[arg(
         long,
         value_name = "BYTES",
@@ -156,7 +162,7 @@ pub struct Args {
     /// per datagram. Replies are the same as without. If the kernel drops a GRO batch,
     /// socket_drops_total counts one drop for all its datagrams.
     ///
-    /// Always off in lockstep mode and with --exit-on empty or decode-error.
+    /// Always off in lockstep and stamp mode and with --exit-on empty or decode-error.
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub offload: Offload,
 
@@ -169,7 +175,9 @@ pub struct Args {
         long_help = format!(
             "Size of the table of peers that owe a record, per worker, 1 to 16777216. When the \
              table is full, the peer that has owed its record longest is evicted. Each peer takes \
-             at most {BYTES_PER_PEER} bytes of memory."
+             at most {BYTES_PER_PEER} bytes of memory.\n\n\
+             In stamp mode, size of the table of sessions. When it is full, requests of new sessions \
+             are answered without a session. Each session takes at most {BYTES_PER_SESSION} bytes."
         )
     )]
     pub max_peers: u32,
@@ -190,7 +198,8 @@ pub struct Args {
 
     /// Use kernel receive timestamps [default: off]
     ///
-    /// Have the kernel timestamp each datagram on receipt, for the metric residence_seconds.
+    /// Have the kernel timestamp each datagram on receipt, for the metric residence_seconds. In
+    /// stamp mode this is on by default, for the receive timestamp in the replies.
     #[arg(long, value_parser = BoolishValueParser::new())]
     pub timestamps: bool,
 
@@ -198,7 +207,8 @@ pub struct Args {
     ///
     /// Refuse datagrams from source ports below N, 0 to 65535: a service on such a port could
     /// answer the reply and start a loop. Port 0 is always refused. Echo mode also refuses a
-    /// source port that equals a listening port: the sender may be another reflector.
+    /// source port that equals a listening port: the sender may be another reflector. Stamp mode
+    /// accepts source ports 862 and 863.
     #[arg(
         long,
         value_name = "N",
@@ -264,6 +274,10 @@ pub struct Args {
     )]
     pub check: bool,
 
+    /// The options of STAMP mode.
+    #[command(flatten)]
+    pub stamp: StampArgs,
+
     /// The subcommand; without one the daemon serves.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -324,6 +338,7 @@ impl Args {
         let mut args = Self::from_arg_matches(&matches)?;
         args.given = environment::given(&command, &matches);
         args.unknown_variables = unknown_variables;
+        args.use_defaults_of_stamp();
         if let (Some(Command::Probe(probe)), Some((_, matches))) =
             (&mut args.command, matches.subcommand())
         {
@@ -333,9 +348,29 @@ impl Args {
         Ok(args)
     }
 
+    /// In STAMP mode, replaces the defaults of options that are not set.
+    fn use_defaults_of_stamp(&mut self) {
+        if self.mode != Mode::Stamp {
+            return;
+        }
+        let is_given = |field| self.given.get(field).is_some();
+        let [listen, max_datagram, timestamps] =
+            ["listen", "max_datagram", "timestamps"].map(is_given);
+        if !listen {
+            self.listen = stamp::LISTEN.parse().into_iter().collect();
+        }
+        if !max_datagram {
+            self.max_datagram = stamp::MAX_DATAGRAM;
+        }
+        self.timestamps |= !timestamps;
+    }
+
     /// The daemon's settings.
-    pub fn config(&self) -> daemon::Config {
-        daemon::Config {
+    ///
+    /// # Errors
+    /// If the key file of STAMP mode cannot be used.
+    pub fn config(&self) -> Result<daemon::Config, UnusableKeyFile> {
+        Ok(daemon::Config {
             listen: self.listen.clone(),
             workers: self.workers.number(),
             metrics_listen: self.metrics_listen.0.clone(),
@@ -349,8 +384,8 @@ impl Args {
             min_source_port: self.min_source_port,
             rate_limits: [self.rate_limit, self.rate_limit_total],
             busy_poll: self.busy_poll,
-            stamp: StampSettings::default(),
-            stamp_clock: StampClock::Kernel,
+            stamp: self.stamp.settings(self.keys()?),
+            stamp_clock: self.stamp.stamp_clock,
             socket: udp::SocketOptions {
                 receive_buffer: receive_buffer_in(self.mode, self.recv_buffer),
                 send_buffer: self.send_buffer.into(),
@@ -359,7 +394,15 @@ impl Args {
                 offload: self.offload(),
                 ip_header: self.mode == Mode::Stamp,
             },
-        }
+        })
+    }
+
+    /// The keys of authenticated STAMP, if there is a file with them.
+    fn keys(&self) -> Result<Option<Arc<StampKeys>>, UnusableKeyFile> {
+        let file = self.stamp.stamp_key_file.as_ref();
+        let file = file.filter(|_| self.mode == Mode::Stamp);
+        let keys = file.map(|file| key_file::read(file)).transpose()?;
+        Ok(keys.map(Arc::new))
     }
 
     /// The conditions of `--exit-on`.
@@ -372,10 +415,11 @@ impl Args {
     }
 
     /// Whether to use GRO and GSO: never where one datagram can change what happens to the next
-    /// one on the same socket.
+    /// one on the same socket, nor in STAMP mode, where each has its own timestamp and TTL.
     fn offload(&self) -> bool {
         let exit_on = self.exit_on();
-        let one_by_one = self.mode == Mode::Lockstep || exit_on.empty || exit_on.decode_error;
+        let by_mode = matches!(self.mode, Mode::Lockstep | Mode::Stamp);
+        let one_by_one = by_mode || exit_on.empty || exit_on.decode_error;
         self.offload == Offload::Auto && !one_by_one
     }
 

@@ -41,6 +41,9 @@ fn first_paragraph(error: &str) -> String {
 
 /// Prints the options in force.
 fn check(args: &Args) -> ExitCode {
+    if let Err(error) = args.config() {
+        return usage(&error);
+    }
     let mut lines = String::new();
     for (name, value) in args.in_force() {
         lines.extend([&name, "=", &value, "\n"]);
@@ -64,6 +67,10 @@ fn serve(args: &Args) -> ExitCode {
         Ok(inherited) => inherited,
         Err(error) => return failed(&error),
     };
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error) => return usage(&error),
+    };
     let log = match telemetry::start(&args.log, args.log_format()) {
         Ok(log) => log,
         Err(error) => return failed(&error),
@@ -71,16 +78,19 @@ fn serve(args: &Args) -> ExitCode {
     if let Some(warning) = args.warning() {
         tracing::warn!("{warning}");
     }
-    let ended = daemon::run(&args.config(), inherited, &log);
+    let ended = daemon::run(&config, inherited, &log);
     drop(log);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is_usage() => {
-            failed(&error);
-            ExitCode::from(2)
-        }
+        Err(error) if error.is_usage() => usage(&error),
         Err(error) => failed(&error),
     }
+}
+
+/// Prints the error of a setting.
+fn usage(error: &dyn Display) -> ExitCode {
+    failed(error);
+    ExitCode::from(2)
 }
 
 /// Prints the error to standard error, independent of the log settings.

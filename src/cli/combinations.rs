@@ -46,7 +46,7 @@ impl Args {
         let never = [(End::Empty, "empty"), (End::DecodeError, "decode-error")];
         let never = never.iter().find(|(end, _)| self.exit_on.contains(end));
         match never {
-            Some((_, end)) if self.mode == Mode::Echo => Some(format!(
+            Some((_, end)) if matches!(self.mode, Mode::Echo | Mode::Stamp) => Some(format!(
                 "cannot use {} with {mode}: that mode never exits on it; remove {end}",
                 self.given.with("exit_on", end)
             )),

@@ -28,7 +28,7 @@ impl Args {
         } else {
             Offload::Off
         };
-        [
+        let general = [
             ("LISTEN", list(listen.iter().map(ToString::to_string))),
             ("MODE", mode.name().to_owned()),
             ("TIMEOUT", timeout.unwrap_or_else(none)),
@@ -48,13 +48,14 @@ impl Args {
             ("METRICS_LISTEN", metrics_listen.unwrap_or_else(none)),
             ("LOG", self.log.to_string()),
             ("LOG_FORMAT", name(&self.log_format)),
-        ]
-        .map(|(option, value)| (format!("{}{option}", environment::DAEMON), value))
-        .into()
+        ];
+        let all = general.into_iter().chain(self.stamp.in_force());
+        all.map(|(option, value)| (format!("{}{option}", environment::DAEMON), value))
+            .collect()
     }
 }
 
-fn list(items: impl Iterator<Item = String>) -> String {
+pub(super) fn list(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join(",")
 }
 
@@ -66,11 +67,11 @@ fn buffer(size: BufferSize) -> String {
     }
 }
 
-fn maybe(value: Option<impl Display>) -> String {
+pub(super) fn maybe(value: Option<impl Display>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-fn name(value: &impl ValueEnum) -> String {
+pub(super) fn name(value: &impl ValueEnum) -> String {
     let value = value.to_possible_value();
     value
         .map(|value| value.get_name().to_owned())
@@ -78,7 +79,7 @@ fn name(value: &impl ValueEnum) -> String {
 }
 
 /// A time without spaces, which a shell would need quotes for: `0`, `5s`, `1m30s`.
-fn time(time: Duration) -> String {
+pub(super) fn time(time: Duration) -> String {
     if time.is_zero() {
         return "0".into();
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueHint};
 
+use super::dscp::dscp;
 use super::values::{number, size};
 use crate::address::Family;
 use crate::probe;
@@ -16,7 +17,7 @@ use crate::probe::pace::Frequency;
 use crate::reflect::Mode;
 use crate::udp::{IpOptions, Source};
 pub use values::{PathMtu, Target};
-use values::{dscp, percent, rate, source, time, tos};
+use values::{mode, percent, rate, source, time, tos};
 
 /// Measure loss and round-trip times over UDP, as ping does over ICMP
 ///
@@ -57,7 +58,7 @@ pub struct ProbeArgs {
     /// that is due while every flow waits is skipped. If a record is lost, the daemon decodes the
     /// next request as the record and does not answer it, so loss on the way there counts about
     /// twice.
-    #[arg(long, value_enum, default_value = "exchange")]
+    #[arg(long, value_parser = mode(), default_value = "exchange")]
     pub mode: Mode,
 
     /// Stop after N requests [default: until Ctrl-C]

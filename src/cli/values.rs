@@ -123,8 +123,7 @@ impl FromStr for MetricsListen {
 
 impl ValueEnum for Mode {
     fn value_variants<'a>() -> &'a [Self] {
-        // The daemon does not serve STAMP yet.
-        &[Self::Exchange, Self::Lockstep, Self::Echo]
+        &Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

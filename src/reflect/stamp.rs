@@ -27,7 +27,7 @@ pub use dscp::{DscpSet, ReplyDscp};
 pub use error_estimate::ErrorEstimate;
 pub use hmac::{HMAC_BYTES, HmacKey};
 pub use keys::{KeyFault, KeyFileError, StampKeys};
-pub use session::SessionTotals;
+pub use session::{BYTES_PER_SESSION, SessionTotals};
 use session::{SessionKey, Sessions};
 pub use timestamp::NtpTimestamp;
 use tlv::TlvContext;

@@ -47,7 +47,12 @@ impl Place {
 }
 
 /// The most memory per peer, in bytes.
-pub const BYTES_PER_PEER: usize = size_of::<Entry<SocketAddr, ()>>() + 2 * size_of::<Link>();
+pub const BYTES_PER_PEER: usize = bytes_per_entry::<SocketAddr, ()>();
+
+/// The most memory per entry, in bytes: there are up to two buckets for each.
+pub(super) const fn bytes_per_entry<K, V>() -> usize {
+    size_of::<Entry<K, V>>() + 2 * size_of::<Link>()
+}
 
 /// The peers above the capacity that a table holds until the results of replies are known. At least
 /// the peers of a batch.
@@ -330,7 +335,8 @@ mod tests {
             let peers = peers(capacity);
             let entries = peers.entries.capacity() * size_of::<Entry<SocketAddr, ()>>();
             let bytes = entries + peers.buckets.len() * size_of::<Link>();
-            let most = capacity as usize * BYTES_PER_PEER + SLACK * size_of::<Entry<SocketAddr, ()>>();
+            let most =
+                capacity as usize * BYTES_PER_PEER + SLACK * size_of::<Entry<SocketAddr, ()>>();
             assert!(bytes <= most, "{bytes} for {capacity} peers");
             // Just above a power of two, almost every peer takes the most.
             assert!(

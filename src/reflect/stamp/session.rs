@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::time::Instant;
 
 use super::super::Timeout;
-use super::super::table::{Key, NoMemory, Table};
+use super::super::table::{Key, NoMemory, Table, bytes_per_entry};
 use super::uplink::{Uplink, UplinkTotals};
 
 /// The identity of a session of one socket: both addresses, the sender's port and scope, the SSID.
@@ -23,6 +23,9 @@ struct Session {
     replies: u32,
     uplink: Uplink,
 }
+
+/// The most memory per session, in bytes.
+pub const BYTES_PER_SESSION: usize = bytes_per_entry::<SessionKey, Session>();
 
 /// Counters of the sessions, and their present number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
