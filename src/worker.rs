@@ -53,6 +53,8 @@ const POLLS: u32 = 16;
 const BATCH: usize = 64;
 /// The number of slots if each holds a GRO batch.
 const GRO_BATCHES: usize = 16;
+/// The number of slots in STAMP mode. A reply's T3 is read when it is queued, so few are sent at once.
+const STAMP_BATCH: usize = 8;
 const _: () = assert!(BATCH <= SLACK, "the core keeps the peers of a batch");
 
 /// The options of a worker.
@@ -118,6 +120,7 @@ pub fn port(socket: Arc<Socket>, settings: &ReflectorSettings) -> SocketPort {
     let ends = settings.exit_on.empty || settings.exit_on.decode_error;
     let slots = match socket.receives_batches() {
         _ if ends => 1,
+        _ if settings.mode == Mode::Stamp => STAMP_BATCH,
         true => GRO_BATCHES,
         false => BATCH,
     };

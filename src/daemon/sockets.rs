@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::{info, warn};
 
-use super::{Config, DaemonError};
+use super::{Config, DaemonError, Given};
 use crate::http;
 use crate::metrics::{Counts, SocketReading, WorkerMetrics};
 use crate::reflect::Mode;
 use crate::status_page::size;
 use crate::systemd::{self, Role};
 use crate::udp::{self, BufferLimits, BufferSize, Socket};
+use crate::worker::StampClock;
 
 /// The sockets that the service manager passed in.
 #[derive(Debug)]
@@ -211,6 +212,40 @@ pub(super) fn log_start(config: &Config, sockets: &[Arc<Socket>], http: Option<&
         None => "none".into(),
     };
     info!("serving in {} mode, timeout {timeout}", config.mode.name());
+    match config.mode {
+        Mode::Stamp => log_clock(config.stamp_clock),
+        mode => warn_of_ignored_options(mode, &config.given),
+    }
+}
+
+/// Logs what the replies of STAMP say about the clock.
+fn log_clock(clock: StampClock) {
+    match clock.try_read() {
+        Ok(error) => {
+            let not = if error.is_synchronized() { "" } else { "not " };
+            let milliseconds = error.seconds() * 1000.0;
+            info!(
+                "STAMP replies report: clock {not}synchronized, error at most {milliseconds:.3} ms"
+            );
+        }
+        Err(cause) => warn!(
+            "cannot read the kernel's state of the clock: {cause}; STAMP replies report that it is \
+             not synchronized; under systemd, use the drop-in stamp.conf or set --stamp-clock"
+        ),
+    }
+}
+
+/// Warns of options that only STAMP mode uses.
+fn warn_of_ignored_options(mode: Mode, given: &Given) {
+    let stamp = given
+        .0
+        .iter()
+        .filter(|(field, _)| field.starts_with("stamp_"));
+    let names: Vec<_> = stamp.map(|(_, name)| name.as_str()).collect();
+    if !names.is_empty() {
+        let (names, mode) = (names.join(", "), given.with("mode", mode.name()));
+        warn!("ignoring {names}: they are for STAMP, and udp-echo runs with {mode}");
+    }
 }
 
 fn metrics_url(address: &str) -> String {

@@ -160,14 +160,14 @@ impl Stamp {
         let Some(request) = request.filter(|_| packet.len() >= min_request && !overwrites) else {
             return Some(Refusal::TooShort);
         };
-        if request.is_reply {
-            return Some(Refusal::Reply);
+        let is_verified = self.settings.keys.as_ref().is_none_or(|keys| {
+            let key = keys.get(request.ssid);
+            key.is_some_and(|key| layout.verifies(packet, key))
+        });
+        if !is_verified {
+            return Some(Refusal::Integrity);
         }
-        let keys = self.settings.keys.as_ref()?;
-        let verified = keys
-            .get(request.ssid)
-            .is_some_and(|key| layout.verifies(packet, key));
-        (!verified).then_some(Refusal::Integrity)
+        request.is_reply.then_some(Refusal::Reply)
     }
 
     /// Turns a request that is not refused into its reply, but for T3. The memory has at least the

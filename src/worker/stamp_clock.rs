@@ -1,5 +1,6 @@
 //! The error estimate of the clock that STAMP packets carry.
 
+use std::io;
 use std::time::Duration;
 
 use crate::reflect::stamp::ErrorEstimate;
@@ -17,15 +18,21 @@ pub enum StampClock {
 }
 
 impl StampClock {
-    /// The present estimate.
+    /// The present estimate: "not synchronized" where it cannot be read.
     pub fn read(self) -> ErrorEstimate {
+        self.try_read().unwrap_or(ErrorEstimate::UNKNOWN)
+    }
+
+    /// The present estimate.
+    ///
+    /// # Errors
+    /// If the kernel's state of the clock cannot be read.
+    pub fn try_read(self) -> io::Result<ErrorEstimate> {
         match self {
-            Self::Kernel => match udp::clock_state() {
-                Ok((is_synchronized, error)) => ErrorEstimate::new(is_synchronized, error),
-                Err(_) => ErrorEstimate::UNKNOWN,
-            },
-            Self::NotSynchronized => ErrorEstimate::UNKNOWN,
-            Self::Error(error) => ErrorEstimate::new(true, error),
+            Self::Kernel => udp::clock_state()
+                .map(|(is_synchronized, error)| ErrorEstimate::new(is_synchronized, error)),
+            Self::NotSynchronized => Ok(ErrorEstimate::UNKNOWN),
+            Self::Error(error) => Ok(ErrorEstimate::new(true, error)),
         }
     }
 }

@@ -77,15 +77,15 @@ impl Model {
         if request.len() < least.max(rules.min_request) {
             return Err(Refusal::TooShort);
         }
+        if rules.is_authenticated && request[96..112] != key().sign(&[&request[..96]]) {
+            return Err(Refusal::Integrity);
+        }
         if let Some(t2) = request.get(t2..t2 + 8).filter(|t2| **t2 != [0; 8]) {
             let seconds = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap());
             let apart = seconds(t2).wrapping_sub(seconds(&request[4 + shift..]));
             if apart <= 3600 || apart >= 3600_u32.wrapping_neg() {
                 return Err(Refusal::Reply);
             }
-        }
-        if rules.is_authenticated && request[96..112] != key().sign(&[&request[..96]]) {
-            return Err(Refusal::Integrity);
         }
         let mut ssid = [0; 2];
         if request.len() >= base {

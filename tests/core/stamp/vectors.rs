@@ -146,6 +146,10 @@ fn captured_replies_are_refused_and_requests_are_not() {
     let mut signed = Side::new(authenticated(stateful()));
     for reply in [SIGNED_REPLY, SIGNED_TLVS_REPLY] {
         assert_eq!(signed.answers(ALICE, &hex(reply)), Err(Refusal::Reply));
+        // The HMAC is checked first.
+        let mut forged = hex(reply);
+        forged[100] ^= 1;
+        assert_eq!(signed.answers(ALICE, &forged), Err(Refusal::Integrity));
     }
     let short = [TWAMPY, TWAMPY_SHORT, BASE].map(|open| signed.answers(ALICE, &hex(open)));
     assert!(short.iter().all(|answer| *answer == Err(Refusal::TooShort)));
