@@ -62,7 +62,9 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "Total datagrams refused, by reason.",
         kind: COUNTER,
         read: |scrape, series| {
-            for refusal in Refusal::ALL {
+            let is_stamp = scrape.sources.stamp_clock.is_some();
+            let possible = |refusal: &Refusal| is_stamp || !refusal.is_of_stamp();
+            for refusal in Refusal::ALL.into_iter().filter(possible) {
                 let reason = [("reason", refusal.name())];
                 series.add_listens(scrape, &reason, |c| c.refused[refusal as usize].get());
             }

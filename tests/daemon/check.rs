@@ -8,7 +8,7 @@ use crate::inherited::command_with_socket;
 use crate::usage::ended;
 
 /// Options that are not the defaults, and what `--check` prints for them.
-const OPTIONS: [(&str, &str); 19] = [
+const OPTIONS: [(&str, &str); 26] = [
     ("--listen=*:0,[::1]:0", "LISTEN=0.0.0.0:0,[::1]:0"),
     ("--mode=echo", "MODE=echo"),
     ("--timeout=90", "TIMEOUT=1m30s"),
@@ -28,6 +28,16 @@ const OPTIONS: [(&str, &str); 19] = [
     ("--metrics-listen=none", "METRICS_LISTEN=none"),
     ("--log=warn, udp_echo=debug", "LOG=warn,udp_echo=debug"),
     ("--log-format=json", "LOG_FORMAT=json"),
+    ("--stamp-sequence=stateless", "STAMP_SEQUENCE=stateless"),
+    ("--stamp-session-timeout=90", "STAMP_SESSION_TIMEOUT=1m30s"),
+    ("--stamp-min-request=44", "STAMP_MIN_REQUEST=44"),
+    ("--stamp-key-file=/no/file", "STAMP_KEY_FILE=/no/file"),
+    ("--stamp-clock=0.001", "STAMP_CLOCK=1ms"),
+    ("--stamp-dscp=ef", "STAMP_DSCP=46"),
+    (
+        "--stamp-allow-dscp=cs1, AF11-14",
+        "STAMP_ALLOW_DSCP=8,10-14",
+    ),
 ];
 
 #[test]
@@ -37,7 +47,7 @@ fn check_prints_every_default_in_the_order_of_help() {
         let (name, rest) = entry.split_once("] [default: ").unwrap();
         let default = match rest.split(']').next().unwrap() {
             // An empty variable counts as unset.
-            "the kernel's" | "nothing" => "",
+            "the kernel's" | "nothing" | "none" => "",
             "off" if name.contains("RATE_LIMIT") => "",
             "off" => "false",
             default => default,

@@ -12,7 +12,9 @@ const DEFAULTS: [(&str, &str); 2] = [
          recv-buffer=auto send-buffer=the_kernel's workers=1 busy-poll=0 offload=auto \
          max-peers=65536 exit-on=nothing reuse-address=off timestamps=off min-source-port=1024 \
          rate-limit=off rate-limit-total=off metrics-listen=127.0.0.1:9862 log=info \
-         log-format=auto",
+         log-format=auto stamp-sequence=stateful stamp-session-timeout=15m \
+         stamp-min-request=14 stamp-key-file=none stamp-clock=auto stamp-dscp=copy \
+         stamp-allow-dscp=none",
     ),
     (
         "probe",
@@ -34,8 +36,14 @@ const OTHER: [&str; 5] = [CHECK, "      --help", "      --version", "  -Q <", " 
 fn short_help_has_one_line_with_the_default_per_option() {
     for (command, defaults) in DEFAULTS {
         let help = without_letters(&help(&format!("{command} -h")));
-        let options = help.split_once("Options:\n").unwrap().1;
-        let options = options.split("\n\n").next().unwrap().lines();
+        let sections = help.split("\n\n").filter_map(|section| {
+            let (heading, options) = section.split_once('\n')?;
+            heading
+                .to_lowercase()
+                .ends_with("options:")
+                .then_some(options)
+        });
+        let options = sections.flat_map(str::lines);
         let (other, options): (Vec<_>, Vec<_>) =
             options.partition(|line| OTHER.iter().any(|start| line.starts_with(start)));
         let is_action = |line: &&str| {

@@ -141,7 +141,7 @@ fn usage_error_is_one_line_in_the_journal() {
         (
             "UDP_ECHO_MODE",
             "ecko",
-            "UDP_ECHO_MODE: invalid value 'ecko' [possible values: exchange, lockstep, echo]",
+            "UDP_ECHO_MODE: invalid value 'ecko' [possible values: exchange, lockstep, echo, stamp]",
         ),
         (
             "UDP_ECHO_LISTEN",

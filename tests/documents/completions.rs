@@ -14,6 +14,9 @@ const OFFERED: &str = "
     --log= | off error warn info debug trace
     --log-format= | auto journald text json
     --mode=l | lockstep
+    --mode=s | stamp
+    --stamp-sequence= | stateful stateless
+    --stamp-dscp= |
     --listen= |
     --metrics-listen=lo | lo
     --workers= |
@@ -54,13 +57,19 @@ fn bash_completion_offers_values_options_and_hosts() {
         assert_eq!(seen.trim(), offered.trim(), "{line}");
     }
     fs::remove_file(hosts).unwrap();
-    for files in ["-o default", "-o bashdefault", "compgen -f"] {
+    for files in ["-o default", "-o bashdefault"] {
         assert!(!bash.contains(files), "{files} in {bash}");
     }
+    // Only the key file is a file.
+    let (before, after) = bash.split_once("--stamp-key-file)\n").unwrap();
+    let (of_key_file, after) = after.split_once(";;").unwrap();
+    assert!(of_key_file.contains("compgen -f"), "{of_key_file}");
+    let others = [before, after].concat();
+    assert!(!others.contains("compgen -f"), "{bash}");
 }
 
 #[test]
-fn zsh_completion_offers_hosts_and_no_files() {
+fn zsh_completion_offers_hosts_and_key_files() {
     let zsh = script("_udp-echo");
     // An unescaped colon after HOST would make PORT a command to run.
     for value in [
@@ -70,13 +79,18 @@ fn zsh_completion_offers_hosts_and_no_files() {
     ] {
         assert!(zsh.contains(value), "{value} in {zsh}");
     }
-    for wrong in [":HOST:PORT", "_default", "_files"] {
+    for wrong in [":HOST:PORT", "_default"] {
         assert!(!zsh.contains(wrong), "{wrong} in {zsh}");
     }
+    let mut files = zsh.lines().filter(|line| line.contains("_files"));
+    assert!(
+        files.all(|line| line.contains("--stamp-key-file=")),
+        "{zsh}"
+    );
 }
 
 #[test]
-fn fish_completion_offers_hosts_and_no_files() {
+fn fish_completion_offers_hosts_and_key_files() {
     let fish = script("udp-echo.fish");
     for part in [
         "\"__fish_udp_echo_using_subcommand probe\" -a \"(__fish_print_hostnames)\"\n",
@@ -87,7 +101,8 @@ fn fish_completion_offers_hosts_and_no_files() {
         assert!(fish.contains(part), "{part} in {fish}");
     }
     for line in fish.lines().filter(|line| line.contains("' -r")) {
-        assert!(line.contains("' -r -f"), "{line}");
+        let takes_file = line.contains("-l stamp-key-file ");
+        assert_eq!(line.contains("' -r -f"), !takes_file, "{line}");
     }
 }
 
