@@ -195,7 +195,10 @@ fn members(value: &Value) -> BTreeSet<String> {
 /// The series of a daemon with every optional metric.
 fn all_series() -> BTreeSet<String> {
     let args = ["--timestamps", "--recv-buffer=64KiB", "--send-buffer=64KiB"];
-    Daemon::start(&args).metrics().into_keys().collect()
+    let modes = ["--mode=exchange", "--mode=stamp"];
+    let daemons = modes.map(|mode| Daemon::start(&[&args[..], &[mode]].concat()));
+    let series = daemons.iter().flat_map(Daemon::metrics);
+    series.map(|(series, _)| series).collect()
 }
 
 fn name(series: &str) -> &str {

@@ -9,7 +9,7 @@ use crate::harness::run;
 use crate::namespace::shell;
 
 /// The paths of the package, without its documentation.
-const PATHS: [&str; 19] = [
+const PATHS: [&str; 21] = [
     "./etc/default/udp-echo",
     "./usr/bin/udp-echo",
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
@@ -28,6 +28,8 @@ const PATHS: [&str; 19] = [
     "./usr/share/udp-echo/prometheus/recording.rules.yml",
     "./usr/share/udp-echo/prometheus/scrape.yml",
     "./usr/share/udp-echo/prometheus/tests.yml",
+    "./usr/share/udp-echo/stamp/udp-echo.service.d/stamp.conf",
+    "./usr/share/udp-echo/stamp/udp-echo.socket.d/stamp.conf",
     "./usr/share/zsh/vendor-completions/_udp-echo",
 ];
 
