@@ -282,13 +282,13 @@ fn start(folder: &Path) -> Child {
         .expect("util-linux is installed")
 }
 
-/// Boots a temporary overlay of the kept tree, or a copy.
+/// Boots a temporary overlay of the kept tree, or a copy. A host would permit adjtimex, too.
 const START: &str = r#"
 set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root" ||
     [ -e "$2/root/usr" ] || cp -a "$1/." "$2/root"
 exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --keep-unit \
-    --private-network --console=pipe
+    --private-network --console=pipe --system-call-filter="adjtimex clock_adjtime"
 "#;
 
 /// The kept Debian tree. Made if missing, under the lock of [`Machine::boot`].

@@ -76,6 +76,9 @@ fn every_command_for_an_operator_works_on_a_booted_debian() {
         for typed in busy {
             typed.interrupt_and_end();
         }
+        if section.has("cp -r /usr/share/udp-echo/stamp/") {
+            undo(&machine);
+        }
     }
     assert!(count > 10, "{count}");
 }
