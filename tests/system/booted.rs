@@ -220,7 +220,7 @@ fn stamp_drop_in_serves_port_862(machine: &Machine) {
     peer.send(&request).unwrap();
     let reply = receive(&peer);
     assert_eq!((reply.len(), &reply[24..28]), (44, &[0, 0, 0, 7][..]));
-    assert_eq!(machine.metric("stamp_sessions"), 1.0);
+    assert!((machine.metric("stamp_sessions") - 1.0).abs() < 0.5);
     machine.wait_for_line(&cursor, "STAMP replies report: clock ");
     let journal = machine.journal(&cursor, "-u udp-echo");
     assert!(!journal.contains("cannot read"), "{journal}");
