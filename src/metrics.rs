@@ -150,7 +150,7 @@ impl Collector for All {
             listens: self.sources.listens(),
             sockets: workers.map(|worker| (worker.read_socket)().ok()).collect(),
             limits: (self.sources.read_limits)(),
-            clock_error: self.sources.stamp_clock.map(StampClock::read),
+            clock_error: self.sources.clock_error(),
         };
         families().map(|family| family.read(&scrape)).collect()
     }
@@ -313,6 +313,11 @@ impl MetricsSources {
     fn sum(&self, count: impl Fn(&Counts) -> u64) -> u64 {
         let workers = self.workers.iter();
         workers.fold(0, |sum, worker| sum.saturating_add(count(&worker.counts)))
+    }
+
+    /// The error estimate that STAMP replies have now; `None` in other modes.
+    fn clock_error(&self) -> Option<ErrorEstimate> {
+        self.stamp_clock.map(StampClock::read)
     }
 
     fn uptime(&self, now: Clocks) -> Duration {

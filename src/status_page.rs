@@ -11,12 +11,13 @@ mod tables;
 use std::time::Instant;
 
 use crate::metrics::MetricsSummary;
+use crate::reflect::Mode;
 use chart::write_chart;
 pub(crate) use facts::Facts;
 use facts::{write_state, write_tiles};
 pub(crate) use format::size;
 pub(crate) use history::{History, PERIOD};
-use tables::{write_counts, write_options, write_sockets};
+use tables::{write_counts, write_options, write_sockets, write_stamp};
 
 /// The number of sample periods that a rate is averaged over: ten seconds.
 const RECENT: usize = 5;
@@ -88,7 +89,10 @@ fn write_main(
         Some(drops),
     )?;
     out.push_str("</div>\n");
-    write_counts(out, &facts.summary, recent)?;
+    write_counts(out, facts.mode, &facts.summary, recent)?;
+    if facts.mode == Mode::Stamp {
+        write_stamp(out, &facts.summary, recent)?;
+    }
     write_sockets(out, facts.sockets)?;
     write_options(out, facts.options)
 }
@@ -104,6 +108,9 @@ mod tests {
     use super::*;
     use crate::metrics::{SocketReading, SocketState};
     use crate::reflect::Refusal;
+    use crate::reflect::stamp::{
+        ErrorEstimate, SessionTotals, StampTotals, TlvTotals, UplinkTotals,
+    };
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
@@ -129,6 +136,7 @@ mod tests {
             truncated: 140 * times,
             drops: 160 * times,
             peers: 7,
+            stamp: StampTotals::default(),
         };
         // Too old for the rates; the charts still show it.
         history.add(start, &MetricsSummary::default());
@@ -240,6 +248,104 @@ mod tests {
         assert!(page.contains(" class=\"bad\">not ready (starting or stopping)</span>"));
     }
 
+    fn stamp_totals(times: u64) -> StampTotals {
+        StampTotals {
+            sessions: SessionTotals {
+                sessions: 1200,
+                unkept: 20 * times,
+                reset: 40 * times,
+                uplink: UplinkTotals {
+                    lost: 60 * times,
+                    reordered: 80 * times,
+                    duplicates: 100 * times,
+                },
+            },
+            tlvs: TlvTotals {
+                kinds: [120 * times, 0, 0, 0, 0, 140 * times],
+                faults: [140 * times, 0, 160 * times],
+            },
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn page_shows_sessions_uplink_tlvs_and_clock_of_stamp() {
+        let (history, start) = (History::default(), Instant::now());
+        let summary = |times: u64| MetricsSummary {
+            refused: [0, 0, 0, 0, 20 * times, 40 * times, 60 * times],
+            stamp: stamp_totals(times),
+            ..MetricsSummary::default()
+        };
+        for sample in 0..6 {
+            let times = u64::from(sample) + 1;
+            history.add(start + sample * PERIOD, &summary(times));
+        }
+        let summary = summary(6);
+        let mut facts = facts(&summary, &[]);
+        facts.mode = Mode::Stamp;
+        facts.clock_error = Some(ErrorEstimate::new(true, Duration::from_micros(1500)));
+        let shown = |facts: &Facts<'_>| main(facts, &history).replace('\u{202f}', " ");
+        let page = shown(&facts);
+        for (cell, all, second) in [
+            ("source_port", "0", "0"),
+            ("too_short", "120", "10"),
+            ("reply", "240", "20"),
+            ("integrity", "360", "30"),
+            ("uplink-lost", "360", "30"),
+            ("uplink-reordered", "480", "40"),
+            ("uplink-duplicates", "600", "50"),
+            ("sessions-reset", "240", "20"),
+            ("sessions-unkept\" class=\"bad", "120", "10"),
+            ("tlvs", "1 560", "130"),
+            ("tlvs-extra_padding", "720", "60"),
+            ("tlvs-other", "840", "70"),
+            ("tlv-faults", "1 800", "150"),
+            ("tlv-faults-unrecognized", "840", "70"),
+            ("tlv-faults-integrity", "960", "80"),
+        ] {
+            let row = format!("<td id=\"{cell}\">{all}<td>{second}\n");
+            assert!(page.contains(&row), "{row} in {page}");
+        }
+        for tile in [
+            "<b>1 200</b>STAMP sessions<",
+            "<b>360</b>lost on the way here<span class=\"dim\">30 per second<",
+            "<b>1.5 ms</b>maximum clock error<span class=\"dim\">synchronized<",
+        ] {
+            assert!(page.contains(tile), "{tile} in {page}");
+        }
+        // Without occurrence, or never in this mode.
+        for absent in ["hmac", "malformed", "record", "decode", "id=\"empty\""] {
+            assert!(!page.contains(absent), "{absent} in {page}");
+        }
+
+        facts.summary.stamp = StampTotals::default();
+        facts.summary.stamp.sessions.sessions = 1;
+        facts.clock_error = Some(ErrorEstimate::UNKNOWN);
+        let page = shown(&facts);
+        for part in [
+            "<b>1</b>STAMP session<",
+            "<b class=\"bad\">16 s</b>maximum clock error<span class=\"dim\">not synchronized<",
+            "<td id=\"sessions-unkept\">0<",
+        ] {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert!(!page.contains("TLV"), "{page}");
+    }
+
+    #[test]
+    fn page_has_nothing_of_stamp_in_other_modes() {
+        let summary = MetricsSummary::default();
+        for mode in [Mode::Exchange, Mode::Lockstep, Mode::Echo] {
+            let mut facts = facts(&summary, &[]);
+            facts.mode = mode;
+            let page = main(&facts, &History::default());
+            for absent in ["STAMP", "too_short", "reply", "integrity", "clock"] {
+                assert!(!page.contains(absent), "{absent} in {page}");
+            }
+            assert!(page.contains("</b>peers owe a record<"), "{page}");
+        }
+    }
+
     /// The `main` element with plain spaces.
     fn shown_page(history: &History, summary: &MetricsSummary, sockets: &[SocketState]) -> String {
         main(&facts(summary, sockets), history).replace('\u{202f}', " ")
@@ -247,13 +353,14 @@ mod tests {
 
     fn facts<'a>(summary: &MetricsSummary, sockets: &'a [SocketState]) -> Facts<'a> {
         Facts {
-            mode: "echo",
+            mode: Mode::Echo,
             addresses: "[::1]:9",
             uptime: Duration::from_secs(3),
             health: Ok(()),
             ready: true,
             summary: *summary,
             last_datagram: Some(Duration::from_secs(62)),
+            clock_error: None,
             sockets,
             options: &[],
         }

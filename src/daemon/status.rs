@@ -165,13 +165,14 @@ impl Site for Status {
 
     fn page_main(&self) -> String {
         let facts = Facts {
-            mode: self.mode.name(),
+            mode: self.mode,
             addresses: &self.distinct_addresses(),
             uptime: self.metrics.uptime(),
             health: self.healthy(),
             ready: self.ready(),
             summary: self.metrics.summary(),
             last_datagram: self.metrics.since_last_datagram(),
+            clock_error: self.metrics.clock_error(),
             sockets: &self.metrics.sockets(),
             options: &self.options,
         };

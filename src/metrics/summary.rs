@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::{ErrorCounts, Metrics, WorkerMetrics};
+use super::{Count, ErrorCounts, Metrics, MetricsSources, StampCounts, WorkerMetrics};
 use crate::metrics::SocketReading;
 use crate::reflect::Refusal;
+use crate::reflect::stamp::{
+    ErrorEstimate, SessionTotals, StampTotals, TlvFault, TlvKind, TlvTotals, UplinkTotals,
+};
 
 /// Sums over all workers, for the status page and the status line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct MetricsSummary {
     pub truncated: u64,
     pub drops: u64,
     pub peers: u64,
+    /// All 0 in other modes than STAMP.
+    pub stamp: StampTotals,
 }
 
 impl MetricsSummary {
@@ -85,7 +90,13 @@ impl Metrics {
             truncated: sources.sum(|counts| counts.truncated.get()),
             drops: readings.map(|reading| reading.drops).sum(),
             peers: sources.sum(|counts| counts.peers.get()),
+            stamp: stamp(sources),
         }
+    }
+
+    /// The error estimate that STAMP replies have now; `None` in other modes.
+    pub fn clock_error(&self) -> Option<ErrorEstimate> {
+        self.sources.clock_error()
     }
 
     /// The time since the last datagram, without suspends; `None` before the first.
@@ -96,6 +107,29 @@ impl Metrics {
     }
 }
 
+/// Sums over all workers of what only STAMP mode counts.
+fn stamp(sources: &MetricsSources) -> StampTotals {
+    let sum = |count: fn(&StampCounts) -> &Count| sources.sum(|counts| count(&counts.stamp).get());
+    StampTotals {
+        sessions: SessionTotals {
+            sessions: sum(|stamp| &stamp.sessions),
+            unkept: sum(|stamp| &stamp.unkept),
+            reset: sum(|stamp| &stamp.reset),
+            uplink: UplinkTotals {
+                lost: sum(|stamp| &stamp.lost),
+                reordered: sum(|stamp| &stamp.reordered),
+                duplicates: sum(|stamp| &stamp.duplicates),
+            },
+        },
+        tlvs: TlvTotals {
+            kinds: TlvKind::ALL
+                .map(|kind| sources.sum(|counts| counts.stamp.tlvs[kind as usize].get())),
+            faults: TlvFault::ALL
+                .map(|fault| sources.sum(|counts| counts.stamp.tlv_faults[fault as usize].get())),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -103,6 +137,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::{Counts, testing};
+    use crate::worker::StampClock;
 
     #[test]
     fn summary_adds_the_workers_by_reason_and_errno() {
@@ -115,13 +150,7 @@ mod tests {
             for _ in 0..times {
                 counts.send_errors.count(&error);
             }
-            WorkerMetrics {
-                listen: String::new(),
-                worker: times.to_string(),
-                counts: Arc::new(counts),
-                requested: [None; 2],
-                read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
-            }
+            worker_of(times, counts)
         };
         let metrics = Metrics::new(testing::sources(vec![worker(1), worker(2)]));
         let summary = metrics.unwrap().summary();
@@ -133,5 +162,47 @@ mod tests {
         let errors = ErrorCounts::names().zip(summary.send_errors);
         let errors: Vec<_> = errors.filter(|(_, count)| *count > 0).collect();
         assert_eq!((errors, summary.send_errors()), (vec![("EPERM", 3)], 3));
+    }
+
+    #[test]
+    fn summary_adds_the_stamp_totals_of_the_workers() {
+        let totals = |times: u64| StampTotals {
+            sessions: SessionTotals {
+                sessions: times,
+                unkept: 2 * times,
+                reset: 3 * times,
+                uplink: UplinkTotals {
+                    lost: 4 * times,
+                    reordered: 5 * times,
+                    duplicates: 6 * times,
+                },
+            },
+            tlvs: TlvTotals {
+                kinds: [7, 8, 9, 10, 11, 12].map(|kind| kind * times),
+                faults: [13, 14, 15].map(|fault| fault * times),
+            },
+        };
+        let worker = |times: u64| {
+            let counts = Counts::default();
+            counts.stamp.set(&totals(times));
+            worker_of(times, counts)
+        };
+        let mut sources = testing::sources(vec![worker(1), worker(20)]);
+        sources.stamp_clock = Some(StampClock::NotSynchronized);
+        let metrics = Metrics::new(sources).unwrap();
+        assert_eq!(metrics.summary().stamp, totals(21));
+        assert_eq!(metrics.clock_error(), Some(ErrorEstimate::UNKNOWN));
+        let metrics = Metrics::new(testing::sources(Vec::new())).unwrap();
+        assert_eq!(metrics.clock_error(), None);
+    }
+
+    fn worker_of(number: u64, counts: Counts) -> WorkerMetrics {
+        WorkerMetrics {
+            listen: String::new(),
+            worker: number.to_string(),
+            counts: Arc::new(counts),
+            requested: [None; 2],
+            read_socket: Box::new(|| Err(io::ErrorKind::Other.into())),
+        }
     }
 }

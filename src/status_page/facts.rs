@@ -3,14 +3,16 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use super::format::{ago, bit_rate, grouped, shown};
+use super::format::{ago, bit_rate, grouped, short_time, shown};
 use super::history::rate;
 use crate::metrics::{MetricsSummary, SocketState};
+use crate::reflect::Mode;
+use crate::reflect::stamp::ErrorEstimate;
 
 /// The content of the page, apart from the history.
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
-    pub(crate) mode: &'static str,
+    pub(crate) mode: Mode,
     pub(crate) addresses: &'a str,
     pub(crate) uptime: Duration,
     /// The fault, if the daemon is unhealthy.
@@ -19,6 +21,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) summary: MetricsSummary,
     /// The time since the last datagram; `None` before the first.
     pub(crate) last_datagram: Option<Duration>,
+    /// The clock of STAMP replies; `None` in other modes.
+    pub(crate) clock_error: Option<ErrorEstimate>,
     pub(crate) sockets: &'a [SocketState],
     /// The options in force: variables and values.
     pub(crate) options: &'a [(String, String)],
@@ -39,10 +43,13 @@ pub(super) fn write_state(out: &mut String, facts: &Facts<'_>) -> std::fmt::Resu
          <span class=\"dim\">up {uptime}, </span><span id=\"state\" class=\"{class}\">{state}</span></p>",
         env!("BUILD_REVISION"),
         env!("CARGO_PKG_VERSION"),
-        facts.mode,
+        facts.mode.name(),
         facts.addresses,
     )
 }
+
+/// A main figure: its class, its value, its name and a detail.
+type Tile = (&'static str, String, &'static str, String);
 
 /// Writes the main figures. Rates are those of the recent samples.
 pub(super) fn write_tiles(
@@ -55,7 +62,7 @@ pub(super) fn write_tiles(
     let drop_rate = shown(rate(recent, |sum| sum.drops)) + " per second";
     let error_rate = shown(rate(recent, MetricsSummary::send_errors)) + " per second";
     let last = facts.last_datagram.map_or("none yet".into(), ago);
-    let tiles = [
+    let mut tiles = vec![
         (
             "",
             shown(rate(recent, |sum| sum.received)),
@@ -85,7 +92,10 @@ pub(super) fn write_tiles(
             },
             error_rate,
         ),
-        (
+    ];
+    match facts.clock_error {
+        Some(error) => tiles.extend(stamp_tiles(summary, recent, error)),
+        None => tiles.push((
             "",
             grouped(summary.peers),
             if summary.peers == 1 {
@@ -94,8 +104,8 @@ pub(super) fn write_tiles(
                 "peers owe a record"
             },
             String::new(),
-        ),
-    ];
+        )),
+    }
     out.push_str("<div class=\"tiles\">");
     for (class, value, label, detail) in tiles {
         write!(
@@ -107,7 +117,49 @@ pub(super) fn write_tiles(
     Ok(())
 }
 
+/// The main figures of STAMP mode.
+fn stamp_tiles(
+    summary: &MetricsSummary,
+    recent: &[(Instant, MetricsSummary)],
+    clock_error: ErrorEstimate,
+) -> [Tile; 3] {
+    let sessions = summary.stamp.sessions;
+    let lost_rate = rate(recent, |sum| sum.stamp.sessions.uplink.lost);
+    let (bad, state) = if clock_error.is_synchronized() {
+        ("", "synchronized")
+    } else {
+        (BAD, "not synchronized")
+    };
+    [
+        (
+            "",
+            grouped(sessions.sessions),
+            if sessions.sessions == 1 {
+                "STAMP session"
+            } else {
+                "STAMP sessions"
+            },
+            String::new(),
+        ),
+        (
+            "",
+            grouped(sessions.uplink.lost),
+            "lost on the way here",
+            shown(lost_rate) + " per second",
+        ),
+        (
+            bad,
+            short_time(clock_error.seconds()),
+            "maximum clock error",
+            state.into(),
+        ),
+    ]
+}
+
+/// The attribute that highlights a fault.
+const BAD: &str = " class=\"bad\"";
+
 /// The attribute that highlights a count of faults.
 pub(super) fn bad_unless_0(count: u64) -> &'static str {
-    if count == 0 { "" } else { " class=\"bad\"" }
+    if count == 0 { "" } else { BAD }
 }

@@ -41,6 +41,18 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{} {name}", number.trim_end_matches(".0"))
 }
 
+/// Formats a short time: `250 ns`, `1.5 ms`, `16 s`.
+pub(super) fn short_time(seconds: f64) -> String {
+    let (unit, name) = match seconds {
+        ..999.5e-9 => (1e-9, "ns"),
+        ..999.95e-6 => (1e-6, "µs"),
+        ..999.95e-3 => (1e-3, "ms"),
+        _ => (1.0, "s"),
+    };
+    let number = format!("{:.1}", seconds / unit);
+    format!("{} {name}", number.trim_end_matches(".0"))
+}
+
 /// Formats a number with spaces between its thousands.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -111,6 +123,21 @@ mod tests {
             (150e6, "1.2 Gbit/s"),
         ] {
             assert_eq!(bit_rate(bytes), text);
+        }
+    }
+
+    #[test]
+    fn short_times_have_a_unit_and_a_decimal() {
+        for (seconds, text) in [
+            (2.3e-10, "0.2 ns"),
+            (5e-8, "50 ns"),
+            (1e-6, "1 µs"),
+            (0.000_25, "250 µs"),
+            (0.001_54, "1.5 ms"),
+            (0.999_96, "1 s"),
+            (16.0, "16 s"),
+        ] {
+            assert_eq!(short_time(seconds), text);
         }
     }
 

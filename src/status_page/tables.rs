@@ -8,7 +8,8 @@ use super::facts::bad_unless_0;
 use super::format::{grouped, shown, size};
 use super::history::rate;
 use crate::metrics::{ErrorCounts, MetricsSummary, SocketState};
-use crate::reflect::Refusal;
+use crate::reflect::stamp::{TlvFault, TlvKind};
+use crate::reflect::{Mode, Refusal};
 
 /// The table of datagrams by outcome.
 struct Counts<'a> {
@@ -43,23 +44,42 @@ impl Counts<'_> {
     /// Writes a row for a part of the row above.
     fn write_part(
         &mut self,
+        id: &str,
         name: &str,
         count: impl Fn(&MetricsSummary) -> u64,
     ) -> std::fmt::Result {
-        self.write_row(" class=\"part\"", name, name, "", count)
+        self.write_row(" class=\"part\"", id, name, "", count)
+    }
+
+    /// Writes a row for TLVs, and one for each part, if it is not 0.
+    fn write_tlvs<const N: usize>(
+        &mut self,
+        id: &str,
+        label: &str,
+        names: [&str; N],
+        counts: fn(&MetricsSummary) -> [u64; N],
+    ) -> std::fmt::Result {
+        let totals = counts(self.summary);
+        if totals == [0; N] {
+            return Ok(());
+        }
+        self.write_row("", id, label, "", |sum| counts(sum).iter().sum())?;
+        let parts = names.into_iter().enumerate();
+        for (index, name) in parts.filter(|(index, _)| totals[*index] > 0) {
+            self.write_part(&format!("{id}-{name}"), name, |sum| counts(sum)[index])?;
+        }
+        Ok(())
     }
 }
 
 /// Writes the table of datagrams by outcome. Errors have a row only once they occurred.
 pub(super) fn write_counts(
     out: &mut String,
+    mode: Mode,
     summary: &MetricsSummary,
     recent: &[(Instant, MetricsSummary)],
 ) -> std::fmt::Result {
-    out.push_str(
-        "<h2 id=\"datagrams\">Datagrams</h2>\n<table aria-labelledby=\"datagrams\">\n\
-         <tr><td><th scope=\"col\">total<th scope=\"col\">per second\n",
-    );
+    write_heading(out, "datagrams", "Datagrams")?;
     let mut table = Counts {
         out,
         summary,
@@ -68,13 +88,19 @@ pub(super) fn write_counts(
     table.write_rows([
         ("received", "received", |sum| sum.received),
         ("echoed", "echoed", |sum| sum.echoed),
-        ("decoded", "records decoded", |sum| sum.decoded),
-        ("decode-errors", "decode errors", |sum| sum.decode_errors),
-        ("empty", "empty", |sum| sum.empty),
-        ("refused", "refused", MetricsSummary::refused),
     ])?;
-    for reason in Refusal::ALL {
-        table.write_part(reason.name(), |sum| sum.refused[reason as usize])?;
+    if mode != Mode::Stamp {
+        table.write_rows([
+            ("decoded", "records decoded", |sum| sum.decoded),
+            ("decode-errors", "decode errors", |sum| sum.decode_errors),
+            ("empty", "empty", |sum| sum.empty),
+        ])?;
+    }
+    table.write_rows([("refused", "refused", MetricsSummary::refused)])?;
+    let possible = |reason: &Refusal| mode == Mode::Stamp || !reason.is_of_stamp();
+    for reason in Refusal::ALL.into_iter().filter(possible) {
+        let name = reason.name();
+        table.write_part(name, name, |sum| sum.refused[reason as usize])?;
     }
     let bad = bad_unless_0(summary.send_errors());
     table.write_row(
@@ -86,7 +112,7 @@ pub(super) fn write_counts(
     )?;
     for (index, name) in ErrorCounts::names().enumerate() {
         if summary.send_errors[index] > 0 {
-            table.write_part(name, |sum| sum.send_errors[index])?;
+            table.write_part(name, name, |sum| sum.send_errors[index])?;
         }
     }
     table.write_rows([("truncated", "truncated (also counted above)", |sum| {
@@ -96,6 +122,64 @@ pub(super) fn write_counts(
     table.write_row("", "drops", "dropped by the kernel", bad, |sum| sum.drops)?;
     out.push_str("</table>\n");
     Ok(())
+}
+
+/// Writes the table of requests, sessions and TLVs of STAMP mode.
+pub(super) fn write_stamp(
+    out: &mut String,
+    summary: &MetricsSummary,
+    recent: &[(Instant, MetricsSummary)],
+) -> std::fmt::Result {
+    write_heading(out, "stamp", "STAMP")?;
+    let mut table = Counts {
+        out,
+        summary,
+        recent,
+    };
+    table.write_rows([
+        ("uplink-lost", "requests lost on the way here", |sum| {
+            sum.stamp.sessions.uplink.lost
+        }),
+        (
+            "uplink-reordered",
+            "requests reordered on the way here",
+            |sum| sum.stamp.sessions.uplink.reordered,
+        ),
+        (
+            "uplink-duplicates",
+            "requests duplicated on the way here",
+            |sum| sum.stamp.sessions.uplink.duplicates,
+        ),
+        (
+            "sessions-reset",
+            "sessions restarted by their sender",
+            |sum| sum.stamp.sessions.reset,
+        ),
+    ])?;
+    let unkept = |sum: &MetricsSummary| sum.stamp.sessions.unkept;
+    let label = "requests answered without a session";
+    let bad = bad_unless_0(unkept(summary));
+    table.write_row("", "sessions-unkept", label, bad, unkept)?;
+    let kinds = TlvKind::ALL.map(TlvKind::name);
+    table.write_tlvs("tlvs", "TLVs", kinds, |sum| sum.stamp.tlvs.kinds)?;
+    let faults = TlvFault::ALL.map(TlvFault::name);
+    table.write_tlvs("tlv-faults", "TLV faults", faults, |sum| {
+        sum.stamp.tlvs.faults
+    })?;
+    out.push_str(
+        "</table>\n<p class=\"dim\">Only requests of a session can be counted as lost, reordered \
+         or duplicated. With UDP_ECHO_STAMP_SEQUENCE=stateless there are no sessions.</p>\n",
+    );
+    Ok(())
+}
+
+/// Writes a heading and the start of its table of counters.
+fn write_heading(out: &mut String, id: &str, title: &str) -> std::fmt::Result {
+    writeln!(
+        out,
+        "<h2 id=\"{id}\">{title}</h2>\n<table aria-labelledby=\"{id}\">\n\
+         <tr><td><th scope=\"col\">total<th scope=\"col\">per second"
+    )
 }
 
 /// Writes the table of sockets. The drops come first: a phone shows the first columns.

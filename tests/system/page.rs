@@ -152,6 +152,104 @@ fn status_page_shows_drops_above_refusals_in_every_view() {
     browser.assert_content();
 }
 
+/// A STAMP request (RFC 8762, section 4.2.1) with a sequence number and two TLVs: Extra Padding and
+/// one of an unknown type.
+fn stamp_request(sequence: u32) -> Vec<u8> {
+    let mut request = vec![0; 44];
+    request[..4].copy_from_slice(&sequence.to_be_bytes());
+    request.extend([0x80, 1, 0, 2, 0, 0, 0x80, 200, 0, 0]);
+    request
+}
+
+#[test]
+#[ignore = "needs Chromium and its driver; .ci/run runs it"]
+fn status_page_shows_stamp_figures_in_every_view() {
+    // Two sockets of one session each.
+    let args = [
+        "--mode=stamp",
+        "--listen=127.0.0.1:0,127.0.0.2:0",
+        "--max-peers=1",
+        "--stamp-clock=1.5ms",
+        "--recv-buffer=64KiB",
+    ];
+    let daemon = Daemon::start(&args);
+    let send = |listen: usize, request: &[u8]| {
+        let peer = client(daemon.listen[listen]);
+        peer.send(request).unwrap();
+        peer
+    };
+    let peer = send(0, &stamp_request(0));
+    receive(&peer);
+    // Number 100 is far ahead: 1 to 36 are lost at once, the others can still arrive.
+    for sequence in [100, 99, 100] {
+        peer.send(&stamp_request(sequence)).unwrap();
+        receive(&peer);
+    }
+    peer.send(&stamp_request(0)).unwrap();
+    receive(&peer);
+    send(1, b"too short");
+    receive(&send(1, &stamp_request(0)));
+
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/", daemon.http.unwrap()));
+    let shown = |selector: &str| {
+        let text = browser.run(&format!(
+            "return document.querySelector('{selector}')?.textContent"
+        ));
+        text.as_str().unwrap_or_default().replace('\u{202f}', " ")
+    };
+    for (cell, value) in [
+        ("#uplink-lost", "98"),
+        ("#uplink-reordered", "1"),
+        ("#uplink-duplicates", "1"),
+        ("#sessions-reset", "1"),
+        ("#sessions-unkept", "0"),
+        ("#tlvs", "12"),
+        ("#tlvs-extra_padding", "6"),
+        ("#tlvs-other", "6"),
+        ("#tlv-faults-unrecognized", "6"),
+        ("#too_short", "1"),
+        ("#integrity", "0"),
+        ("#decoded", ""),
+    ] {
+        wait_until(&format!("{cell} is {value}"), || shown(cell) == value);
+    }
+    // `innerText` has the parts of a tile on lines of their own.
+    let tiles = browser.run("return document.querySelector('.tiles').innerText");
+    for tile in [
+        "2\nSTAMP sessions",
+        "98\nlost on the way here",
+        "1.5 ms\nmaximum clock error\nsynchronized",
+    ] {
+        assert!(tiles.as_str().unwrap().contains(tile), "{tile} in {tiles}");
+    }
+    let clipped = "return [...document.querySelectorAll('.tile, .tile *, table')].filter(part =>\
+                   !part.closest('.wide') && part.getBoundingClientRect().right\
+                   > document.documentElement.clientWidth).length";
+    // Values of options that would fit on a line, but take several.
+    let broken = "const lines = cell => { const range = new Range(); range.selectNodeContents(cell);\
+                  return range.getClientRects().length; };\
+                  return [...document.querySelectorAll('[aria-labelledby=options] td')]\
+                  .map(cell => [cell.textContent, lines(cell)])\
+                  .filter(([text, lines]) => text.length < 12 && lines > 1)";
+    for (width, scheme, _) in VIEWS {
+        browser.show(width, scheme);
+        let scrolled = browser.run("return document.documentElement.scrollWidth");
+        assert_eq!(scrolled, width, "the page fits");
+        assert_eq!(browser.run(clipped), 0);
+        assert_eq!(browser.run(broken), json!([]), "{width}");
+        assert_eq!(
+            browser.run("return document.querySelectorAll('main .bad').length"),
+            0
+        );
+        browser.screenshot(&format!("stamp-{width}-{scheme}"));
+    }
+    // The table of the first socket is full.
+    receive(&send(0, &stamp_request(0)));
+    wait_until("a fault is shown", || shown("#sessions-unkept.bad") == "1");
+    browser.assert_content();
+}
+
 #[test]
 #[ignore = "needs Chromium and its driver; .ci/run runs it"]
 fn status_page_without_a_script_expires() {
