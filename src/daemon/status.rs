@@ -85,10 +85,19 @@ impl Status {
 
     pub(super) fn summary(&self) -> String {
         let summary = self.metrics.summary();
-        format!(
-            "{} received, {} echoed, {} decoded, {} dropped by the kernel",
-            summary.received, summary.echoed, summary.decoded, summary.drops
-        )
+        let MetricsSummary {
+            received,
+            echoed,
+            decoded,
+            drops,
+            ..
+        } = summary;
+        let of_mode = match (self.mode, summary.stamp.sessions.sessions) {
+            (Mode::Stamp, 1) => "1 session".to_owned(),
+            (Mode::Stamp, sessions) => format!("{sessions} sessions"),
+            _ => format!("{decoded} decoded"),
+        };
+        format!("{received} received, {echoed} echoed, {of_mode}, {drops} dropped by the kernel")
     }
 
     fn distinct_addresses(&self) -> String {

@@ -51,6 +51,20 @@ fn status_follows_the_traffic_and_is_sent_only_on_change() {
 }
 
 #[test]
+fn status_counts_sessions_in_stamp_mode() {
+    let service = Service::start(program(), &["--mode=stamp"]);
+    assert_has(&service.status, "; 0 received, 0 echoed, 0 sessions, 0 dr");
+    for (clients, sessions) in [(1, "1 session"), (2, "2 sessions")] {
+        let peer = client(service.listen);
+        peer.send(&[0; 44]).unwrap();
+        assert_eq!(receive(&peer).len(), 44);
+        let numbers = format!("; {clients} received, {clients} echoed, {sessions}, 0 dropped");
+        let status = service.manager.wait_for(&numbers);
+        assert_has(&status, "STATUS=stamp on 127.0.0.1:");
+    }
+}
+
+#[test]
 fn watchdog_gets_repeated_heartbeats() {
     let mut command = program();
     command.env("WATCHDOG_USEC", "500000");
