@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::{Arg, Command};
 use udp_echo::cli;
 use udp_echo::metrics::{Clocks, Counts, Metrics, MetricsSources, SocketReading, WorkerMetrics};
+use udp_echo::worker::StampClock;
 
 const TEMPLATES: [(&str, &str); 2] = [
     ("udp-echo.8", include_str!("manual/udp-echo.8.in")),
@@ -214,7 +215,7 @@ fn metric(part: &str) -> Option<String> {
     let help = format!("{}: {help}", capital(kind));
     text.extend(["\n", &prose(&help), "\n"]);
     for (key, values) in labels {
-        if ["reason", "waiting_for", "error"].contains(&key) {
+        if ["reason", "waiting_for", "error", "type", "fault"].contains(&key) {
             let values = values.into_iter().collect::<Vec<_>>().join(", ");
             let values = prose(&format!("is one of {values}."));
             text.extend([".I ", key, "\n", &values, "\n"]);
@@ -264,7 +265,7 @@ fn exposition() -> prometheus::Result<String> {
             }),
         }],
         timestamps: true,
-        stamp_clock: None,
+        stamp_clock: Some(StampClock::NotSynchronized),
         config_info: ["mode", "timeout", "offload", "kernel_echo"]
             .map(|label| (label, String::new()))
             .into(),

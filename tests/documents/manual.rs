@@ -8,6 +8,7 @@ use std::thread;
 
 use crate::harness::{Daemon, has_program, program, run, unreachable};
 use crate::skip;
+use udp_echo::reflect::stamp::StampKeys;
 
 #[path = "../../packaging/manual.rs"]
 mod generator;
@@ -57,7 +58,7 @@ fn manual_has_every_option_with_variable_and_default() {
 
 #[test]
 fn manual_has_every_metric_with_its_labels() {
-    let daemon = Daemon::start(&["--timestamps", "--recv-buffer=64KiB", "--send-buffer=64KiB"]);
+    let daemon = Daemon::start(&["--mode=stamp", "--recv-buffer=64KiB", "--send-buffer=64KiB"]);
     let metrics = daemon.get("/metrics").body;
     let [(_, page), _] = pages();
     let described: BTreeSet<_> = page
@@ -198,7 +199,7 @@ fn manual_has_the_usual_sections_in_the_usual_order() {
     });
     assert_eq!(
         daemon,
-        "NAME, SYNOPSIS, DESCRIPTION, OPTIONS, RECORD, METRICS, HTTP, SIGNALS, EXIT STATUS, \
+        "NAME, SYNOPSIS, DESCRIPTION, OPTIONS, RECORD, STAMP, METRICS, HTTP, SIGNALS, EXIT STATUS, \
          ENVIRONMENT, FILES, EXAMPLES, SEE ALSO"
     );
     assert_eq!(
@@ -206,6 +207,18 @@ fn manual_has_the_usual_sections_in_the_usual_order() {
         "NAME, SYNOPSIS, DESCRIPTION, OPTIONS, OUTPUT, SIGNALS, EXIT STATUS, ENVIRONMENT, \
          EXAMPLES, COMPARISON, SEE ALSO"
     );
+}
+
+#[test]
+fn manual_key_file_is_a_valid_one() {
+    let [(_, page), _] = pages();
+    let section = page.split("\n.SS Keys\n").nth(1).unwrap();
+    let file = section.split("\n.EX\n").nth(1).unwrap();
+    let file = file.split(".EE").next().unwrap().replace("\\-", "-");
+    let keys = StampKeys::parse(file.as_bytes()).unwrap();
+    for ssid in [4660, 1] {
+        assert!(keys.get(ssid).is_some(), "{ssid}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::{Daemon, program, readme, run};
 
 /// The files that name metrics with their prefix.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "README.md",
     "SECURITY.md",
     "packaging/generate.rs",
@@ -17,6 +17,7 @@ const FILES: [&str; 8] = [
     "packaging/prometheus/recording.rules.yml",
     "packaging/prometheus/tests.yml",
     "src/cli.rs",
+    "packaging/manual/udp-echo.8.in",
 ];
 
 /// Labels that Prometheus adds, and those that the rules add themselves.
