@@ -227,7 +227,9 @@ fn stamp_drop_in_serves_port_862(machine: &Machine) {
     let more = exposure(machine) - before;
     // README and SECURITY.md have this figure.
     assert!(more < 0.35, "{before} + {more}");
-    machine.shell(&format!("systemctl revert {UNITS}; systemctl restart {UNITS}"));
+    machine.shell(&format!(
+        "systemctl revert {UNITS}; systemctl restart {UNITS}"
+    ));
 }
 
 fn exposure(machine: &Machine) -> f64 {
