@@ -35,6 +35,7 @@ mod residence;
 mod running;
 mod scarce;
 mod sockets;
+mod stamp;
 mod timeouts;
 mod unread;
 mod usage;

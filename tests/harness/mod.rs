@@ -17,6 +17,7 @@ pub mod readme;
 pub mod service;
 pub mod skip;
 mod sockets;
+pub mod stamp;
 pub mod tidy;
 
 use std::process::{Command, ExitStatus, Stdio};
