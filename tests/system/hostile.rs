@@ -6,7 +6,7 @@ mod http;
 mod loops;
 mod port;
 mod sources;
-mod spoof;
+pub(crate) mod spoof;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

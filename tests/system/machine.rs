@@ -19,8 +19,8 @@ use crate::namespace::shell;
 /// The packages of the machine, beyond a minimal Debian.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,init-system-helpers,prometheus,procps,iproute2";
 const RELEASE: &str = "bookworm";
-/// Kept between runs, as debootstrap is slow.
-const KEPT: &str = "/var/cache/udp-echo-test";
+/// Kept between runs, as debootstrap and the build of other programs are slow.
+pub const KEPT: &str = "/var/cache/udp-echo-test";
 /// The deadline of a boot on a busy machine.
 const BOOT: Duration = Duration::from_secs(90);
 

@@ -36,7 +36,7 @@ mod probe;
 mod prometheus;
 mod readme;
 mod routed;
-
+mod stamp;
 mod surviving;
 mod unread;
 mod watching;

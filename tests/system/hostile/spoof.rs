@@ -13,13 +13,13 @@ const HEADERS: usize = 28;
 const BATCH: usize = 64;
 
 /// Sends datagrams with forged sources. Its sockets belong to the namespace that created them.
-pub(super) struct Spoofer {
+pub(crate) struct Spoofer {
     v4: Socket,
     v6: Socket,
 }
 
 impl Spoofer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let raw = |domain| {
             // IPPROTO_RAW: packets come with their own IP header (raw(7), ipv6(7)).
             Socket::new(domain, Type::RAW, Some(Protocol::from(255))).expect("root may")
@@ -31,7 +31,7 @@ impl Spoofer {
     }
 
     /// Sends a datagram to `to` with the source `from`.
-    pub(super) fn send(&self, from: &str, to: &str, payload: &[u8]) {
+    pub(crate) fn send(&self, from: &str, to: &str, payload: &[u8]) {
         self.send_packet(&packet(from, to, payload), to);
     }
 
