@@ -55,6 +55,7 @@ pub fn compare(
             window: 16,
             bytes: 64,
             pause: Duration::ZERO,
+            header_at: 0,
         };
         let load = loads::run(client, &echo()?, shape, span)?;
         let load = load.echoes as f64 / load.time.as_secs_f64();

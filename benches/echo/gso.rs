@@ -64,7 +64,7 @@ impl Flow {
         self.sequence += 1;
         self.sent = now;
         self.missing = segments;
-        let header = wire::request(0, self.sequence);
+        let header = wire::request(0, self.sequence, 0);
         outgoing.push_batch(&self.socket, header, segments, bytes)?;
         outgoing.send(&self.socket)
     }

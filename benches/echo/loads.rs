@@ -19,6 +19,8 @@ pub enum Shape {
         window: usize,
         bytes: usize,
         pause: Duration,
+        /// Where a reply has the header of its request.
+        header_at: usize,
     },
     /// `flows` sockets that send GSO batches of `segments` datagrams, each batch after all replies
     /// to the previous one.
@@ -47,12 +49,14 @@ pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io
             window,
             bytes,
             pause,
+            header_at,
         } => Box::new(Windows::of_sockets(
             server.address,
             flows,
             window,
             bytes,
             pause,
+            header_at,
         )?),
         Shape::GsoBatches {
             flows,

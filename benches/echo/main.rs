@@ -29,6 +29,7 @@ mod peers;
 mod plan;
 mod references;
 mod servers;
+mod stamp;
 mod traffic;
 mod windows;
 mod wire;
@@ -57,7 +58,7 @@ struct Args {
     #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Run only this load (repeatable): one, paced, echo, large, gso, exchange, growth, workers,
-    /// client or limits
+    /// stamp, client or limits
     #[arg(long)]
     load: Vec<String>,
     /// Run another build of the daemon, too, and compare this build with it
@@ -149,6 +150,10 @@ fn measure(args: &Args) -> io::Result<()> {
     if args.load.is_empty() || args.load.iter().any(|name| name == limits::NAME) {
         eprintln!("the rate limits");
         print!("{}", limits::compare(rounds, args.quick)?);
+    }
+    if args.load.is_empty() || args.load.iter().any(|name| name == stamp::NAME) {
+        eprintln!("the residence of STAMP");
+        print!("{}", stamp::residence(&mut client, span, rounds)?);
     }
     if !judged.is_empty() {
         print!("{}", figures::claims(&judged));

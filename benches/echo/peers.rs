@@ -22,7 +22,7 @@ pub fn make_owe(client: &mut Client, server: &Server, peers: usize) -> io::Resul
     for batch in (0..peers).step_by(SLOTS) {
         let end = (batch + SLOTS).min(peers);
         for number in batch..end {
-            let request = wire::request(0, number as u64);
+            let request = wire::request(0, number as u64, 0);
             let from = Extra::From(peer(number));
             client
                 .outgoing

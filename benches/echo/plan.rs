@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::loads::Shape;
 use crate::machine::cpus;
 use crate::references::Reference;
-use crate::servers::{Start, daemon_knows};
+use crate::servers::{Start, daemon_knows, has_suite};
+use crate::wire;
 
 /// A figure by which servers are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,12 +75,13 @@ const SPIN: &str = "recvfrom/sendto in a spin";
 const MMSG: &str = "recvmmsg/sendmmsg loop";
 const GRO: &str = "GRO/GSO loop";
 const TOKIO: &str = "tokio";
+const SUITE: &str = "stamp-suite 1.0.0, stateful";
 const DAEMON: &str = "udp-echo";
 const OFFLOAD_OFF: &str = "udp-echo --offload off";
 const BUSY_POLL: &str = "udp-echo --busy-poll 1ms";
 
 /// Claims, in the order of the table that ends the output.
-pub const CLAIMS: [Claim; 8] = [
+pub const CLAIMS: [Claim; 9] = [
     Claim {
         load: "echo",
         title: "echo, 16 × 16",
@@ -146,6 +148,14 @@ pub const CLAIMS: [Claim; 8] = [
         against: RECVFROM,
         bound: Bound::AtMost(0.50),
     },
+    Claim {
+        load: crate::stamp::NAME,
+        title: "STAMP, 16 × 16",
+        contender: DAEMON,
+        figure: Figure::Cpu,
+        against: SUITE,
+        bound: Bound::AtMost(0.50),
+    },
 ];
 
 /// All loads.
@@ -155,6 +165,7 @@ pub fn loads() -> Vec<Load> {
         window,
         bytes,
         pause: Duration::ZERO,
+        header_at: 0,
     };
     let exchanges = Shape::Exchanges {
         peers: 64,
@@ -175,6 +186,7 @@ pub fn loads() -> Vec<Load> {
                 window: 1,
                 bytes: 64,
                 pause: Duration::from_micros(500),
+                header_at: 0,
             },
             polls(),
         ),
@@ -223,7 +235,32 @@ pub fn loads() -> Vec<Load> {
             contenders: (1..=cpus().max(2)).map(workers).collect(),
             against: vec![workers(1).name],
         },
+        stamp(),
     ]
+}
+
+/// The daemon in stamp mode beside stamp-suite, if that is installed.
+fn stamp() -> Load {
+    let mut contenders = vec![daemon(DAEMON, vec!["--mode=stamp"], 1)];
+    if has_suite() {
+        contenders.insert(0, contender(SUITE, Start::Suite));
+    } else {
+        eprintln!("stamp-suite is not installed, which .ci/run does: no comparison with it");
+    }
+    Load {
+        name: crate::stamp::NAME,
+        title: "STAMP: 16 flows × 16 in flight, 44 bytes".into(),
+        shape: Shape::Windows {
+            flows: 16,
+            window: 16,
+            bytes: 44,
+            pause: Duration::ZERO,
+            header_at: wire::IN_STAMP_REPLY,
+        },
+        datagrams_per_echo: 1,
+        contenders,
+        against: vec![SUITE.into()],
+    }
 }
 
 /// Adds another build of the daemon to each load, beside each row of this build.
@@ -237,7 +274,7 @@ pub fn add_other_build(loads: &mut [Load], program: &Path) {
                     start: Start::Other(program.to_owned(), args.clone(), *workers),
                     owing: contender.owing,
                 }),
-                Start::Loop(_) | Start::Other(..) => None,
+                Start::Loop(_) | Start::Other(..) | Start::Suite => None,
             };
             contenders.push(contender);
             load.against
@@ -272,17 +309,17 @@ impl Load {
 }
 
 fn plain(name: &str, reference: Reference) -> Contender {
-    Contender {
-        name: name.into(),
-        start: Start::Loop(reference),
-        owing: None,
-    }
+    contender(name, Start::Loop(reference))
 }
 
 fn daemon(name: &str, args: Vec<&'static str>, workers: usize) -> Contender {
+    contender(name, Start::Daemon(args, workers))
+}
+
+fn contender(name: &str, start: Start) -> Contender {
     Contender {
         name: name.into(),
-        start: Start::Daemon(args, workers),
+        start,
         owing: None,
     }
 }

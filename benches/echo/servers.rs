@@ -24,6 +24,8 @@ pub enum Start {
     Daemon(Vec<&'static str>, usize),
     /// Another build of the daemon, with the same options and workers.
     Other(PathBuf, Vec<&'static str>, usize),
+    /// The reflector of stamp-suite.
+    Suite,
 }
 
 /// A running server. Dropping it kills it.
@@ -52,6 +54,7 @@ impl Server {
                 *workers,
                 "serving in ",
             ),
+            Start::Suite => (suite_command(), 1, LISTENING),
         };
         // A child inherits the CPUs of the thread that starts it.
         machine::pin(&machine::for_server(workers))?;
@@ -111,6 +114,16 @@ impl Server {
 
     /// Reads the first metric of a daemon whose line starts with `start`.
     pub fn metric(&self, start: &str) -> io::Result<f64> {
+        let text = self.metrics()?;
+        let value = text
+            .lines()
+            .filter(|line| line.starts_with(start))
+            .find_map(|line| line.rsplit(' ').next()?.parse().ok());
+        value.ok_or_else(|| other(format!("no {start} in {text}")))
+    }
+
+    /// Reads the metrics of a daemon.
+    pub fn metrics(&self) -> io::Result<String> {
         let http = self
             .log
             .iter()
@@ -119,11 +132,7 @@ impl Server {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let value = text
-            .lines()
-            .filter(|line| line.starts_with(start))
-            .find_map(|line| line.rsplit(' ').next()?.parse().ok());
-        value.ok_or_else(|| other(format!("no {start} in {text}")))
+        Ok(text)
     }
 }
 
@@ -155,6 +164,27 @@ fn daemon_command(path: &Path, args: &[&str], workers: usize) -> Command {
         .arg(format!("--workers={workers}"))
         .args(args)
         // Environment variables of this program must not configure the daemon.
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// stamp-suite, which `.ci/run` installs.
+const SUITE: &str = "/var/cache/udp-echo-test/stamp-suite-1.0.0/bin/stamp-suite";
+
+/// Whether stamp-suite is installed.
+pub fn has_suite() -> bool {
+    Path::new(SUITE).exists()
+}
+
+/// Keeps the sessions that the daemon keeps by default.
+fn suite_command() -> Command {
+    let mut command = Command::new(SUITE);
+    command
+        .args(["--is-reflector", "--stateful-reflector"])
+        .args(["--local-addr=127.0.0.1", "--local-port=0"])
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())

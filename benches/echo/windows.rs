@@ -16,6 +16,8 @@ pub struct Windows {
     pause: Duration,
     /// Whether each place is a peer of its own that sends records.
     peers: bool,
+    /// Where a reply has the header of its request.
+    header_at: usize,
     in_flight: usize,
 }
 
@@ -44,6 +46,7 @@ impl Windows {
         window: usize,
         bytes: usize,
         pause: Duration,
+        header_at: usize,
     ) -> io::Result<Self> {
         let flow = || {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
@@ -55,6 +58,7 @@ impl Windows {
             bytes,
             pause,
             peers: false,
+            header_at,
             in_flight: 0,
         })
     }
@@ -66,6 +70,7 @@ impl Windows {
             bytes,
             pause: Duration::ZERO,
             peers: true,
+            header_at: 0,
             in_flight: 0,
         })
     }
@@ -94,11 +99,13 @@ impl Flow {
         now: Instant,
     ) -> io::Result<()> {
         let number = place as u32;
+        let places = self.places.len() as u64;
         let place = &mut self.places[place];
         place.sequence += 1;
         place.sent = Some(now);
         place.due = None;
-        let header = wire::request(number, place.sequence);
+        let of_flow = place.sequence * places + u64::from(number);
+        let header = wire::request(number, place.sequence, of_flow);
         outgoing.push(&self.socket, &header, bytes, extra)
     }
 }
@@ -133,7 +140,7 @@ impl Traffic for Windows {
                 if client.incoming.length(slot) != self.bytes {
                     continue;
                 }
-                let reply = wire::reply(client.incoming.bytes(slot, 0));
+                let reply = wire::reply(client.incoming.bytes(slot, self.header_at));
                 let Some((number, sequence)) = reply else {
                     continue;
                 };
