@@ -28,6 +28,7 @@ mod report;
 mod rtt;
 mod screen;
 mod signals;
+pub(crate) mod stamp;
 mod summary;
 pub mod tally;
 mod text;

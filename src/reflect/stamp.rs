@@ -33,7 +33,8 @@ pub use timestamp::NtpTimestamp;
 use tlv::TlvContext;
 pub use tlv::{TlvFault, TlvKind, TlvTotals};
 pub use uplink::UplinkTotals;
-use wire::{AUTHENTICATED, Layout, OPEN, Reply, Request};
+pub(crate) use wire::{AUTHENTICATED, Layout, OPEN, ReplyFields, get, put};
+use wire::{Reply, Request};
 pub use wire::{AUTHENTICATED_BYTES, MIN_REQUEST, OPEN_BYTES};
 
 use super::{Action, Datagram, Destination, NoMemory, ReflectorSettings, Refusal, Timeout};

@@ -10,6 +10,9 @@ pub struct ErrorEstimate(u16);
 /// S: an external source synchronizes the clock to UTC.
 const SYNCHRONIZED: u16 = 1 << 15;
 
+/// Z: timestamps in PTP format.
+const PTP: u16 = 1 << 14;
+
 /// The greatest scale.
 const MAX_SCALE: u32 = 63;
 
@@ -48,6 +51,11 @@ impl ErrorEstimate {
     pub fn seconds(self) -> f64 {
         let scale = i32::from(self.0 >> 8 & 0x3f);
         f64::from(self.0 & 0xff) * 2_f64.powi(scale - 32)
+    }
+
+    /// Z: whether the timestamps are truncated PTP timestamps (RFC 8186).
+    pub fn is_ptp(self) -> bool {
+        self.0 & PTP != 0
     }
 
     /// S: whether an external source synchronizes the clock to UTC.

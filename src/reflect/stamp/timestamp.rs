@@ -36,6 +36,23 @@ impl NtpTimestamp {
         self.0
     }
 
+    /// This timestamp of a truncated PTP clock (IEEE 1588: seconds and nanoseconds since 1970) in
+    /// NTP format. PTP counts in TAI, which is 37 s ahead of UTC in 2026: that remains.
+    pub fn from_ptp(self) -> Self {
+        let (seconds, nanoseconds) = (self.0 >> 32, self.0 & 0xffff_ffff);
+        let fraction = (nanoseconds.min(NANOSECONDS - 1) << 32) / NANOSECONDS;
+        let seconds = seconds.wrapping_add(UNIX_EPOCH) << 32;
+        Self(seconds | fraction)
+    }
+
+    /// Nanoseconds from `earlier` to this time. Negative if this is before it; right across the
+    /// start of an era if they are less than 68 years apart.
+    pub fn nanoseconds_since(self, earlier: Self) -> i64 {
+        let units = i128::from(self.0.wrapping_sub(earlier.0).cast_signed());
+        let nanoseconds = (units * i128::from(NANOSECONDS) + (1 << 31)) >> 32;
+        i64::try_from(nanoseconds).unwrap_or(i64::MAX)
+    }
+
     /// The seconds, which are also those of a truncated PTP timestamp.
     pub(super) fn seconds(self) -> u32 {
         (self.0 >> 32) as u32

@@ -35,9 +35,9 @@ const MAX_RESIDENCE: u32 = 3600;
 
 /// The positions of the fields.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// The size of the base packet.
-    pub(super) size: usize,
+    pub(crate) size: usize,
     /// T1 of a request, T3 of a reply.
     sent_at: usize,
     error: usize,
@@ -52,7 +52,7 @@ pub(super) struct Layout {
     hmac: Option<usize>,
 }
 
-pub(super) static OPEN: Layout = Layout {
+pub(crate) static OPEN: Layout = Layout {
     size: 44,
     sent_at: 4,
     error: 12,
@@ -65,7 +65,7 @@ pub(super) static OPEN: Layout = Layout {
     hmac: None,
 };
 
-pub(super) static AUTHENTICATED: Layout = Layout {
+pub(crate) static AUTHENTICATED: Layout = Layout {
     size: 112,
     sent_at: 16,
     error: 24,
@@ -104,7 +104,68 @@ pub(super) struct Reply {
     pub(super) request: Request,
 }
 
+/// The fields of a reply, as its sender reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplyFields {
+    pub(crate) sequence: u32,
+    /// T3.
+    pub(crate) sent_at: NtpTimestamp,
+    pub(crate) error: ErrorEstimate,
+    pub(crate) ssid: u16,
+    /// T2.
+    pub(crate) received_at: NtpTimestamp,
+    pub(crate) request_sequence: u32,
+    /// T1 as the reflector returns it.
+    pub(crate) request_sent_at: NtpTimestamp,
+    /// The TTL that the request arrived with.
+    pub(crate) ttl: u8,
+}
+
 impl Layout {
+    /// Writes the base packet of a request, or the beginning of it that a TWAMP-Light request has.
+    pub(crate) fn write_request(
+        &self,
+        packet: &mut [u8],
+        sequence: u32,
+        sent_at: NtpTimestamp,
+        error: ErrorEstimate,
+        ssid: u16,
+    ) {
+        let end = self.size.min(packet.len());
+        packet[..end].fill(0);
+        put(packet, 0, sequence.to_be_bytes());
+        put(packet, self.sent_at, sent_at.to_bits().to_be_bytes());
+        put(packet, self.error, error.to_bits().to_be_bytes());
+        if end == self.size {
+            put(packet, self.ssid, ssid.to_be_bytes());
+        }
+    }
+
+    /// The fields of a reply. `None` if it is too short for them.
+    pub(crate) fn parse_reply(&self, bytes: &[u8]) -> Option<ReplyFields> {
+        let timestamp =
+            |at| get(bytes, at).map(|bits| NtpTimestamp::from_bits(u64::from_be_bytes(bits)));
+        let number = |at| get(bytes, at).map(u16::from_be_bytes);
+        Some(ReplyFields {
+            sequence: u32::from_be_bytes(get(bytes, 0)?),
+            sent_at: timestamp(self.sent_at)?,
+            error: ErrorEstimate::from_bits(number(self.error)?),
+            ssid: number(self.ssid)?,
+            received_at: timestamp(self.received_at)?,
+            request_sequence: u32::from_be_bytes(get(bytes, self.request_sequence)?),
+            request_sent_at: timestamp(self.request_sent_at)?,
+            ttl: *bytes.get(self.ttl)?,
+        })
+    }
+
+    /// Writes the HMAC of a whole base packet, in a layout with one.
+    pub(crate) fn sign(&self, packet: &mut [u8], key: &HmacKey) {
+        if let Some(at) = self.hmac {
+            let hmac = key.sign(&[&packet[..at]]);
+            put(packet, at, hmac);
+        }
+    }
+
     /// The fields of a request. `None` if it is shorter than the shortest one.
     pub(super) fn parse(&self, bytes: &[u8]) -> Option<Request> {
         let sent_at = NtpTimestamp::from_bits(u64::from_be_bytes(get(bytes, self.sent_at)?));
@@ -129,7 +190,7 @@ impl Layout {
     }
 
     /// Whether the HMAC of a whole base packet is that of `key`. True in a layout without HMAC.
-    pub(super) fn verifies(&self, packet: &[u8], key: &HmacKey) -> bool {
+    pub(crate) fn verifies(&self, packet: &[u8], key: &HmacKey) -> bool {
         self.hmac.is_none_or(|at| {
             get(packet, at).is_some_and(|hmac| key.verifies(&[&packet[..at]], &hmac))
         })
@@ -175,20 +236,19 @@ impl Layout {
     ) {
         put(packet, self.sent_at, sent_at.to_bits().to_be_bytes());
         put(packet, self.error, error.to_bits().to_be_bytes());
-        if let (Some(at), Some(key)) = (self.hmac, key) {
-            let hmac = key.sign(&[&packet[..at]]);
-            put(packet, at, hmac);
+        if let Some(key) = key {
+            self.sign(packet, key);
         }
     }
 }
 
 /// The bytes at an offset.
-pub(super) fn get<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(crate) fn get<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
 /// Writes bytes at an offset.
-pub(super) fn put<const N: usize>(packet: &mut [u8], at: usize, bytes: [u8; N]) {
+pub(crate) fn put<const N: usize>(packet: &mut [u8], at: usize, bytes: [u8; N]) {
     packet[at..at + N].copy_from_slice(&bytes);
 }
 

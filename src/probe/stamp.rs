@@ -1,0 +1,354 @@
+//! The client's side of STAMP (RFC 8762, RFC 8972), without a socket or a clock: each flow is a session
+//! of the reflector.
+//!
+//! T1 and T4 are times of this host's clock, T2 and T3 of the reflector's. The client remembers T1 and
+//! does not use the one that the reflector returns.
+
+mod delays;
+mod packets;
+mod session;
+
+use std::time::Duration;
+
+pub use delays::{DelaySummary, Delays};
+use packets::Packets;
+pub use packets::{Padding, Parsed, ParsedReply, StampRequests, TLV_HEADER};
+pub use session::{Delay, LostByDirection};
+use session::Session;
+
+use crate::reflect::stamp::{ErrorEstimate, NtpTimestamp};
+
+/// How far the system clock may move against the monotonic clock between two requests without a step.
+const STEP: Duration = Duration::from_millis(1);
+/// The fastest slew of a clock: `adjtime` and chronyd stay below a tenth.
+const SLEW: u32 = 100;
+
+/// A measurement.
+#[derive(Debug)]
+pub struct Stamp {
+    packets: Packets,
+    sessions: Box<[Session]>,
+    /// Number of requests that each session keeps.
+    capacity: usize,
+    figures: StampFigures,
+    /// The last readings of both clocks: since the start of the run, and since 1970.
+    clocks: Option<(Duration, Duration)>,
+}
+
+/// The figures of a run.
+#[derive(Debug, Default)]
+pub struct StampFigures {
+    /// One-way delay on the way there: T2 − T1.
+    pub forward: Delays,
+    /// One-way delay on the way back: T4 − T3.
+    pub backward: Delays,
+    /// Packet delay variation (RFC 3393): the difference of the delays of two consecutive requests of
+    /// a flow, on the way there.
+    pub ipdv_forward: Delays,
+    /// On the way back.
+    pub ipdv_backward: Delays,
+    /// Of the round trip.
+    pub ipdv_round_trip: Delays,
+    /// Time in the reflector: T3 − T2.
+    pub reflector: Delays,
+    /// The differences of the clocks, if both ways take the same time: the reflector's minus this one's.
+    pub offset: Delays,
+    /// TTL that requests arrived with: the last one.
+    pub forward_ttl: Option<u8>,
+    /// TTL of replies: the last one.
+    pub backward_ttl: Option<u8>,
+    /// DSCP that requests arrived with, by the Class of Service TLV.
+    pub dscp_received_there: Option<u8>,
+    /// DSCP of replies: the last one.
+    pub dscp_returned: Option<u8>,
+    /// SSID of the last reply.
+    pub ssid: Option<u16>,
+    /// Error estimate of the last reply.
+    pub remote_clock: Option<ErrorEstimate>,
+    /// Whether this host's clock was stepped during the run.
+    pub is_stepped: bool,
+    /// What the reflector does wrong.
+    pub faults: StampFaults,
+}
+
+/// The number of replies with each fault of the reflector, or of the path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StampFaults {
+    /// Requests that came back as they were.
+    pub echoed: u64,
+    /// Replies with a wrong HMAC.
+    pub unverified: u64,
+    /// Replies without the SSID of the request.
+    pub ssid: u64,
+    /// Replies whose T1 is not that of the request.
+    pub changed_t1: u64,
+    /// Replies whose T2 and T3 are equal.
+    pub equal_times: u64,
+    /// Replies whose T3 is before T2, or whose time in the reflector exceeds the round trip.
+    pub impossible_times: u64,
+    /// Replies that are shorter than their request.
+    pub cut: u64,
+    /// Replies with a TLV that the reflector did not understand.
+    pub unrecognized: u64,
+    /// Replies with a TLV that the reflector calls malformed.
+    pub malformed: u64,
+    /// Replies with TLVs whose integrity the reflector could not verify.
+    pub refused_hmac: u64,
+    /// Replies of a reflector that may not use the DSCP of --cos.
+    pub refused_dscp: u64,
+}
+
+/// How a reply was received.
+#[derive(Debug, Clone, Copy)]
+pub struct StampReception {
+    /// When it arrived, since the start of the run.
+    pub at: Duration,
+    /// T4, since 1970. `None` if it is not known.
+    pub time_of_day: Option<Duration>,
+    /// TTL or hop limit.
+    pub ttl: Option<u8>,
+    /// TOS byte or traffic class.
+    pub traffic_class: Option<u8>,
+}
+
+/// A reply to a request that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matched {
+    /// The request's number in the tally.
+    pub sequence: u64,
+    /// Time in the reflector, to be left out of the round trip.
+    pub in_reflector: Duration,
+    /// Whether it is shorter than its request.
+    pub is_cut: bool,
+    /// Whether bytes beyond the base packet changed.
+    pub is_altered: bool,
+    /// The delays of this reply.
+    pub delay: Option<Delay>,
+}
+
+/// A datagram from the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// A reply.
+    Reply(Matched),
+    /// Neither a reply nor an echo of a request.
+    Foreign,
+}
+
+impl Stamp {
+    /// Prepares a measurement with this number of flows, which keeps the last `capacity` requests of
+    /// each. `random` seeds the padding.
+    pub fn new(settings: StampRequests, flows: usize, capacity: usize, random: u32) -> Self {
+        Self {
+            packets: Packets::new(settings, random),
+            sessions: (0..flows).map(|_| Session::default()).collect(),
+            capacity,
+            figures: StampFigures::default(),
+            clocks: None,
+        }
+    }
+
+    /// The settings of requests.
+    pub fn settings(&self) -> &StampRequests {
+        self.packets.settings()
+    }
+
+    /// The figures so far.
+    pub fn figures(&self) -> &StampFigures {
+        &self.figures
+    }
+
+    /// Writes the next request of a flow to `out`. `sequence` is its number in the tally. It is sent
+    /// at `at` since the start of the run and `time_of_day` since 1970 (T1), by a clock with this
+    /// error.
+    pub fn write(
+        &mut self,
+        flow: usize,
+        sequence: u64,
+        at: Duration,
+        time_of_day: Duration,
+        error: ErrorEstimate,
+        out: &mut [u8],
+    ) {
+        self.figures.is_stepped |= self.is_step(at, time_of_day);
+        self.clocks = Some((at, time_of_day));
+        let session = &mut self.sessions[flow];
+        let sent_at = NtpTimestamp::from_unix(time_of_day);
+        self.packets
+            .write(session.next_number(), sent_at, error, out);
+        session.sent(sequence, sent_at, self.capacity);
+    }
+
+    /// The number in the tally of a request that an ICMP error quotes.
+    pub fn quoted(&self, flow: usize, bytes: &[u8]) -> Option<u64> {
+        let number = Packets::quoted_sequence(bytes)?;
+        self.sessions[flow].get(number).map(|sent| sent.sequence)
+    }
+
+    /// Handles a datagram of `length` bytes that arrived on a flow. `bytes` holds all of it, or at
+    /// least one byte more than a reply has. `sent_at` returns the time of a request, by its number in
+    /// the tally.
+    pub fn receive(
+        &mut self,
+        flow: usize,
+        bytes: &[u8],
+        length: usize,
+        reception: StampReception,
+        sent_at: impl Fn(u64) -> Option<Duration>,
+    ) -> Answer {
+        let reply = match self.packets.parse(bytes, length) {
+            Parsed::Reply(reply) => reply,
+            Parsed::Echo => {
+                self.figures.faults.echoed += 1;
+                return Answer::Foreign;
+            }
+            Parsed::Unverified => {
+                self.figures.faults.unverified += 1;
+                return Answer::Foreign;
+            }
+            Parsed::Other => return Answer::Foreign,
+        };
+        let number = reply.fields.request_sequence;
+        let session = &self.sessions[flow];
+        let Some(sent) = session.get(number) else {
+            return Answer::Foreign;
+        };
+        let round_trip = sent_at(sent.sequence).and_then(|at| reception.at.checked_sub(at));
+        let times = self.times(&reply, sent.at, reception, round_trip);
+        let is_first = self.sessions[flow].is_unanswered(number);
+        self.sessions[flow].answered(number, reply.fields.sequence, times.1);
+        if is_first {
+            self.count(flow, number, &reply, reception, times);
+        }
+        Answer::Reply(Matched {
+            sequence: sent.sequence,
+            in_reflector: Duration::from_nanos(times.0.unwrap_or(0)),
+            is_cut: reply.is_cut,
+            is_altered: reply.is_altered,
+            delay: times.1,
+        })
+    }
+
+    /// Returns the lost requests by direction.
+    pub fn lost(&self) -> LostByDirection {
+        let mut sum = LostByDirection::default();
+        for lost in self.sessions.iter().map(Session::lost) {
+            sum.forward += lost.forward;
+            sum.backward += lost.backward;
+            sum.unknown += lost.unknown;
+        }
+        sum
+    }
+
+    /// Whether the reflector numbers its replies. See [`Session::is_stateful`].
+    pub fn is_stateful(&self) -> Option<bool> {
+        self.sessions.iter().find_map(Session::is_stateful)
+    }
+
+    /// The time in the reflector, if it is possible, and the delays, if T4 is known.
+    fn times(
+        &self,
+        reply: &ParsedReply,
+        t1: NtpTimestamp,
+        reception: StampReception,
+        round_trip: Option<Duration>,
+    ) -> (Option<u64>, Option<Delay>) {
+        let [t2, t3] = reply_times(reply);
+        let in_reflector = t3.nanoseconds_since(t2);
+        let round_trip = round_trip.map_or(i64::MAX, nanoseconds);
+        let is_possible = (0..=round_trip).contains(&in_reflector);
+        let delay = reception.time_of_day.map(|time| Delay {
+            forward: t2.nanoseconds_since(t1),
+            backward: NtpTimestamp::from_unix(time).nanoseconds_since(t3),
+            round_trip: round_trip - if is_possible { in_reflector } else { 0 },
+        });
+        (
+            u64::try_from(in_reflector).ok().filter(|_| is_possible),
+            delay,
+        )
+    }
+
+    /// Adds the first reply to a request to the figures.
+    fn count(
+        &mut self,
+        flow: usize,
+        number: u32,
+        reply: &ParsedReply,
+        reception: StampReception,
+        (in_reflector, delay): (Option<u64>, Option<Delay>),
+    ) {
+        let figures = &mut self.figures;
+        let settings = self.packets.settings();
+        let [t2, t3] = reply_times(reply);
+        figures.reflector.add(t3.nanoseconds_since(t2));
+        if let Some(delay) = delay {
+            figures.forward.add(delay.forward);
+            figures.backward.add(delay.backward);
+            figures.offset.add(delay.forward / 2 - delay.backward / 2);
+            let [before, after] = self.sessions[flow].neighbours(number);
+            let pairs = [before.map(|before| (before, delay)), after.map(|after| (delay, after))];
+            for (before, after) in pairs.into_iter().flatten() {
+                figures.ipdv_forward.add(after.forward - before.forward);
+                figures.ipdv_backward.add(after.backward - before.backward);
+                let round_trip = after.round_trip - before.round_trip;
+                figures.ipdv_round_trip.add(round_trip);
+            }
+        }
+        // A TWAMP-Light request has no TTL field to return, but its reply has.
+        figures.forward_ttl = Some(reply.fields.ttl);
+        figures.backward_ttl = reception.ttl.or(figures.backward_ttl);
+        let dscp = reception.traffic_class.map(|class| class >> 2);
+        figures.dscp_returned = dscp.or(figures.dscp_returned);
+        figures.remote_clock = Some(reply.fields.error);
+        let has_ssid = settings.size >= settings.base();
+        figures.ssid = Some(reply.fields.ssid).filter(|_| has_ssid);
+        let (is_refused, received) = match reply.class_of_service {
+            Some((received, is_refused)) => (is_refused, Some(received)),
+            None => (false, None),
+        };
+        figures.dscp_received_there = received.or(figures.dscp_received_there);
+        let sent_at = self.sessions[flow].get(number).map(|sent| sent.at);
+        let faults = &mut figures.faults;
+        for (count, is_faulty) in [
+            (&mut faults.ssid, has_ssid && reply.fields.ssid != settings.ssid),
+            (
+                &mut faults.changed_t1,
+                sent_at.is_some_and(|at| at != reply.fields.request_sent_at),
+            ),
+            (&mut faults.equal_times, t2 == t3),
+            (&mut faults.impossible_times, in_reflector.is_none()),
+            (&mut faults.cut, reply.is_cut),
+            (&mut faults.unrecognized, reply.flags.is_unrecognized() && !reply.flags.is_unverified()),
+            (&mut faults.malformed, reply.flags.is_malformed()),
+            (&mut faults.refused_hmac, reply.flags.is_unverified()),
+            (&mut faults.refused_dscp, is_refused),
+        ] {
+            *count += u64::from(is_faulty);
+        }
+    }
+
+    /// Whether the system clock moved against the monotonic one since the last request.
+    fn is_step(&self, at: Duration, time_of_day: Duration) -> bool {
+        let Some((at_before, time_before)) = self.clocks else {
+            return false;
+        };
+        let passed = at.saturating_sub(at_before);
+        let expected = time_before + passed;
+        time_of_day.abs_diff(expected) > STEP + passed / SLEW
+    }
+}
+
+/// T2 and T3 in NTP format.
+fn reply_times(reply: &ParsedReply) -> [NtpTimestamp; 2] {
+    let fields = &reply.fields;
+    let times = [fields.received_at, fields.sent_at];
+    if fields.error.is_ptp() {
+        times.map(NtpTimestamp::from_ptp)
+    } else {
+        times
+    }
+}
+
+fn nanoseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
