@@ -55,7 +55,11 @@ fn check(args: &Args) -> ExitCode {
 }
 
 fn probe(args: &ProbeArgs) -> ExitCode {
-    match probe::run(&args.config()) {
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error) => return usage(&error),
+    };
+    match probe::run(&config) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => failed(&error),

@@ -5,12 +5,14 @@
 //! - `prober`, `clock`: the loop around the core, on one thread.
 //! - `attribution`, `exposition`, `fetch`, `metrics_url`: where requests were lost, by the
 //!   daemon's metrics.
+//! - `stamp`: the core of STAMP mode. `directions` renders its figures.
 //! - `event`: the events of a run. `output` prints each as `text` or `json` on the `screen`.
 //! - `report`, `summary`, `findings`, `notes`, `format`: figures and sentences in the output.
 
 mod attribution;
 mod clock;
 mod config;
+mod directions;
 mod event;
 pub mod exchange;
 mod exposition;
@@ -28,7 +30,7 @@ mod report;
 mod rtt;
 mod screen;
 mod signals;
-pub(crate) mod stamp;
+pub mod stamp;
 mod summary;
 pub mod tally;
 mod text;

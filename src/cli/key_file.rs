@@ -20,6 +20,9 @@ pub enum UnusableKeyFile {
          write it; run `chmod 600` on it"
     )]
     Mode(PathBuf, u32),
+    /// It has no key for the SSID of the requests.
+    #[error("cannot use the STAMP key file {0}: it has no key for SSID {1}; add one, or one for *")]
+    NoKey(PathBuf, u16),
     /// A line of it is wrong.
     #[error("cannot use the STAMP key file {0}: {1}")]
     Text(PathBuf, #[source] KeyFileError),
@@ -33,7 +36,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads a key file. Checks the mode of the file that is open, so that it cannot be replaced in
 /// between.
-pub(super) fn read(path: &Path) -> Result<StampKeys, UnusableKeyFile> {
+pub(in crate::cli) fn read(path: &Path) -> Result<StampKeys, UnusableKeyFile> {
     let unreadable = |cause| UnusableKeyFile::Unreadable(path.to_owned(), cause);
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;

@@ -1,6 +1,7 @@
 //! The command line of the client: `udp-echo probe`.
 
 mod exclusive;
+mod stamp;
 mod values;
 
 use std::time::Duration;
@@ -9,6 +10,8 @@ use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueHint};
 
 use super::dscp::dscp;
+use super::key_file::UnusableKeyFile;
+use super::mistakes;
 use super::values::{number, size};
 use crate::address::Family;
 use crate::probe;
@@ -16,8 +19,9 @@ pub use crate::probe::MetricsUrl;
 use crate::probe::pace::Frequency;
 use crate::reflect::Mode;
 use crate::udp::{IpOptions, Source};
+use stamp::ProbeStampArgs;
 pub use values::{PathMtu, Target};
-use values::{mode, percent, rate, source, time, tos};
+use values::{percent, rate, source, time, tos};
 
 /// Measure loss and round-trip times over UDP, as ping does over ICMP
 ///
@@ -44,7 +48,7 @@ pub struct ProbeArgs {
         value_name = "HOST[:PORT]",
         value_hint = ValueHint::Hostname,
         long_help = "Name or address of the reflector, and its port, which is 9999 if it is left \
-                     out. An IPv6 address with a port goes in brackets: 2001:db8::1, or \
+                     out (stamp: 862). An IPv6 address with a port goes in brackets: 2001:db8::1, or \
                      [2001:db8::1]:9999."
     )]
     pub target: Target,
@@ -58,7 +62,7 @@ pub struct ProbeArgs {
     /// that is due while every flow waits is skipped. If a record is lost, the daemon decodes the
     /// next request as the record and does not answer it, so loss on the way there counts about
     /// twice.
-    #[arg(long, value_parser = mode(), default_value = "exchange")]
+    #[arg(long, value_enum, default_value = "exchange")]
     pub mode: Mode,
 
     /// Stop after N requests [default: until Ctrl-C]
@@ -108,12 +112,14 @@ pub struct ProbeArgs {
 
     /// Size of a request, 16 to 65507
     ///
-    /// Size of a request in bytes of UDP payload, 16 to 65507, or with a unit (1KiB).
+    /// Size of a request in bytes of UDP payload, 16 to 65507, or with a unit (1KiB). In stamp mode
+    /// 14 to 65507, TLVs included, and the default is 44 (authenticated: 112); 14 to 43 bytes make a
+    /// TWAMP-Light request.
     #[arg(
         short = 's',
         long,
         value_name = "BYTES",
-        value_parser = size(16..=65507),
+        value_parser = size(14..=65507),
         default_value = "64"
     )]
     pub size: u16,
@@ -248,13 +254,20 @@ pub struct ProbeArgs {
     /// Print the UNIX time before each line [default: off]
     #[arg(short = 'D', long, value_parser = BoolishValueParser::new())]
     pub timestamps: bool,
+
+    /// The options of STAMP mode.
+    #[command(flatten)]
+    stamp: ProbeStampArgs,
 }
 
 impl ProbeArgs {
     /// The client's settings.
-    pub fn config(&self) -> probe::Config {
-        probe::Config {
-            target: self.target.0.clone(),
+    ///
+    /// # Errors
+    /// If the key file of STAMP mode cannot be used.
+    pub fn config(&self) -> Result<probe::Config, UnusableKeyFile> {
+        Ok(probe::Config {
+            target: self.target.host_port().clone(),
             mode: self.mode,
             count: self.count,
             duration: self.duration,
@@ -268,11 +281,12 @@ impl ProbeArgs {
             source: self.source.clone(),
             ip: self.ip(),
             report: self.report,
+            stamp: self.stamp_requests()?,
             quiet: self.quiet,
             json: self.json,
             json_lines: self.json_lines,
             timestamps: self.timestamps,
-        }
+        })
     }
 
     fn family(&self) -> Family {

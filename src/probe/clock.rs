@@ -74,6 +74,11 @@ impl RunClock {
 }
 
 impl Moment {
+    /// Returns the system time since 1970, if it could be read.
+    pub(super) fn time_of_day(&self) -> Option<Duration> {
+        Some(self.real).filter(|real| !real.is_zero())
+    }
+
     /// Converts a kernel receive timestamp (since 1970) to the time since the start of the run.
     /// Returns this moment if there is no timestamp, or if it lies in the future or before the
     /// start because the system clock was set.

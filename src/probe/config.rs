@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::MetricsUrl;
 use super::pace::Frequency;
+use super::stamp::StampRequests;
 use crate::address::{Family, HostPort};
 use crate::reflect::Mode;
 use crate::udp::{IpOptions, Source};
@@ -40,6 +41,8 @@ pub struct Config {
     pub ip: IpOptions,
     /// Time between lines of figures; `None` prints none.
     pub report: Option<Duration>,
+    /// Requests in STAMP mode.
+    pub stamp: Option<StampRequests>,
     /// Print only the summary.
     pub quiet: bool,
     /// Print only the summary, as a JSON object.
@@ -87,6 +90,7 @@ impl Config {
             source: None,
             ip: IpOptions::default(),
             report: None,
+            stamp: None,
             quiet: true,
             json: false,
             json_lines: false,

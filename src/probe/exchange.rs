@@ -105,9 +105,9 @@ impl Exchanges {
         }
     }
 
-    /// Whether the reflector echoes every datagram, by `--mode echo` or by its replies.
+    /// Whether the reflector answers every datagram: by its mode, or by its replies.
     pub fn is_plain(&self) -> bool {
-        self.mode == Mode::Echo || self.echoed_records >= PLAIN_AFTER
+        matches!(self.mode, Mode::Echo | Mode::Stamp) || self.echoed_records >= PLAIN_AFTER
     }
 
     /// Returns the number of echoed records that had followed a reply. A daemon in exchange mode

@@ -31,6 +31,9 @@ pub(super) fn of(finished: &Finished<'_>) -> Vec<Finding> {
         errors(finished),
         replies(outcome),
         mode(config, outcome),
+        finished
+            .directions()
+            .map_or_else(Vec::new, |directions| directions.sentences()),
         not_sent(config, outcome),
         place_of_loss(finished),
     ];
@@ -125,8 +128,9 @@ fn replies(outcome: &Outcome) -> Vec<String> {
     }
     if notes.foreign > 0 {
         let count = notes.foreign;
-        let action = match totals.received {
-            0 => "; check that the target is an echo server",
+        let action = match (totals.received, &outcome.stamp) {
+            (0, None) => "; check that the target is an echo server",
+            (0, Some(_)) => "; check that the target is a STAMP reflector",
             _ => "",
         };
         sentences.push(format!("datagrams that are not replies: {count}{action}"));

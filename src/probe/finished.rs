@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::Config;
 use super::attribution::Attribution;
+use super::directions::Directions;
 use super::findings::{self, Finding};
 use super::prober::Outcome;
 use super::summary::Summary;
@@ -38,6 +39,16 @@ impl Finished<'_> {
     /// Returns the findings, which text and JSON show.
     pub(super) fn findings(&self) -> Vec<Finding> {
         findings::of(self)
+    }
+
+    /// Returns the figures of STAMP mode.
+    pub(super) fn directions(&self) -> Option<Directions<'_>> {
+        Some(Directions {
+            stamp: self.outcome.stamp.as_ref()?,
+            local: self.outcome.clock_error,
+            dscp_sent: self.config.ip.traffic_class.unwrap_or_default() >> 2,
+            lost: self.outcome.tally.totals().lost(),
+        })
     }
 
     /// Returns the summary as text, for a terminal of this width if there is one.

@@ -116,6 +116,9 @@ pub(super) fn summary(finished: &Finished<'_>) -> Value {
     if config.flows > 1 {
         object["per_flow"] = per_flow(tally, &outcome.ports);
     }
+    if let Some(directions) = finished.directions() {
+        directions.add_to(&mut object);
+    }
     match finished.losses {
         None => {}
         Some(Losses::Located(attribution)) => object["attribution"] = places(attribution),

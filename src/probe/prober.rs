@@ -18,11 +18,14 @@ use super::output::Output;
 use super::pace::{Frequency, Missed, Pace};
 use super::report::Intervals;
 use super::signals::Signals;
+use super::stamp::Stamp;
 use super::tally::Tally;
 use super::wire::Run;
 use crate::record::Record;
 use crate::reflect::Mode;
+use crate::reflect::stamp::{AUTHENTICATED_BYTES, ErrorEstimate};
 use crate::udp::{self, Batch, ConnectOptions, Poller, Socket};
+use crate::worker::StampClock;
 use moving::OwnAddress;
 
 /// A run that cannot start or continue.
@@ -51,6 +54,10 @@ pub(super) struct Outcome {
     pub is_plain: bool,
     /// Number of echoed records that a daemon in exchange mode would have decoded.
     pub echoed_records: u64,
+    /// The measurement in STAMP mode.
+    pub stamp: Option<Stamp>,
+    /// Error of this host's clock in STAMP mode: the larger of those at the start and at the end.
+    pub clock_error: ErrorEstimate,
     /// Requests that were due and not sent.
     pub missed: Missed,
     /// System time at the start.
@@ -67,6 +74,9 @@ pub(super) struct Prober<'a> {
     /// The target's address for output.
     address: &'a str,
     run: Run,
+    stamp: Option<Stamp>,
+    /// Error of this host's clock at the start.
+    clock_error: ErrorEstimate,
     tally: Tally,
     exchanges: Exchanges,
     pace: Pace,
@@ -131,9 +141,19 @@ impl<'a> Prober<'a> {
             sockets => Some(Poller::new(sockets).map_err(RunError::Wait)?),
         };
         let run = Run::new(id, config.size);
-        let slot_bytes = config.size.max(Record::BYTES) + 1;
+        let least = match config.mode {
+            Mode::Stamp => AUTHENTICATED_BYTES,
+            Mode::Exchange | Mode::Lockstep | Mode::Echo => Record::BYTES,
+        };
+        let slot_bytes = config.size.max(least) + 1;
+        let stamp = config.stamp.as_ref().map(|settings| {
+            let capacity = tally_capacity(config) / config.flows;
+            Stamp::new(settings.clone(), config.flows, capacity, id)
+        });
         Ok(Self {
             run,
+            stamp,
+            clock_error: StampClock::Kernel.read(),
             tally: Tally::new(config.flows, tally_capacity(config)),
             exchanges: Exchanges::new(config.mode, config.flows, config.wait),
             pace: Pace::new(config.frequency),
@@ -204,7 +224,11 @@ impl<'a> Prober<'a> {
                     .filter_map(Result::ok)
                     .map(|(_, drops)| drops)
                     .sum::<u64>(),
-            is_plain: self.config.mode != Mode::Echo && self.exchanges.is_plain(),
+            is_plain: self.stamp.is_none()
+                && self.config.mode != Mode::Echo
+                && self.exchanges.is_plain(),
+            clock_error: worse(self.clock_error, StampClock::Kernel.read()),
+            stamp: self.stamp,
             echoed_records: self.exchanges.echoed_after_reply(),
             missed: self.pace.missed(),
             started: self.clock.started(),
@@ -332,6 +356,16 @@ fn connect_options(config: &Config) -> ConnectOptions {
         source: config.source.clone(),
         ip: config.ip,
         port: 0,
+    }
+}
+
+/// The estimate of a clock that claims less.
+fn worse(one: ErrorEstimate, other: ErrorEstimate) -> ErrorEstimate {
+    let quality = |error: ErrorEstimate| (!error.is_synchronized(), error.seconds());
+    if quality(one) > quality(other) {
+        one
+    } else {
+        other
     }
 }
 

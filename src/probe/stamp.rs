@@ -12,10 +12,12 @@ use std::time::Duration;
 
 pub use delays::{DelaySummary, Delays};
 use packets::Packets;
-pub use packets::{Padding, Parsed, ParsedReply, StampRequests, TLV_HEADER};
-pub use session::{Delay, LostByDirection};
+pub use packets::{Padding, StampRequests};
+use packets::{Parsed, ParsedReply};
 use session::Session;
+pub use session::{Delay, LostByDirection};
 
+use super::wire::{Change, Message};
 use crate::reflect::stamp::{ErrorEstimate, NtpTimestamp};
 
 /// How far the system clock may move against the monotonic clock between two requests without a step.
@@ -122,8 +124,6 @@ pub struct Matched {
     pub is_cut: bool,
     /// Whether bytes beyond the base packet changed.
     pub is_altered: bool,
-    /// The delays of this reply.
-    pub delay: Option<Delay>,
 }
 
 /// A datagram from the target.
@@ -131,8 +131,42 @@ pub struct Matched {
 pub enum Answer {
     /// A reply.
     Reply(Matched),
-    /// Neither a reply nor an echo of a request.
+    /// A datagram that [`StampFaults`] counts: a request that came back, or a wrong HMAC.
+    Faulty,
+    /// Neither.
     Foreign,
+}
+
+impl Answer {
+    /// The time in the reflector, to be left out of the round trip.
+    pub fn in_reflector(&self) -> Duration {
+        match self {
+            Self::Reply(reply) => reply.in_reflector,
+            Self::Faulty | Self::Foreign => Duration::ZERO,
+        }
+    }
+
+    /// The datagram of `length` bytes in the terms of other modes, unless it is counted already.
+    pub fn message(&self, length: usize) -> Option<Message> {
+        let message = match *self {
+            Self::Faulty => return None,
+            Self::Foreign => Message::Foreign,
+            Self::Reply(Matched {
+                sequence,
+                is_cut,
+                is_altered,
+                ..
+            }) => Message::Reply {
+                sequence,
+                change: match (is_cut, is_altered) {
+                    (true, _) => Change::Truncated { length },
+                    (false, true) => Change::Altered,
+                    (false, false) => Change::None,
+                },
+            },
+        };
+        Some(message)
+    }
 }
 
 impl Stamp {
@@ -200,11 +234,11 @@ impl Stamp {
             Parsed::Reply(reply) => reply,
             Parsed::Echo => {
                 self.figures.faults.echoed += 1;
-                return Answer::Foreign;
+                return Answer::Faulty;
             }
             Parsed::Unverified => {
                 self.figures.faults.unverified += 1;
-                return Answer::Foreign;
+                return Answer::Faulty;
             }
             Parsed::Other => return Answer::Foreign,
         };
@@ -214,7 +248,7 @@ impl Stamp {
             return Answer::Foreign;
         };
         let round_trip = sent_at(sent.sequence).and_then(|at| reception.at.checked_sub(at));
-        let times = self.times(&reply, sent.at, reception, round_trip);
+        let times = times(&reply, sent.at, reception, round_trip);
         let is_first = self.sessions[flow].is_unanswered(number);
         self.sessions[flow].answered(number, reply.fields.sequence, times.1);
         if is_first {
@@ -225,7 +259,6 @@ impl Stamp {
             in_reflector: Duration::from_nanos(times.0.unwrap_or(0)),
             is_cut: reply.is_cut,
             is_altered: reply.is_altered,
-            delay: times.1,
         })
     }
 
@@ -240,32 +273,9 @@ impl Stamp {
         sum
     }
 
-    /// Whether the reflector numbers its replies. See [`Session::is_stateful`].
+    /// Whether the reflector numbers its replies. `None` if all numbers equal those of the requests.
     pub fn is_stateful(&self) -> Option<bool> {
         self.sessions.iter().find_map(Session::is_stateful)
-    }
-
-    /// The time in the reflector, if it is possible, and the delays, if T4 is known.
-    fn times(
-        &self,
-        reply: &ParsedReply,
-        t1: NtpTimestamp,
-        reception: StampReception,
-        round_trip: Option<Duration>,
-    ) -> (Option<u64>, Option<Delay>) {
-        let [t2, t3] = reply_times(reply);
-        let in_reflector = t3.nanoseconds_since(t2);
-        let round_trip = round_trip.map_or(i64::MAX, nanoseconds);
-        let is_possible = (0..=round_trip).contains(&in_reflector);
-        let delay = reception.time_of_day.map(|time| Delay {
-            forward: t2.nanoseconds_since(t1),
-            backward: NtpTimestamp::from_unix(time).nanoseconds_since(t3),
-            round_trip: round_trip - if is_possible { in_reflector } else { 0 },
-        });
-        (
-            u64::try_from(in_reflector).ok().filter(|_| is_possible),
-            delay,
-        )
     }
 
     /// Adds the first reply to a request to the figures.
@@ -286,7 +296,10 @@ impl Stamp {
             figures.backward.add(delay.backward);
             figures.offset.add(delay.forward / 2 - delay.backward / 2);
             let [before, after] = self.sessions[flow].neighbours(number);
-            let pairs = [before.map(|before| (before, delay)), after.map(|after| (delay, after))];
+            let pairs = [
+                before.map(|before| (before, delay)),
+                after.map(|after| (delay, after)),
+            ];
             for (before, after) in pairs.into_iter().flatten() {
                 figures.ipdv_forward.add(after.forward - before.forward);
                 figures.ipdv_backward.add(after.backward - before.backward);
@@ -310,7 +323,10 @@ impl Stamp {
         let sent_at = self.sessions[flow].get(number).map(|sent| sent.at);
         let faults = &mut figures.faults;
         for (count, is_faulty) in [
-            (&mut faults.ssid, has_ssid && reply.fields.ssid != settings.ssid),
+            (
+                &mut faults.ssid,
+                has_ssid && reply.fields.ssid != settings.ssid,
+            ),
             (
                 &mut faults.changed_t1,
                 sent_at.is_some_and(|at| at != reply.fields.request_sent_at),
@@ -318,7 +334,10 @@ impl Stamp {
             (&mut faults.equal_times, t2 == t3),
             (&mut faults.impossible_times, in_reflector.is_none()),
             (&mut faults.cut, reply.is_cut),
-            (&mut faults.unrecognized, reply.flags.is_unrecognized() && !reply.flags.is_unverified()),
+            (
+                &mut faults.unrecognized,
+                reply.flags.is_unrecognized() && !reply.flags.is_unverified(),
+            ),
             (&mut faults.malformed, reply.flags.is_malformed()),
             (&mut faults.refused_hmac, reply.flags.is_unverified()),
             (&mut faults.refused_dscp, is_refused),
@@ -338,6 +357,28 @@ impl Stamp {
     }
 }
 
+/// The time in the reflector, if it is possible, and the delays, if T4 is known.
+fn times(
+    reply: &ParsedReply,
+    t1: NtpTimestamp,
+    reception: StampReception,
+    round_trip: Option<Duration>,
+) -> (Option<u64>, Option<Delay>) {
+    let [t2, t3] = reply_times(reply);
+    let in_reflector = t3.nanoseconds_since(t2);
+    let round_trip = round_trip.map_or(i64::MAX, nanoseconds);
+    let is_possible = (0..=round_trip).contains(&in_reflector);
+    let delay = reception.time_of_day.map(|time| Delay {
+        forward: t2.nanoseconds_since(t1),
+        backward: NtpTimestamp::from_unix(time).nanoseconds_since(t3),
+        round_trip: round_trip - if is_possible { in_reflector } else { 0 },
+    });
+    (
+        u64::try_from(in_reflector).ok().filter(|_| is_possible),
+        delay,
+    )
+}
+
 /// T2 and T3 in NTP format.
 fn reply_times(reply: &ParsedReply) -> [NtpTimestamp; 2] {
     let fields = &reply.fields;
@@ -352,3 +393,6 @@ fn reply_times(reply: &ParsedReply) -> [NtpTimestamp; 2] {
 fn nanoseconds(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

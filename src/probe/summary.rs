@@ -97,6 +97,9 @@ impl Summary<'_> {
         if let Some(jitter) = tally.jitter().mean() {
             write!(f, ", jitter {}", Milliseconds(jitter))?;
         }
+        if let Some(directions) = self.finished.directions() {
+            write!(f, "{directions}")?;
+        }
         self.bars(f, tally.rtts())
     }
 

@@ -165,6 +165,11 @@ impl Tally {
         self.requests.next()
     }
 
+    /// Returns the send time of a request, if it is kept.
+    pub fn sent_at(&self, sequence: u64) -> Option<Duration> {
+        self.requests.get(sequence).map(|request| request.sent_at())
+    }
+
     /// Counts a request that `flow` sends at time `at`.
     pub fn sent(&mut self, flow: usize, at: Duration) {
         let sequence = self.requests.next();

@@ -33,9 +33,10 @@ pub use timestamp::NtpTimestamp;
 use tlv::TlvContext;
 pub use tlv::{TlvFault, TlvKind, TlvTotals};
 pub use uplink::UplinkTotals;
-pub(crate) use wire::{AUTHENTICATED, Layout, OPEN, ReplyFields, get, put};
-use wire::{Reply, Request};
+pub use wire::ReplyFields;
+pub(crate) use wire::{AUTHENTICATED, Layout, OPEN, get, put};
 pub use wire::{AUTHENTICATED_BYTES, MIN_REQUEST, OPEN_BYTES};
+use wire::{Reply, Request};
 
 use super::{Action, Datagram, Destination, NoMemory, ReflectorSettings, Refusal, Timeout};
 

@@ -8,24 +8,22 @@ use super::sys::sockopt;
 impl Socket {
     /// Enables the control messages about the IP header, and sends with the greatest TTL.
     pub(super) fn enable_ip_header(&self) -> io::Result<()> {
+        self.receive_ip_header()?;
         if self.address.is_ipv6() {
-            for (name, value) in [
-                (libc::IPV6_RECVHOPLIMIT, 1),
-                (libc::IPV6_RECVTCLASS, 1),
-                (libc::IPV6_UNICAST_HOPS, 255),
-            ] {
-                sockopt::set(self, libc::IPPROTO_IPV6, name, value)?;
-            }
+            sockopt::set(self, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, 255)?;
+        }
+        sockopt::set(self, libc::IPPROTO_IP, libc::IP_TTL, 255)
+    }
+
+    /// Reports the TTL or hop limit and the traffic class of received datagrams.
+    pub(super) fn receive_ip_header(&self) -> io::Result<()> {
+        if self.address.is_ipv6() {
+            sockopt::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?;
+            sockopt::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }
         // On an IPv6 socket, for IPv4 datagrams.
-        for (name, value) in [
-            (libc::IP_RECVTTL, 1),
-            (libc::IP_RECVTOS, 1),
-            (libc::IP_TTL, 255),
-        ] {
-            sockopt::set(self, libc::IPPROTO_IP, name, value)?;
-        }
-        Ok(())
+        sockopt::set(self, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?;
+        sockopt::set(self, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)
     }
 }
 

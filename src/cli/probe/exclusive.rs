@@ -42,7 +42,8 @@ impl ProbeArgs {
             }
             self.unset(if is_option[0] { other } else { one });
         }
-        self.check_source(given)
+        self.check_source(given)?;
+        self.settle_stamp(given)
     }
 
     /// Whether the field is more than a flag that is off.

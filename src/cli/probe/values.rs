@@ -8,25 +8,33 @@ use crate::address::HostPort;
 use crate::cli::dscp::whole;
 use crate::cli::values::duration;
 use crate::probe::pace::Frequency;
-use crate::reflect::Mode;
 use crate::udp::{Fragmentation, Source};
 use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 /// The port of a reflector in modes other than stamp.
 const DEFAULT_PORT: u16 = 9999;
 
-/// Returns the parser of the mode: the client does not measure STAMP.
-pub(super) fn mode() -> impl TypedValueParser<Value = Mode> {
-    let modes = Mode::value_variants().iter();
-    let modes = modes.filter(|mode| **mode != Mode::Stamp);
-    let names = modes.filter_map(ValueEnum::to_possible_value);
-    PossibleValuesParser::new(names).try_map(|name| Mode::from_str(&name, false))
-}
-
 /// The address to send to; its port is not 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target(pub HostPort);
+pub struct Target {
+    text: String,
+    host_port: HostPort,
+}
+
+impl Target {
+    /// The host and the port.
+    pub fn host_port(&self) -> &HostPort {
+        &self.host_port
+    }
+
+    /// Uses another port where the text has none.
+    pub(super) fn use_port(&mut self, port: u16) {
+        // The text was parsed before.
+        if let Ok(host_port) = HostPort::parse_with_default(&self.text, port) {
+            self.host_port = host_port;
+        }
+    }
+}
 
 /// Whether routers, and this host, may fragment requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -58,7 +66,10 @@ impl FromStr for Target {
         if target.port() == 0 {
             return Err("cannot send to port 0: it is reserved; use 1 to 65535".into());
         }
-        Ok(Self(target))
+        Ok(Self {
+            text: text.into(),
+            host_port: target,
+        })
     }
 }
 

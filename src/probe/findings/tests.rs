@@ -8,6 +8,7 @@ use crate::probe::attribution::Attribution;
 use crate::probe::notes::Notes;
 use crate::probe::pace::Missed;
 use crate::probe::tally::Tally;
+use crate::reflect::stamp::ErrorEstimate;
 use crate::udp::Icmp;
 
 const TARGET: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -30,6 +31,8 @@ fn run(flows: usize, answers: &[bool]) -> Outcome {
         own_drops: 0,
         is_plain: false,
         echoed_records: 0,
+        stamp: None,
+        clock_error: ErrorEstimate::UNKNOWN,
         missed: Missed::default(),
         started: SystemTime::UNIX_EPOCH,
         ended: Duration::ZERO,

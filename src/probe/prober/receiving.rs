@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{BATCH, Prober};
 use crate::probe::notes::DeliveryError;
+use crate::probe::stamp::StampReception;
 use crate::probe::tally::ReplyKind;
 use crate::probe::wire::{Change, HEADER_BYTES, Message};
 use crate::udp::{Rejection, Wait};
@@ -23,6 +24,8 @@ pub(super) struct Received {
     pub at: Duration,
     /// When it arrived at the latest.
     pub by: Duration,
+    /// The part of the round trip that the reflector reports as its own.
+    pub in_reflector: Duration,
 }
 
 impl Prober<'_> {
@@ -73,16 +76,34 @@ impl Prober<'_> {
                 self.own_address.received_on(flow);
                 let now = self.clock.moment();
                 for slot in 0..count {
-                    let received = self.batch.meta(slot);
-                    let bytes = self.batch.bytes(slot);
-                    let message = self.run.parse(bytes, received.length);
-                    let received = Received {
-                        length: received.length,
-                        ttl: received.ttl,
-                        at: now.of_receipt(received.received_at),
+                    let meta = self.batch.meta(slot);
+                    let mut received = Received {
+                        length: meta.length,
+                        ttl: meta.ttl,
+                        at: now.of_receipt(meta.received_at),
                         by: now.at,
+                        in_reflector: Duration::ZERO,
                     };
-                    self.handle(flow, message, received);
+                    let bytes = self.batch.bytes(slot);
+                    let message = match &mut self.stamp {
+                        None => Some(self.run.parse(bytes, meta.length)),
+                        Some(stamp) => {
+                            let reception = StampReception {
+                                at: received.at,
+                                time_of_day: meta.received_at.or(now.time_of_day()),
+                                ttl: meta.ttl,
+                                traffic_class: meta.traffic_class,
+                            };
+                            let sent_at = |sequence| self.tally.sent_at(sequence);
+                            let answer =
+                                stamp.receive(flow, bytes, meta.length, reception, sent_at);
+                            received.in_reflector = answer.in_reflector();
+                            answer.message(meta.length)
+                        }
+                    };
+                    if let Some(message) = message {
+                        self.handle(flow, message, received);
+                    }
                 }
                 count as u64
             }
@@ -104,7 +125,13 @@ impl Prober<'_> {
 
     /// Counts and prints a datagram.
     fn handle(&mut self, flow: usize, message: Message, received: Received) {
-        let Received { length, at, by, .. } = received;
+        let Received {
+            length,
+            at,
+            by,
+            in_reflector,
+            ..
+        } = received;
         match message {
             Message::Foreign => self.notes.foreign += 1,
             Message::Damaged => {
@@ -128,7 +155,11 @@ impl Prober<'_> {
                     Change::Truncated { length } => self.notes.truncated(length),
                     Change::None | Change::Altered => self.notes.whole_replies += 1,
                 }
-                let kind = self.tally.reply(sequence, change != Change::None, at, by);
+                let [counted_at, counted_by] = [at, by].map(|at| at.saturating_sub(in_reflector));
+                let is_corrupted = change != Change::None;
+                let kind = self
+                    .tally
+                    .reply(sequence, is_corrupted, counted_at, counted_by);
                 if let ReplyKind::First { flow, rtt, .. } = kind {
                     if let Some(intervals) = &mut self.intervals {
                         intervals.add(rtt);
@@ -160,6 +191,13 @@ impl Prober<'_> {
     fn count_rejection(&mut self, flow: usize, rejection: &Rejection) {
         let bytes = &rejection.bytes;
         let error = rejection.into();
+        if let Some(sequence) = self
+            .stamp
+            .as_ref()
+            .and_then(|stamp| stamp.quoted(flow, bytes))
+        {
+            return self.rejected(sequence, error);
+        }
         match self.run.parse(bytes, bytes.len()) {
             Message::Reply { sequence, .. } => self.rejected(sequence, error),
             // An ICMP error need not quote the payload (RFC 792). It is then about the request that

@@ -62,10 +62,7 @@ impl Prober<'_> {
         self.follow_address(flow, self.clock.now(), false);
         let size = self.config.size;
         let first = self.tally.next_sequence();
-        for (sequence, bytes) in (first..).zip(self.outgoing.chunks_mut(size).take(number)) {
-            self.run.write(sequence, bytes);
-        }
-        let now = self.clock.now();
+        let now = self.write(flow, first, number);
         self.last_sent = now;
         for sequence in (first..).take(number) {
             self.tally.sent(flow, now);
@@ -99,6 +96,24 @@ impl Prober<'_> {
             };
         }
         self.outgoing = outgoing;
+    }
+
+    /// Writes requests of a flow. Returns the time at which they are sent.
+    fn write(&mut self, flow: usize, first: u64, number: usize) -> Duration {
+        let outgoing = self.outgoing.chunks_mut(self.config.size).take(number);
+        let Some(stamp) = &mut self.stamp else {
+            for (sequence, bytes) in (first..).zip(outgoing) {
+                self.run.write(sequence, bytes);
+            }
+            return self.clock.now();
+        };
+        let now = self.clock.moment();
+        let time_of_day = now.time_of_day();
+        let time_of_day = time_of_day.unwrap_or_else(|| self.clock.since_1970(now.at));
+        for (sequence, bytes) in (first..).zip(outgoing) {
+            stamp.write(flow, sequence, now.at, time_of_day, self.clock_error, bytes);
+        }
+        now.at
     }
 
     /// Sends a record.

@@ -10,9 +10,11 @@ pub struct Delays {
     negative: Histogram<u64>,
     least: i64,
     greatest: i64,
-    /// Mean in seconds, and sum of the squared differences from it (Welford's algorithm).
+    /// Mean, and sum of the squared differences from it (Welford's algorithm).
     mean: f64,
     squares: f64,
+    /// Sum of the times without their sign.
+    absolute: f64,
 }
 
 /// The figures of a set of times, in nanoseconds.
@@ -45,6 +47,7 @@ impl Default for Delays {
             greatest: i64::MIN,
             mean: 0.0,
             squares: 0.0,
+            absolute: 0.0,
         }
     }
 }
@@ -58,18 +61,26 @@ impl Delays {
         } else {
             &mut self.positive
         };
-        histogram.saturating_record(nanoseconds.unsigned_abs());
+        // The histogram grows, and has space for every number.
+        let _ = histogram.record(nanoseconds.unsigned_abs());
         self.least = self.least.min(nanoseconds);
         self.greatest = self.greatest.max(nanoseconds);
         let time = nanoseconds as f64;
         let difference = time - self.mean;
         self.mean += difference / self.count() as f64;
         self.squares += difference * (time - self.mean);
+        self.absolute += time.abs();
     }
 
     /// Returns the number of times.
     pub fn count(&self) -> u64 {
         self.positive.len() + self.negative.len()
+    }
+
+    /// Returns the mean of the times without their sign, or `None` without a time.
+    #[expect(clippy::cast_precision_loss, reason = "a statistic")]
+    pub fn mean_absolute(&self) -> Option<f64> {
+        (self.count() > 0).then(|| self.absolute / self.count() as f64)
     }
 
     /// Returns the figures, or `None` without a time.
@@ -99,7 +110,8 @@ impl Delays {
     fn quantile(&self, quantile: f64) -> i64 {
         let rank = (self.count() as f64 * quantile).ceil().max(1.0) as u64;
         let at = |histogram: &Histogram<u64>, rank: u64| {
-            let value = histogram.value_at_quantile(rank as f64 / histogram.len() as f64);
+            // The middle of the rank: the quotient may be rounded up.
+            let value = histogram.value_at_quantile((rank as f64 - 0.5) / histogram.len() as f64);
             i64::try_from(value).unwrap_or(i64::MAX)
         };
         let negative = self.negative.len();
@@ -126,7 +138,9 @@ mod tests {
             times in prop::collection::vec(-20_000_000_000_i64..20_000_000_000, 1..200)
         ) {
             let mut delays = Delays::default();
-            times.iter().for_each(|time| delays.add(*time));
+            for time in &times {
+                delays.add(*time);
+            }
             let summary = delays.summary().unwrap();
             let mut sorted = times.clone();
             sorted.sort_unstable();

@@ -4,12 +4,12 @@
 //! size, and in authenticated mode the HMAC of the others.
 
 use crate::reflect::stamp::{
-    AUTHENTICATED, ErrorEstimate, HMAC_BYTES, HmacKey, Layout, NtpTimestamp, OPEN, ReplyFields, get,
-    put,
+    AUTHENTICATED, ErrorEstimate, HMAC_BYTES, HmacKey, Layout, NtpTimestamp, OPEN, ReplyFields,
+    get, put,
 };
 
 /// Length of a TLV without its value.
-pub const TLV_HEADER: usize = 4;
+const TLV_HEADER: usize = 4;
 
 /// Types of TLVs (RFC 8972, section 5.1).
 const EXTRA_PADDING: u8 = 1;
@@ -20,6 +20,10 @@ const HMAC: u8 = 8;
 const UNRECOGNIZED: u8 = 0x80;
 const MALFORMED: u8 = 0x40;
 const INTEGRITY: u8 = 0x20;
+
+/// The header of the HMAC TLV.
+const HMAC_HEADER: [u8; TLV_HEADER] = [UNRECOGNIZED, HMAC, 0, 16];
+const _: () = assert!(HMAC_HEADER[3] as usize == HMAC_BYTES);
 
 /// Lengths of whole TLVs.
 const CLASS_OF_SERVICE_BYTES: usize = TLV_HEADER + 4;
@@ -44,6 +48,8 @@ pub struct StampRequests {
     pub size: usize,
     /// Identifier of the session, 0 for none.
     pub ssid: u16,
+    /// Whether requests are authenticated.
+    pub is_authenticated: bool,
     /// Key of authenticated mode.
     pub key: Option<HmacKey>,
     /// DSCP that the Class of Service TLV asks the reflector to use.
@@ -65,7 +71,7 @@ pub(super) struct Packets {
 
 /// A datagram from the reflector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parsed {
+pub(super) enum Parsed {
     /// A reply.
     Reply(ParsedReply),
     /// A request that came back as it was: the target echoes, it does not reflect STAMP.
@@ -78,37 +84,37 @@ pub enum Parsed {
 
 /// A reply and what is unusual about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParsedReply {
+pub(super) struct ParsedReply {
     /// Its base packet.
-    pub fields: ReplyFields,
+    pub(super) fields: ReplyFields,
     /// The Class of Service TLV, if the reflector answered it: the DSCP of the request as received,
     /// and whether its policy refused the requested DSCP.
-    pub class_of_service: Option<(u8, bool)>,
+    pub(super) class_of_service: Option<(u8, bool)>,
     /// Whether bytes beyond the base packet are missing.
-    pub is_cut: bool,
+    pub(super) is_cut: bool,
     /// Whether bytes beyond the base packet changed.
-    pub is_altered: bool,
+    pub(super) is_altered: bool,
     /// Whether the reflector returned a TLV as not understood, malformed, or not verified.
-    pub flags: TlvFlags,
+    pub(super) flags: TlvFlags,
 }
 
 /// The flags of all TLVs of a reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TlvFlags(u8);
+pub(super) struct TlvFlags(u8);
 
 impl TlvFlags {
     /// U: a TLV was not understood.
-    pub fn is_unrecognized(self) -> bool {
+    pub(super) fn is_unrecognized(self) -> bool {
         self.0 & UNRECOGNIZED != 0
     }
 
     /// M: a TLV was malformed.
-    pub fn is_malformed(self) -> bool {
+    pub(super) fn is_malformed(self) -> bool {
         self.0 & MALFORMED != 0
     }
 
     /// I: the integrity of the TLVs could not be verified.
-    pub fn is_unverified(self) -> bool {
+    pub(super) fn is_unverified(self) -> bool {
         self.0 & INTEGRITY != 0
     }
 }
@@ -119,6 +125,17 @@ impl StampRequests {
         self.layout().size
     }
 
+    /// Length of the shortest request with these settings in bytes, except for those of TWAMP-Light.
+    pub fn least(&self) -> usize {
+        let has_tlvs = self.class_of_service.is_some();
+        let hmac = if self.is_authenticated && has_tlvs {
+            HMAC_TLV_BYTES
+        } else {
+            0
+        };
+        self.base() + self.class_of_service.map_or(0, |_| CLASS_OF_SERVICE_BYTES) + hmac
+    }
+
     /// Returns the reason why requests cannot have this size, and the next smaller and larger ones
     /// that are possible.
     ///
@@ -127,8 +144,9 @@ impl StampRequests {
     pub fn check_size(&self) -> Result<(), (usize, usize)> {
         let least = self.base() + self.tlvs();
         let is_short = self.size < least;
-        let plain = self.padding == Padding::Plain || (self.key.is_none() && self.size < self.base());
-        if plain && self.class_of_service.is_none() {
+        let is_light = !self.is_authenticated && self.size < self.base();
+        let has_padding = self.padding == Padding::Plain && self.size >= self.base();
+        if (is_light || has_padding) && self.class_of_service.is_none() {
             return Ok(());
         }
         match self.size.checked_sub(least) {
@@ -142,7 +160,8 @@ impl StampRequests {
     /// Length of the TLVs without Extra Padding.
     fn tlvs(&self) -> usize {
         let class_of_service = self.class_of_service.map_or(0, |_| CLASS_OF_SERVICE_BYTES);
-        let hmac = if self.key.is_some() && self.size > self.base() && self.padding != Padding::Plain {
+        let has_tlvs = self.size > self.base() && self.padding != Padding::Plain;
+        let hmac = if self.is_authenticated && has_tlvs {
             HMAC_TLV_BYTES
         } else {
             0
@@ -151,9 +170,10 @@ impl StampRequests {
     }
 
     fn layout(&self) -> &'static Layout {
-        match self.key {
-            Some(_) => &AUTHENTICATED,
-            None => &OPEN,
+        if self.is_authenticated {
+            &AUTHENTICATED
+        } else {
+            &OPEN
         }
     }
 }
@@ -179,9 +199,9 @@ impl Packets {
             (Padding::Zero, Some(length)) => tlv(EXTRA_PADDING, &vec![0; length]),
             (Padding::Random, Some(length)) => tlv(EXTRA_PADDING, &noise(random, length)),
         }
-        let hmac = (settings.key.is_some() && !rest.is_empty()).then_some(rest.len());
+        let hmac = (settings.is_authenticated && !rest.is_empty()).then_some(rest.len());
         if hmac.is_some() {
-            rest.extend([UNRECOGNIZED, HMAC, 0, HMAC_BYTES as u8]);
+            rest.extend(HMAC_HEADER);
         }
         rest.resize(space, 0);
         Self {

@@ -18,7 +18,7 @@ pub struct Delay {
 
 /// The requests of one flow.
 #[derive(Debug, Default)]
-pub struct Session {
+pub(super) struct Session {
     /// The number of the next request, not modulo 2^32.
     next: u64,
     /// The last requests, up to `next`.
@@ -28,15 +28,15 @@ pub struct Session {
 
 /// A request.
 #[derive(Debug, Clone, Copy)]
-pub struct Sent {
+pub(super) struct Sent {
     /// Its number in the tally.
-    pub sequence: u64,
+    pub(super) sequence: u64,
     /// T1.
-    pub at: NtpTimestamp,
+    pub(super) at: NtpTimestamp,
     /// Known once it is answered.
     delay: Option<Delay>,
-    /// Number of its first reply.
-    reply: Option<u32>,
+    /// Lowest and highest number of its replies.
+    replies: Option<(u32, u32)>,
 }
 
 /// The sequence numbers of replies, from which the direction of loss follows. A stateful reflector
@@ -69,12 +69,12 @@ pub struct LostByDirection {
 
 impl Session {
     /// Returns the sequence number of the next request.
-    pub fn next_number(&self) -> u32 {
+    pub(super) fn next_number(&self) -> u32 {
         wrapped(self.next)
     }
 
     /// Notes a request, and forgets all but the last `capacity`.
-    pub fn sent(&mut self, sequence: u64, at: NtpTimestamp, capacity: usize) {
+    pub(super) fn sent(&mut self, sequence: u64, at: NtpTimestamp, capacity: usize) {
         self.next += 1;
         if self.kept.len() >= capacity {
             self.kept.pop_front();
@@ -83,18 +83,18 @@ impl Session {
             sequence,
             at,
             delay: None,
-            reply: None,
+            replies: None,
         });
     }
 
     /// Returns the request with this sequence number, if it is kept.
-    pub fn get(&self, number: u32) -> Option<Sent> {
+    pub(super) fn get(&self, number: u32) -> Option<Sent> {
         Some(self.kept[self.index(number)?])
     }
 
     /// Notes a reply with the sequence number `reply` to the request `number`, which is kept. `delay`
     /// is that of the first reply to a request.
-    pub fn answered(&mut self, number: u32, reply: u32, delay: Option<Delay>) {
+    pub(super) fn answered(&mut self, number: u32, reply: u32, delay: Option<Delay>) {
         let Some(index) = self.index(number) else {
             return;
         };
@@ -105,13 +105,18 @@ impl Session {
         let ahead = reply.wrapping_sub(wrapped(numbers.reply)).cast_signed();
         let reply_number = numbers.reply.saturating_add_signed(ahead.into());
         numbers.differ |= reply != number;
-        match sent.reply {
+        match &mut sent.replies {
             None => {
-                sent.reply = Some(reply);
+                sent.replies = Some((reply, reply));
                 sent.delay = delay;
                 numbers.answered += 1;
             }
-            Some(first) => numbers.answered_twice += u64::from(first != reply),
+            Some((lowest, highest)) if !(*lowest..=*highest).contains(&reply) => {
+                numbers.answered_twice += 1;
+                (*lowest, *highest) = (reply.min(*lowest), reply.max(*highest));
+            }
+            // The same reply again.
+            Some(_) => {}
         }
         if numbers.first.is_none() {
             numbers.first = Some((request, reply.into()));
@@ -123,24 +128,24 @@ impl Session {
     }
 
     /// Whether the request with this sequence number is kept and has no reply.
-    pub fn is_unanswered(&self, number: u32) -> bool {
-        self.get(number).is_some_and(|sent| sent.reply.is_none())
+    pub(super) fn is_unanswered(&self, number: u32) -> bool {
+        self.get(number).is_some_and(|sent| sent.replies.is_none())
     }
 
     /// Returns the delays of the requests before and after an answered one, if they are answered.
-    pub fn neighbours(&self, number: u32) -> [Option<Delay>; 2] {
+    pub(super) fn neighbours(&self, number: u32) -> [Option<Delay>; 2] {
         let delay = |number| self.get(number).and_then(|sent| sent.delay);
         [delay(number.wrapping_sub(1)), delay(number.wrapping_add(1))]
     }
 
     /// Whether the reflector numbers its replies. `None` if all numbers equal those of the requests:
     /// then either it copies them, or no request was lost on the way there.
-    pub fn is_stateful(&self) -> Option<bool> {
+    pub(super) fn is_stateful(&self) -> Option<bool> {
         self.numbers.differ.then_some(true)
     }
 
     /// Returns the lost requests by direction.
-    pub fn lost(&self) -> LostByDirection {
+    pub(super) fn lost(&self) -> LostByDirection {
         let numbers = &self.numbers;
         let lost = self.next - numbers.answered;
         let unknown = LostByDirection {
@@ -161,7 +166,10 @@ impl Session {
         let arrived = (numbers.reply + 1)
             .saturating_sub(earlier)
             .saturating_sub(numbers.answered_twice);
-        match (sent.checked_sub(arrived), arrived.checked_sub(numbers.answered)) {
+        match (
+            sent.checked_sub(arrived),
+            arrived.checked_sub(numbers.answered),
+        ) {
             (Some(forward), Some(backward)) => LostByDirection {
                 forward,
                 backward,

@@ -38,6 +38,7 @@ impl NtpTimestamp {
 
     /// This timestamp of a truncated PTP clock (IEEE 1588: seconds and nanoseconds since 1970) in
     /// NTP format. PTP counts in TAI, which is 37 s ahead of UTC in 2026: that remains.
+    #[must_use]
     pub fn from_ptp(self) -> Self {
         let (seconds, nanoseconds) = (self.0 >> 32, self.0 & 0xffff_ffff);
         let fraction = (nanoseconds.min(NANOSECONDS - 1) << 32) / NANOSECONDS;

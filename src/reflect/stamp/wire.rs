@@ -106,19 +106,23 @@ pub(super) struct Reply {
 
 /// The fields of a reply, as its sender reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ReplyFields {
-    pub(crate) sequence: u32,
+pub struct ReplyFields {
+    /// Its sequence number.
+    pub sequence: u32,
     /// T3.
-    pub(crate) sent_at: NtpTimestamp,
-    pub(crate) error: ErrorEstimate,
-    pub(crate) ssid: u16,
+    pub sent_at: NtpTimestamp,
+    /// Error estimate of T2 and T3.
+    pub error: ErrorEstimate,
+    /// SSID.
+    pub ssid: u16,
     /// T2.
-    pub(crate) received_at: NtpTimestamp,
-    pub(crate) request_sequence: u32,
+    pub received_at: NtpTimestamp,
+    /// Sequence number of the request.
+    pub request_sequence: u32,
     /// T1 as the reflector returns it.
-    pub(crate) request_sent_at: NtpTimestamp,
+    pub request_sent_at: NtpTimestamp,
     /// The TTL that the request arrived with.
-    pub(crate) ttl: u8,
+    pub ttl: u8,
 }
 
 impl Layout {

@@ -221,7 +221,9 @@ impl Socket {
         socket
             .enable_rejections()
             .map_err(failed("set IP_RECVERR for"))?;
-        socket.enable_ttl().map_err(failed("set IP_RECVTTL for"))?;
+        socket
+            .receive_ip_header()
+            .map_err(failed("set IP_RECVTTL for"))?;
         sockopt::set(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
             .map_err(failed("set SO_TIMESTAMPNS for"))?;
         socket
@@ -258,15 +260,6 @@ impl Socket {
         }
         // On an IPv6 socket, for a peer with a mapped IPv4 address.
         sockopt::set(self, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
-    }
-
-    /// Reports the TTL or hop limit of received datagrams.
-    fn enable_ttl(&self) -> io::Result<()> {
-        if self.address.is_ipv6() {
-            sockopt::set(self, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?;
-        }
-        // On an IPv6 socket, for a peer with a mapped IPv4 address.
-        sockopt::set(self, libc::IPPROTO_IP, libc::IP_RECVTTL, 1)
     }
 }
 

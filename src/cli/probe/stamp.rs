@@ -1,0 +1,169 @@
+//! The client's options of STAMP mode.
+
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{ValueEnum, ValueHint};
+
+use super::{ProbeArgs, mistakes};
+use crate::cli::dscp::dscp;
+use crate::cli::key_file::{self, UnusableKeyFile};
+use crate::daemon::Given;
+use crate::probe::stamp::{Padding, StampRequests};
+use crate::reflect::Mode;
+use crate::reflect::stamp::{HmacKey, MIN_REQUEST};
+
+/// The port of a STAMP reflector (RFC 8545).
+const PORT: u16 = 862;
+
+/// The options of STAMP mode.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "STAMP options")]
+pub(super) struct ProbeStampArgs {
+    /// Session identifier [default: 0]
+    ///
+    /// STAMP session identifier (SSID) of the requests: 0 to 65535, or in hexadecimal with 0x. All
+    /// flows have the same.
+    #[arg(long, value_name = "N", value_parser = ssid)]
+    pub(super) ssid: Option<u16>,
+
+    /// DSCP to ask the reflector for [default: none]
+    ///
+    /// Ask the reflector to send its replies with this DSCP, by a Class of Service TLV: 0 to 63, or
+    /// a name such as EF. The reply says which DSCP the request arrived with.
+    #[arg(long, value_name = "DSCP", value_parser = dscp)]
+    pub(super) cos: Option<u8>,
+
+    /// Key file of authenticated mode [default: none]
+    ///
+    /// Send authenticated requests and verify the replies. The file has one SSID KEY per line, as
+    /// that of the daemon: see --stamp-key-file in udp-echo(8).
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) key_file: Option<PathBuf>,
+
+    /// Content of the padding [default: zero]
+    ///
+    /// Content of requests up to --size.
+    #[arg(long, value_enum, value_name = "CONTENT")]
+    pub(super) padding: Option<Padding>,
+}
+
+impl ValueEnum for Padding {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Zero, Self::Random, Self::Plain]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        let (name, help) = match self {
+            Self::Zero => ("zero", "An Extra Padding TLV of zeros"),
+            Self::Random => ("random", "An Extra Padding TLV of random bytes"),
+            Self::Plain => (
+                "plain",
+                "Zeros without a TLV, as TWAMP-Light senders have them",
+            ),
+        };
+        Some(clap::builder::PossibleValue::new(name).help(help))
+    }
+}
+
+impl ProbeArgs {
+    /// In STAMP mode, replaces the defaults of options that are not set. Rejects options of STAMP in
+    /// other modes, and sizes that are not possible.
+    pub(super) fn settle_stamp(&mut self, given: &Given) -> Result<(), clap::Error> {
+        let usage = |message| Err(mistakes::of_probe(ErrorKind::ArgumentConflict, message));
+        if self.mode != Mode::Stamp {
+            let options = ["ssid", "cos", "key_file", "padding"];
+            let mode = given.with("mode", self.mode.name());
+            return match options.iter().find_map(|option| given.get(option)) {
+                Some(option) => usage(format!(
+                    "cannot use {option} with {mode}: it is for STAMP; add --mode stamp"
+                )),
+                None if usize::from(self.size) < crate::probe::wire::HEADER_BYTES => {
+                    usage(format!(
+                        "cannot use {} with {mode}: requests have at least 16 bytes",
+                        given.with("size", &self.size.to_string())
+                    ))
+                }
+                None => Ok(()),
+            };
+        }
+        self.target.use_port(PORT);
+        let requests = self.requests(None);
+        if given.get("size").is_none() {
+            let least = requests.least();
+            self.size = u16::try_from(least).unwrap_or(u16::MAX);
+        }
+        let requests = self.requests(None);
+        let size = given.with("size", &self.size.to_string());
+        match requests.check_size() {
+            Ok(()) => Ok(()),
+            Err((least, other)) if least == other => usage(format!(
+                "cannot use {size}: these requests have at least {least} bytes"
+            )),
+            Err((least, other)) => usage(format!(
+                "cannot use {size}: the header of the padding does not fit; use {least}, at least \
+                 {other}, or --padding plain"
+            )),
+        }
+    }
+
+    /// The requests of STAMP mode.
+    ///
+    /// # Errors
+    /// If the key file cannot be used.
+    pub(super) fn stamp_requests(&self) -> Result<Option<StampRequests>, UnusableKeyFile> {
+        if self.mode != Mode::Stamp {
+            return Ok(None);
+        }
+        let key = match &self.stamp.key_file {
+            None => None,
+            Some(file) => {
+                let ssid = self.stamp.ssid.unwrap_or_default();
+                let keys = key_file::read(file)?;
+                let key = keys.get(ssid).cloned();
+                Some(key.ok_or_else(|| UnusableKeyFile::NoKey(file.clone(), ssid))?)
+            }
+        };
+        Ok(Some(self.requests(key)))
+    }
+
+    fn requests(&self, key: Option<HmacKey>) -> StampRequests {
+        let stamp = &self.stamp;
+        StampRequests {
+            size: self.size.into(),
+            ssid: stamp.ssid.unwrap_or_default(),
+            is_authenticated: stamp.key_file.is_some(),
+            key,
+            class_of_service: stamp.cos,
+            padding: stamp.padding.unwrap_or_default(),
+        }
+    }
+}
+
+fn ssid(text: &str) -> Result<u16, &'static str> {
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    let digits = Some(digits).filter(|digits| !digits.starts_with('+'));
+    digits
+        .and_then(|digits| u16::from_str_radix(digits, radix).ok())
+        .ok_or("expected 0 to 65535, or 0x0 to 0xffff")
+}
+
+const _: () = assert!(MIN_REQUEST == 14);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ssid_is_decimal_or_hexadecimal() {
+        for (text, number) in [("0", 0), ("65535", 65535), ("0x1234", 0x1234)] {
+            assert_eq!(ssid(text), Ok(number), "{text}");
+        }
+        for wrong in ["65536", "-1", "+1", "0x", "x", ""] {
+            assert!(ssid(wrong).is_err(), "{wrong}");
+        }
+    }
+}

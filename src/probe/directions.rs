@@ -1,0 +1,316 @@
+//! The figures of STAMP mode, which tell the way there from the way back, as text and as JSON.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde_json::{Value, json};
+
+use super::stamp::{DelaySummary, Delays, Stamp, StampFaults, StampFigures};
+use crate::reflect::stamp::ErrorEstimate;
+
+/// The figures of a run in STAMP mode.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Directions<'a> {
+    /// The measurement.
+    pub stamp: &'a Stamp,
+    /// Error of this host's clock.
+    pub local: ErrorEstimate,
+    /// DSCP of requests.
+    pub dscp_sent: u8,
+    /// Lost requests.
+    pub lost: u64,
+}
+
+/// Nanoseconds as milliseconds with three decimals, without the unit.
+struct Milliseconds(f64);
+
+impl Display for Milliseconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.0 / 1e6)
+    }
+}
+
+/// How far TAI is ahead of UTC since 2017, in nanoseconds, and how far a clock can be from that.
+const TAI: f64 = 37e9;
+const NEAR_TAI: f64 = 0.5e9;
+
+/// The lines after the round-trip times.
+impl Display for Directions<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let figures = self.stamp.figures();
+        for (name, delays, variation) in [
+            ("forward in ms:", &figures.forward, &figures.ipdv_forward),
+            ("backward in ms:", &figures.backward, &figures.ipdv_backward),
+        ] {
+            let Some(summary) = delays.summary() else {
+                continue;
+            };
+            let [min, mean, max, stddev] = [
+                ms(summary.min),
+                Milliseconds(summary.mean),
+                ms(summary.max),
+                Milliseconds(summary.stddev),
+            ];
+            let [p50, p90, p99] = [summary.p50, summary.p90, summary.p99].map(ms);
+            write!(
+                f,
+                "\n{name:17} min {min}, mean {mean}, max {max}, stddev {stddev}\
+                 \n                  p50 {p50}, p90 {p90}, p99 {p99}"
+            )?;
+            if let Some(jitter) = variation.mean_absolute() {
+                write!(f, ", jitter {}", Milliseconds(jitter))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Directions<'_> {
+    /// Returns the sentences of the summary.
+    pub(super) fn sentences(&self) -> Vec<String> {
+        let figures = self.stamp.figures();
+        let mut sentences = Vec::from_iter(self.place_of_loss());
+        if let Some(remote) = figures.remote_clock {
+            sentences.push(self.validity(remote));
+            sentences.extend(self.offset());
+            sentences.extend(self.path());
+        }
+        sentences.extend(faults(&figures.faults));
+        sentences
+    }
+
+    /// Adds the members of `--json`.
+    pub(super) fn add_to(&self, object: &mut Value) {
+        let figures = self.stamp.figures();
+        let lost = self.stamp.lost();
+        let remote = figures.remote_clock;
+        let settings = self.stamp.settings();
+        let members = json!({
+            "one_way_seconds": {
+                "forward": distribution(&figures.forward),
+                "backward": distribution(&figures.backward),
+            },
+            "ipdv_seconds": {
+                "forward": distribution(&figures.ipdv_forward),
+                "backward": distribution(&figures.ipdv_backward),
+                "round_trip": distribution(&figures.ipdv_round_trip),
+            },
+            "reflector_seconds": distribution(&figures.reflector),
+            "lost_by_direction": {
+                "forward": lost.forward,
+                "backward": lost.backward,
+                "unknown": lost.unknown,
+            },
+            "clocks": {
+                "local_synchronized": self.local.is_synchronized(),
+                "local_error_seconds": self.local.seconds(),
+                "remote_synchronized": remote.map(ErrorEstimate::is_synchronized),
+                "remote_error_seconds": remote.map(ErrorEstimate::seconds),
+                "one_way_valid": remote.map(|remote| self.is_valid(remote)),
+                "stepped": figures.is_stepped,
+            },
+            "path": {
+                "forward_ttl": figures.forward_ttl,
+                "backward_ttl": figures.backward_ttl,
+                "dscp_sent": self.dscp_sent,
+                "dscp_received_there": figures.dscp_received_there,
+                "dscp_returned": figures.dscp_returned,
+            },
+            "reflector": {
+                "stateful": self.stamp.is_stateful(),
+                "ssid": figures.ssid.filter(|_| settings.size >= settings.base()),
+                "timestamp_format": remote.map(timestamp_format),
+            },
+        });
+        if let (Value::Object(object), Value::Object(members)) = (object, members) {
+            object.extend(members);
+        }
+    }
+
+    /// The directions in which requests were lost.
+    fn place_of_loss(&self) -> Option<String> {
+        let has_replies = self.stamp.figures().remote_clock.is_some();
+        if self.lost == 0 || !has_replies {
+            return None;
+        }
+        let lost = self.stamp.lost();
+        if self.stamp.is_stateful().is_none() {
+            return Some(
+                "direction of loss unknown: all replies have the numbers of their requests, so \
+                 the reflector copies them, or no request was lost on the way there"
+                    .into(),
+            );
+        }
+        let unknown = match lost.unknown {
+            0 => String::new(),
+            count => format!(", unknown: {count} (no later reply shows it)"),
+        };
+        Some(format!(
+            "lost on the way there: {}, on the way back: {}{unknown}",
+            lost.forward, lost.backward
+        ))
+    }
+
+    fn is_valid(&self, remote: ErrorEstimate) -> bool {
+        let figures = self.stamp.figures();
+        self.local.is_synchronized()
+            && remote.is_synchronized()
+            && !figures.is_stepped
+            && !is_tai(figures)
+    }
+
+    /// Whether the one-way times can be believed.
+    fn validity(&self, remote: ErrorEstimate) -> String {
+        let error = (self.local.seconds() + remote.seconds()) * 1e9;
+        let error = Milliseconds(error);
+        if self.is_valid(remote) {
+            return format!("one-way times are right to {error} ms: both clocks are synchronized");
+        }
+        let why = match (self.local.is_synchronized(), remote.is_synchronized()) {
+            (false, false) => "neither clock is synchronized",
+            (false, true) => "this host's clock is not synchronized",
+            (true, false) => "the reflector's clock is not synchronized",
+            (true, true) if self.stamp.figures().is_stepped => {
+                "this host's clock was stepped during the run"
+            }
+            (true, true) => "the clocks differ by 37 s, as TAI and UTC do",
+        };
+        format!("one-way times are not valid: {why}")
+    }
+
+    /// How far the clocks differ.
+    fn offset(&self) -> Vec<String> {
+        let figures = self.stamp.figures();
+        let mut sentences = Vec::new();
+        if let Some(DelaySummary { p50, .. }) = figures.offset.summary() {
+            let direction = if p50 < 0 { "behind" } else { "ahead" };
+            let difference = ms(p50.saturating_abs());
+            sentences.push(format!(
+                "the reflector's clock is {difference} ms {direction}, if both ways take the same \
+                 time"
+            ));
+        }
+        if figures.is_stepped && !(self.local.is_synchronized()) {
+            sentences.push(
+                "this host's clock was stepped during the run: one-way times before and after \
+                 the step cannot be compared"
+                    .into(),
+            );
+        }
+        sentences
+    }
+
+    fn path(&self) -> Option<String> {
+        let figures = self.stamp.figures();
+        let there = figures.forward_ttl?;
+        let back = figures.backward_ttl?;
+        let returned = figures.dscp_returned.unwrap_or_default();
+        let received = match figures.dscp_received_there {
+            Some(dscp) => format!(", {dscp} received there"),
+            None => String::new(),
+        };
+        Some(format!(
+            "TTL: requests arrive with {there}, replies with {back}; DSCP: {} sent{received}, \
+             {returned} returned",
+            self.dscp_sent
+        ))
+    }
+}
+
+/// Sentences about what the reflector does wrong.
+fn faults(faults: &StampFaults) -> Vec<String> {
+    let rows = [
+        (
+            faults.echoed,
+            "requests that came back unchanged",
+            "the target echoes and is no STAMP reflector: use --mode echo",
+        ),
+        (
+            faults.unverified,
+            "replies with a wrong HMAC",
+            "they count as lost; check the key",
+        ),
+        (
+            faults.ssid,
+            "replies with another SSID",
+            "the reflector does not return it (RFC 8972)",
+        ),
+        (
+            faults.changed_t1,
+            "replies with another T1",
+            "the reflector changes it; the client uses its own",
+        ),
+        (
+            faults.equal_times,
+            "replies whose T2 and T3 are equal",
+            "the reflector reads its clock once, so its own time counts as network",
+        ),
+        (
+            faults.impossible_times,
+            "replies with impossible times in the reflector",
+            "their round trip includes it",
+        ),
+        (
+            faults.cut,
+            "replies shorter than their request",
+            "the reflector cuts padding or TLVs",
+        ),
+        (
+            faults.unrecognized,
+            "replies with a TLV that the reflector does not know",
+            "it supports fewer TLVs",
+        ),
+        (
+            faults.malformed,
+            "replies with a TLV that the reflector calls malformed",
+            "a device on the path may change packets",
+        ),
+        (
+            faults.refused_hmac,
+            "replies whose TLVs the reflector could not verify",
+            "check the key",
+        ),
+        (
+            faults.refused_dscp,
+            "replies without the DSCP of --cos",
+            "the policy of the reflector does not permit it",
+        ),
+    ];
+    let rows = rows.into_iter().filter(|(count, ..)| *count > 0);
+    rows.map(|(count, what, why)| format!("{what}: {count}; {why}"))
+        .collect()
+}
+
+fn timestamp_format(error: ErrorEstimate) -> &'static str {
+    if error.is_ptp() { "ptp" } else { "ntp" }
+}
+
+/// Whether the clocks differ as TAI and UTC do.
+fn is_tai(figures: &StampFigures) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "seconds count")]
+    let offset = figures.offset.summary().map(|offset| offset.p50 as f64);
+    offset.is_some_and(|offset| (offset.abs() - TAI).abs() < NEAR_TAI)
+}
+
+fn distribution(delays: &Delays) -> Value {
+    let summary = delays.summary();
+    let seconds =
+        |time: fn(&DelaySummary) -> f64| summary.as_ref().map(|delays| time(delays).round() / 1e9);
+    json!({
+        "min": seconds(|delays| exact(delays.min)),
+        "mean": seconds(|delays| delays.mean),
+        "stddev": seconds(|delays| delays.stddev),
+        "p50": seconds(|delays| exact(delays.p50)),
+        "p90": seconds(|delays| exact(delays.p90)),
+        "p99": seconds(|delays| exact(delays.p99)),
+        "max": seconds(|delays| exact(delays.max)),
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 104 days")]
+fn exact(nanoseconds: i64) -> f64 {
+    nanoseconds as f64
+}
+
+fn ms(nanoseconds: i64) -> Milliseconds {
+    Milliseconds(exact(nanoseconds))
+}
