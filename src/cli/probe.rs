@@ -12,7 +12,7 @@ use clap::{Parser, ValueHint};
 use super::dscp::dscp;
 use super::key_file::UnusableKeyFile;
 use super::mistakes;
-use super::values::{number, size};
+use super::values::number;
 use crate::address::Family;
 use crate::probe;
 pub use crate::probe::MetricsUrl;
@@ -21,7 +21,7 @@ use crate::reflect::Mode;
 use crate::udp::{IpOptions, Source};
 use stamp::ProbeStampArgs;
 pub use values::{PathMtu, Target};
-use values::{percent, rate, source, time, tos};
+use values::{percent, rate, request_size, source, time, tos};
 
 /// Measure loss and round-trip times over UDP, as ping does over ICMP
 ///
@@ -119,7 +119,7 @@ pub struct ProbeArgs {
         short = 's',
         long,
         value_name = "BYTES",
-        value_parser = size(14..=65507),
+        value_parser = request_size,
         default_value = "64"
     )]
     pub size: u16,

@@ -69,7 +69,7 @@ pub struct StampFigures {
     pub remote_clock: Option<ErrorEstimate>,
     /// Whether this host's clock was stepped during the run.
     pub is_stepped: bool,
-    /// What the reflector does wrong.
+    /// Faults of the reflector.
     pub faults: StampFaults,
 }
 

@@ -21,7 +21,7 @@ const DEFAULTS: [(&str, &str); 2] = [
         "mode=exchange count=until_Ctrl-C duration=until_Ctrl-C interval=1s rate=none size=64 \
          wait=1s flows=1 ipv4=any_family ipv6=any_family source=the_route's dscp=0 \
          ttl=the_kernel's df=off max-loss=100 report=none metrics-url=none quiet=off json=off \
-         json-lines=off timestamps=off",
+         json-lines=off timestamps=off ssid=0 cos=none key-file=none padding=zero",
     ),
 ];
 

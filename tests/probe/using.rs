@@ -12,7 +12,7 @@ fn usage_errors_are_status_2_and_name_option_and_value() {
         ("no/where", "'no/where' HOST:PORT"),
         ("localhost:0", "'localhost:0'"),
         ("h:1 i:2", "'i:2'"),
-        ("h:1 --size=15", "--size '15' 65507"),
+        ("h:1 --size=15", "--size 15 65507"),
         ("h:1 --size=65508", "--size '65508'"),
         ("h:1 --interval=0", "--interval '0'"),
         ("h:1 --interval=-1", "--interval '-1'"),

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ValueEnum, ValueHint};
 
+use super::values::REQUEST_SIZE;
 use super::{ProbeArgs, mistakes};
 use crate::cli::dscp::dscp;
 use crate::cli::key_file::{self, UnusableKeyFile};
 use crate::daemon::Given;
 use crate::probe::stamp::{Padding, StampRequests};
+use crate::probe::wire::HEADER_BYTES;
 use crate::reflect::Mode;
-use crate::reflect::stamp::{HmacKey, MIN_REQUEST};
+use crate::reflect::stamp::HmacKey;
 
 /// The port of a STAMP reflector (RFC 8545).
 const PORT: u16 = 862;
@@ -78,12 +80,10 @@ impl ProbeArgs {
                 Some(option) => usage(format!(
                     "cannot use {option} with {mode}: it is for STAMP; add --mode stamp"
                 )),
-                None if usize::from(self.size) < crate::probe::wire::HEADER_BYTES => {
-                    usage(format!(
-                        "cannot use {} with {mode}: requests have at least 16 bytes",
-                        given.with("size", &self.size.to_string())
-                    ))
-                }
+                None if usize::from(self.size) < HEADER_BYTES => usage(format!(
+                    "cannot use {} with {mode}: {REQUEST_SIZE}",
+                    given.with("size", &self.size.to_string())
+                )),
                 None => Ok(()),
             };
         }
@@ -150,8 +150,6 @@ fn ssid(text: &str) -> Result<u16, &'static str> {
         .and_then(|digits| u16::from_str_radix(digits, radix).ok())
         .ok_or("expected 0 to 65535, or 0x0 to 0xffff")
 }
-
-const _: () = assert!(MIN_REQUEST == 14);
 
 #[cfg(test)]
 mod tests {

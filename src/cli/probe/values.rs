@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::address::HostPort;
 use crate::cli::dscp::whole;
-use crate::cli::values::duration;
+use crate::cli::values::{duration, size};
 use crate::probe::pace::Frequency;
 use crate::udp::{Fragmentation, Source};
 use clap::ValueEnum;
@@ -113,6 +113,15 @@ fn greatest_common_divisor(one: u64, other: u64) -> u64 {
         _ => greatest_common_divisor(other, one % other),
     }
 }
+
+/// Parses the size of a request. Only STAMP has requests below 16 bytes.
+pub(super) fn request_size(text: &str) -> Result<u16, &'static str> {
+    size(14..=65507)(text).map_err(|_| REQUEST_SIZE)
+}
+
+/// The sizes of requests.
+pub(super) const REQUEST_SIZE: &str =
+    "expected 16 to 65507 bytes, in stamp mode from 14, or a size with a unit (1KiB)";
 
 pub(super) fn percent(text: &str) -> Result<f64, &'static str> {
     text.parse()

@@ -73,7 +73,7 @@ impl Session {
         wrapped(self.next)
     }
 
-    /// Notes a request, and forgets all but the last `capacity`.
+    /// Notes a request. Keeps the last `capacity`.
     pub(super) fn sent(&mut self, sequence: u64, at: NtpTimestamp, capacity: usize) {
         self.next += 1;
         if self.kept.len() >= capacity {
@@ -115,7 +115,7 @@ impl Session {
                 numbers.answered_twice += 1;
                 (*lowest, *highest) = (reply.min(*lowest), reply.max(*highest));
             }
-            // The same reply again.
+            // A reply that was duplicated.
             Some(_) => {}
         }
         if numbers.first.is_none() {

@@ -241,7 +241,7 @@ fn sizes_without_space_for_a_header_are_refused() {
 }
 
 #[test]
-fn faults_of_a_reflector_are_told_apart() {
+fn each_fault_of_a_reflector_is_counted() {
     type Case = (fn(&mut Vec<u8>), fn(&StampFaults) -> u64);
     let cases: [Case; 7] = [
         (|reply| reply[14] = 0, |faults| faults.ssid),
