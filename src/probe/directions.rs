@@ -72,7 +72,7 @@ impl Directions<'_> {
         if let Some(remote) = figures.remote_clock {
             sentences.push(self.validity(remote));
             sentences.extend(self.offset());
-            sentences.extend(self.path());
+            sentences.push(self.path());
         }
         sentences.extend(faults(&figures.faults));
         sentences
@@ -199,24 +199,24 @@ impl Directions<'_> {
         sentences
     }
 
-    fn path(&self) -> Option<String> {
+    fn path(&self) -> String {
         let figures = self.stamp.figures();
-        let there = figures.forward_ttl?;
-        let back = figures.backward_ttl?;
-        let returned = figures.dscp_returned.unwrap_or_default();
+        let number = |number: Option<u8>| number.map_or("-".into(), |number| number.to_string());
         let received = match figures.dscp_received_there {
-            Some(dscp) => format!(", {dscp} received there"),
+            Some(dscp) => format!(", {dscp} there"),
             None => String::new(),
         };
-        Some(format!(
-            "TTL: requests arrive with {there}, replies with {back}; DSCP: {} sent{received}, \
-             {returned} returned",
-            self.dscp_sent
-        ))
+        format!(
+            "TTL {} there, {} back; DSCP {} sent{received}, {} back",
+            number(figures.forward_ttl),
+            number(figures.backward_ttl),
+            self.dscp_sent,
+            number(figures.dscp_returned),
+        )
     }
 }
 
-/// Sentences about what the reflector does wrong.
+/// Sentences about faults of the reflector.
 fn faults(faults: &StampFaults) -> Vec<String> {
     let rows = [
         (

@@ -117,7 +117,8 @@ fn errors(finished: &Finished<'_>) -> Vec<String> {
 fn replies(outcome: &Outcome) -> Vec<String> {
     let (totals, notes) = (outcome.tally.totals(), &outcome.notes);
     let mut sentences = Vec::new();
-    if let Some((shortest, longest)) = notes.truncated {
+    // STAMP has a sentence of its own.
+    if let (Some((shortest, longest)), None) = (notes.truncated, &outcome.stamp) {
         // A limit cuts all replies to the same length.
         let is_limit = shortest == longest && notes.whole_replies == 0;
         sentences.push(if is_limit {

@@ -307,8 +307,7 @@ impl Stamp {
                 figures.ipdv_round_trip.add(round_trip);
             }
         }
-        // A TWAMP-Light request has no TTL field to return, but its reply has.
-        figures.forward_ttl = Some(reply.fields.ttl);
+        figures.forward_ttl = reply.fields.ttl.or(figures.forward_ttl);
         figures.backward_ttl = reception.ttl.or(figures.backward_ttl);
         let dscp = reception.traffic_class.map(|class| class >> 2);
         figures.dscp_returned = dscp.or(figures.dscp_returned);

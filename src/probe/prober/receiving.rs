@@ -156,7 +156,12 @@ impl Prober<'_> {
                     Change::None | Change::Altered => self.notes.whole_replies += 1,
                 }
                 let [counted_at, counted_by] = [at, by].map(|at| at.saturating_sub(in_reflector));
-                let is_corrupted = change != Change::None;
+                let is_corrupted = match change {
+                    Change::None => false,
+                    // Many STAMP reflectors leave out padding: a fault of its own.
+                    Change::Truncated { .. } => self.stamp.is_none(),
+                    Change::Altered => true,
+                };
                 let kind = self
                     .tally
                     .reply(sequence, is_corrupted, counted_at, counted_by);

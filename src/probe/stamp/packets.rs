@@ -264,12 +264,12 @@ impl Packets {
         let mut reply = ParsedReply {
             fields,
             class_of_service: None,
-            is_cut: rest.len() < self.rest.len(),
+            is_cut: length < self.settings.size.max(self.layout.size),
             is_altered: length > self.settings.size.max(self.layout.size),
             flags: TlvFlags::default(),
         };
-        if !reply.is_cut {
-            self.compare(&rest[..self.rest.len()], &mut reply);
+        if let Some(rest) = rest.get(..self.rest.len()) {
+            self.compare(rest, &mut reply);
         }
         if reply.flags.is_unverified() || self.has_valid_hmac(rest, fields.sequence) {
             Parsed::Reply(reply)

@@ -270,8 +270,13 @@ fn each_fault_of_a_reflector_is_counted() {
     assert_eq!((answer, client.faults().unverified), (Answer::Faulty, 1));
     let (client, answer) = exchanged(authenticated(300), |reply| reply[299] ^= 1);
     assert_eq!((answer, client.faults().unverified), (Answer::Faulty, 1));
-    let (_, answer) = exchanged(open(44), |reply| reply.truncate(40));
+    let (_, answer) = exchanged(open(44), |reply| reply.truncate(35));
     assert_eq!(answer, Answer::Foreign);
+    // twampy's responder leaves out the TTL.
+    let (client, answer) = exchanged(open(44), |reply| reply.truncate(38));
+    assert!(matches!(answer, Answer::Reply(matched) if matched.is_cut));
+    let figures = client.0.figures();
+    assert_eq!((figures.forward_ttl, figures.faults.cut), (None, 1));
     let (_, answer) = exchanged(open(44), |reply| reply[27] = 9);
     assert_eq!(answer, Answer::Foreign);
     let mut client = Client::new(open(44));

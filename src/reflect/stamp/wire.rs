@@ -121,8 +121,8 @@ pub struct ReplyFields {
     pub request_sequence: u32,
     /// T1 as the reflector returns it.
     pub request_sent_at: NtpTimestamp,
-    /// The TTL that the request arrived with.
-    pub ttl: u8,
+    /// The TTL that the request arrived with. twampy's replies end before it.
+    pub ttl: Option<u8>,
 }
 
 impl Layout {
@@ -158,7 +158,7 @@ impl Layout {
             received_at: timestamp(self.received_at)?,
             request_sequence: u32::from_be_bytes(get(bytes, self.request_sequence)?),
             request_sent_at: timestamp(self.request_sent_at)?,
-            ttl: *bytes.get(self.ttl)?,
+            ttl: bytes.get(self.ttl).copied(),
         })
     }
 
