@@ -87,6 +87,13 @@ impl ProbeArgs {
                 None => Ok(()),
             };
         }
+        if let (Some(dscp), Some(Padding::Plain)) = (self.stamp.cos, self.stamp.padding) {
+            return usage(format!(
+                "cannot use {} with {}: padding after a TLV needs a header; use --padding zero",
+                given.with("padding", "plain"),
+                given.with("cos", &dscp.to_string()),
+            ));
+        }
         self.target.use_port(PORT);
         let requests = self.requests(None);
         if given.get("size").is_none() {
@@ -100,10 +107,15 @@ impl ProbeArgs {
             Err((least, other)) if least == other => usage(format!(
                 "cannot use {size}: these requests have at least {least} bytes"
             )),
-            Err((least, other)) => usage(format!(
-                "cannot use {size}: the header of the padding does not fit; use {least}, at least \
-                 {other}, or --padding plain"
-            )),
+            Err((least, other)) => {
+                let sizes = match self.stamp.cos {
+                    None => format!("{least}, at least {other}, or --padding plain"),
+                    Some(_) => format!("{least} or at least {other}"),
+                };
+                usage(format!(
+                    "cannot use {size}: the header of the padding does not fit; use {sizes}"
+                ))
+            }
         }
     }
 
