@@ -264,7 +264,7 @@ impl Packets {
         let mut reply = ParsedReply {
             fields,
             class_of_service: None,
-            is_cut: length < self.settings.size.max(self.layout.size),
+            is_cut: length < self.settings.size,
             is_altered: length > self.settings.size.max(self.layout.size),
             flags: TlvFlags::default(),
         };

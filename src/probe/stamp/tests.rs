@@ -277,6 +277,9 @@ fn each_fault_of_a_reflector_is_counted() {
     assert!(matches!(answer, Answer::Reply(matched) if matched.is_cut));
     let figures = client.0.figures();
     assert_eq!((figures.forward_ttl, figures.faults.cut), (None, 1));
+    // The shortest reply of TWAMP-Light (RFC 5357, section 4.2.1).
+    let (client, answer) = exchanged(open(14), |reply| reply.truncate(41));
+    assert_eq!((answer, client.faults()), (whole(), StampFaults::default()));
     let (_, answer) = exchanged(open(44), |reply| reply[27] = 9);
     assert_eq!(answer, Answer::Foreign);
     let mut client = Client::new(open(44));
