@@ -151,52 +151,56 @@ impl Directions<'_> {
     }
 
     fn is_valid(&self, remote: ErrorEstimate) -> bool {
+        self.doubts(remote).is_empty()
+    }
+
+    /// The reasons why one-way times are not valid.
+    fn doubts(&self, remote: ErrorEstimate) -> Vec<&'static str> {
         let figures = self.stamp.figures();
-        self.local.is_synchronized()
-            && remote.is_synchronized()
-            && !figures.is_stepped
-            && !is_tai(figures)
+        let local = self.local.is_synchronized();
+        let remote = remote.is_synchronized();
+        let doubts = [
+            (!local && !remote, "neither clock is synchronized"),
+            (!local && remote, "this host's clock is not synchronized"),
+            (
+                local && !remote,
+                "the reflector's clock is not synchronized",
+            ),
+            (
+                figures.is_stepped,
+                "this host's clock was stepped during the run",
+            ),
+            (
+                is_tai(figures),
+                "the clocks differ by 37 s, as TAI and UTC do",
+            ),
+            (
+                figures.faults.impossible_times > 0,
+                "the reflector's times are impossible",
+            ),
+        ];
+        let doubts = doubts.into_iter().filter(|(is_true, _)| *is_true);
+        doubts.map(|(_, doubt)| doubt).collect()
     }
 
     /// Whether the one-way times can be believed.
     fn validity(&self, remote: ErrorEstimate) -> String {
-        let error = (self.local.seconds() + remote.seconds()) * 1e9;
-        let error = Milliseconds(error);
-        if self.is_valid(remote) {
-            return format!("one-way times are right to {error} ms: both clocks are synchronized");
+        let doubts = self.doubts(remote);
+        if !doubts.is_empty() {
+            return format!("one-way times are not valid: {}", doubts.join("; "));
         }
-        let why = match (self.local.is_synchronized(), remote.is_synchronized()) {
-            (false, false) => "neither clock is synchronized",
-            (false, true) => "this host's clock is not synchronized",
-            (true, false) => "the reflector's clock is not synchronized",
-            (true, true) if self.stamp.figures().is_stepped => {
-                "this host's clock was stepped during the run"
-            }
-            (true, true) => "the clocks differ by 37 s, as TAI and UTC do",
-        };
-        format!("one-way times are not valid: {why}")
+        let error = Milliseconds((self.local.seconds() + remote.seconds()) * 1e9);
+        format!("one-way times are right to {error} ms: both clocks are synchronized")
     }
 
     /// How far the clocks differ.
-    fn offset(&self) -> Vec<String> {
-        let figures = self.stamp.figures();
-        let mut sentences = Vec::new();
-        if let Some(DelaySummary { p50, .. }) = figures.offset.summary() {
-            let direction = if p50 < 0 { "behind" } else { "ahead" };
-            let difference = ms(p50.saturating_abs());
-            sentences.push(format!(
-                "the reflector's clock is {difference} ms {direction}, if both ways take the same \
-                 time"
-            ));
-        }
-        if figures.is_stepped && !(self.local.is_synchronized()) {
-            sentences.push(
-                "this host's clock was stepped during the run: one-way times before and after \
-                 the step cannot be compared"
-                    .into(),
-            );
-        }
-        sentences
+    fn offset(&self) -> Option<String> {
+        let DelaySummary { p50, .. } = self.stamp.figures().offset.summary()?;
+        let direction = if p50 < 0 { "behind" } else { "ahead" };
+        let difference = ms(p50.saturating_abs());
+        Some(format!(
+            "the reflector's clock is {difference} ms {direction}, if both ways take the same time"
+        ))
     }
 
     fn path(&self) -> String {
@@ -314,3 +318,6 @@ fn exact(nanoseconds: i64) -> f64 {
 fn ms(nanoseconds: i64) -> Milliseconds {
     Milliseconds(exact(nanoseconds))
 }
+
+#[cfg(test)]
+mod tests;
