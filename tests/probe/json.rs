@@ -8,9 +8,9 @@ use crate::harness::calm::undisturbed;
 use crate::harness::{Daemon, unreachable};
 use crate::reflectors::{LONG, Reflector, ended, joined, json, probe, sequence};
 
-const RTTS: [&str; 7] = ["max", "mean", "min", "p50", "p90", "p99", "stddev"];
+pub const RTTS: [&str; 7] = ["max", "mean", "min", "p50", "p90", "p99", "stddev"];
 
-fn names(value: &Value) -> String {
+pub fn names(value: &Value) -> String {
     let members = value.as_object().unwrap();
     members.keys().cloned().collect::<Vec<_>>().join(" ")
 }

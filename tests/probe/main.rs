@@ -25,6 +25,7 @@ mod own_host;
 mod picture;
 mod reflectors;
 mod running;
+mod stamp;
 mod tally;
 mod targets;
 mod terminal;
