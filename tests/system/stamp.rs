@@ -1,5 +1,6 @@
 //! Stamp mode beside other implementations of STAMP: stamp-suite, tshark and scapy.
 
+mod client;
 mod decoders;
 mod loops;
 mod suite;
@@ -57,12 +58,17 @@ impl Suite {
     fn start(host: &Namespace, args: &[&str]) -> Self {
         let mut command = Command::new(stamp_suite());
         command.args(["-i", "--local-addr=10.77.0.2", "--local-port=862"]);
-        command.args(args).env("STAMP_HMAC_KEY", KEY);
+        let is_authenticated = args.contains(&"-AA");
+        if is_authenticated {
+            // With a key, it adds an HMAC to TLVs in open mode, too.
+            command.env("STAMP_HMAC_KEY", KEY);
+        }
+        command.args(args);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let suite = Self(host.inside(|| end_with_test(&mut command).spawn().unwrap()));
         let peer = host.inside(|| UdpSocket::bind("10.77.0.2:0").unwrap());
         peer.set_nonblocking(true).unwrap();
-        let request = if args.contains(&"-AA") {
+        let request = if is_authenticated {
             signed(&key(), 0, 0)
         } else {
             open(0, 0)
