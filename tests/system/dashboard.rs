@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, receive, wait_until};
+use crate::harness::{Daemon, client, receive, wait_until};
 use crate::namespace::Namespace;
 use crate::prometheus::{EXAMPLES, Prometheus, example};
 
@@ -18,10 +18,11 @@ const ZERO: [&str; 3] = [
     "Receive queue, share of the buffer",
     "Received minus all outcomes",
 ];
-/// Panels of rare events that this test does not cause.
-const NONE: [&str; 2] = [
-    "Receive errors per minute, by name",
-    "Log lines dropped per minute",
+/// Panels of rare events that this test does not cause, and their counters: a slow machine may cause
+/// them.
+const NONE: [(&str, &str); 2] = [
+    ("Receive errors per minute, by name", "receive_errors_total"),
+    ("Log lines dropped per minute", "log_lines_dropped_total"),
 ];
 /// The source port that a firewall keeps replies from.
 const BLOCKED: u16 = 5555;
@@ -61,13 +62,15 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
         host.inside(|| {
             for (title, query) in &queries {
                 let mut values = Vec::new();
-                if NONE.contains(&&**title) {
+                if let Some((_, counter)) = NONE.iter().find(|(panel, _)| panel == title) {
                     let (rates, _) = query.split_once(" and ").expect(title);
                     wait_until(&format!("{title:?} has series"), || {
                         !prometheus.query(rates).is_empty()
                     });
                     // The legend leaves out series that are 0.
-                    assert!(prometheus.query(query).is_empty(), "{title}: {query}");
+                    let is_empty = prometheus.query(query).is_empty();
+                    let has_events = daemon.metric(counter) > 0.0;
+                    assert!(is_empty || has_events, "{title}: {query}");
                     continue;
                 }
                 wait_until(&format!("{title:?} has data: {query}"), || {
@@ -76,7 +79,10 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
                     finite && (ZERO.contains(&&**title) || values.iter().any(|value| *value > 0.0))
                 });
             }
-            assert_marks_the_start(&prometheus, &queries);
+            let (_, starts) = queries.iter().find(|(title, _)| title == "Starts").unwrap();
+            // In milliseconds. A scrape that takes too long leaves no value.
+            let recent = format!("count({starts} / 1000 > time() - 3600)");
+            prometheus.wait_for(&recent, 1.0);
             prometheus.wait_for_rules();
         });
     });
@@ -231,13 +237,6 @@ fn dashboard_shows_rare_events_without_zero_series() {
     }
 }
 
-/// The annotation's time is the start of the process, in milliseconds.
-fn assert_marks_the_start(prometheus: &Prometheus, queries: &[(String, String)]) {
-    let (_, query) = queries.iter().find(|(title, _)| title == "Starts").unwrap();
-    let recent = format!("{query} / 1000 > bool (time() - 3600)");
-    assert_eq!(prometheus.query(&recent), [1.0]);
-}
-
 fn dashboard() -> Value {
     let text = fs::read_to_string(format!("{EXAMPLES}/grafana/udp-echo.json")).unwrap();
     serde_json::from_str(&text).unwrap()
@@ -288,35 +287,40 @@ fn list(value: &Value) -> &[Value] {
     list
 }
 
-/// Traffic for all metrics of a daemon.
+/// Traffic for all metrics of a daemon in exchange mode. A machine that stalls here may let any record
+/// expire: no peer is used for two exchanges.
 fn everything(daemon: &Daemon) {
     let from = |port: u16| {
         let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
         socket.connect(daemon.address()).unwrap();
-        let timeout = Some(crate::harness::DEADLINE);
-        socket.set_read_timeout(timeout).unwrap();
         socket
     };
-    let peer = from(0);
+    let waited = "timeouts_total{waiting_for=\"record\"}";
+    let expired = daemon.metric(waited);
+    // Open to the end: no peer gets the port of another that owes a record.
+    let mut peers = Vec::new();
     for (echo, record) in [
         (&b"hello"[..], &[0; 22][..]),
         (b"short", b"short"),
         (&[7; 200], &[0; 22]),
         (b"empty", b""),
     ] {
+        let peer = client(daemon.address());
         peer.send(echo).unwrap();
         assert_eq!(receive(&peer), &echo[..echo.len().min(100)]);
         peer.send(record).unwrap();
+        peers.push(peer);
     }
+    let peer = client(daemon.address());
     peer.send(b"").unwrap();
     from(1000).send(b"refused").unwrap();
     from(BLOCKED).send(b"no reply").unwrap();
-    // More peers than the table holds, and no records from them. The sockets stay open, so that no
-    // peer gets the port of another that owes a record.
-    let owing: Vec<_> = (0..6).map(|_| from(0)).collect();
-    for owes in &owing {
+    // More peers than the table holds, and no records from them.
+    for _ in 0..6 {
+        let owes = client(daemon.address());
         owes.send(b"owes").unwrap();
-        receive(owes);
+        receive(&owes);
+        peers.push(owes);
     }
     // More than the receive buffer holds.
     daemon.pause();
@@ -328,10 +332,10 @@ fn everything(daemon: &Daemon) {
         let labels = format!("{{listen=\"{}\",worker=\"0\"}}", daemon.address());
         daemon.metric(&format!("socket_receive_queue_bytes{labels}")) < 0.5
     });
-    // An expired record, and more than one scrape until the next flood.
-    let waited = "timeouts_total{waiting_for=\"record\"}";
-    let expired = daemon.metric(waited);
-    wait_until("a record expires", || daemon.metric(waited) > expired);
+    // Also time for more than one scrape until the next flood.
+    wait_until("all records expire", || {
+        daemon.metric(waited) > expired && daemon.metric("peers") < 0.5
+    });
 }
 
 /// Ends the load, even when the test fails.
