@@ -76,13 +76,17 @@ fn dashboard_units_are_those_of_the_queries() {
         let is_ratio = query.contains("} / ")
             || query.contains(" / (")
             || query.contains("_cpu_seconds_total");
-        let expected = if query.contains("timestamp(") || query.contains("_seconds_bucket") {
+        let is_time = ["timestamp(", "_seconds_bucket", "_error_seconds{"];
+        let expected = if is_time.iter().any(|part| query.contains(part)) {
             "s"
         } else if is_ratio {
             "percentunit"
         } else if query.contains("_bytes_total") || query.contains("_bytes{") {
             "bytes"
-        } else if query.starts_with("up{") || query.starts_with("count ") {
+        } else if ["up{", "count ", "min(udp_echo_clock_"]
+            .iter()
+            .any(|start| query.starts_with(start))
+        {
             "none"
         } else {
             "short"

@@ -18,8 +18,7 @@ const ZERO: [&str; 3] = [
     "Receive queue, share of the buffer",
     "Received minus all outcomes",
 ];
-/// Panels of rare events that this test does not cause, and their counters: a slow machine may cause
-/// them.
+/// Panels of rare events that only a slow machine causes in this test, and their counters.
 const NONE: [(&str, &str); 2] = [
     ("Receive errors per minute, by name", "receive_errors_total"),
     ("Log lines dropped per minute", "log_lines_dropped_total"),
@@ -47,13 +46,17 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
         "--max-datagram=100",
         "--max-peers=4",
     ]);
-    let target = daemon.http.unwrap().to_string();
-    let prometheus = host.inside(|| Prometheus::start(&example(&[target])));
+    let reflector = host.daemon(&["--mode=stamp", "--stamp-clock=1ms", "--max-peers=1"]);
+    let daemons = [&daemon, &reflector];
+    let targets = daemons.map(|daemon| daemon.http.unwrap().to_string());
+    let prometheus = host.inside(|| Prometheus::start(&example(&targets)));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             host.inside(|| {
+                let session = client(reflector.address());
                 while !done.load(Relaxed) {
+                    measure(&reflector, &session);
                     everything(&daemon);
                 }
             });
@@ -69,7 +72,7 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
                     });
                     // The legend leaves out series that are 0.
                     let is_empty = prometheus.query(query).is_empty();
-                    let has_events = daemon.metric(counter) > 0.0;
+                    let has_events = daemons.iter().any(|daemon| daemon.metric(counter) > 0.0);
                     assert!(is_empty || has_events, "{title}: {query}");
                     continue;
                 }
@@ -82,11 +85,11 @@ fn dashboard_queries_have_data_from_a_loaded_daemon() {
             let (_, starts) = queries.iter().find(|(title, _)| title == "Starts").unwrap();
             // In milliseconds. A scrape that takes too long leaves no value.
             let recent = format!("count({starts} / 1000 > time() - 3600)");
-            prometheus.wait_for(&recent, 1.0);
+            prometheus.wait_for(&recent, 2.0);
             prometheus.wait_for_rules();
         });
     });
-    host.inside(|| daemon.assert_accounted_for());
+    host.inside(|| daemons.map(Daemon::assert_accounted_for));
     eprintln!("{} queries have data", queries.len());
 }
 
@@ -167,6 +170,27 @@ fn dashboard_is_portable_and_describes_each_panel() {
 }
 
 #[test]
+fn empty_stamp_panels_name_the_reason() {
+    let mut count = 0;
+    for panel in list(&dashboard()["panels"]) {
+        let query = panel["targets"][0]["expr"].as_str().unwrap_or_default();
+        let reason = if query.starts_with("60 * ") {
+            "None in this time range"
+        } else if query.contains(" / (") {
+            "No STAMP requests in this time range"
+        } else {
+            "No daemon in stamp mode"
+        };
+        if query.contains("udp_echo_stamp_") || query.contains("udp_echo_clock_") {
+            let defaults = &panel["fieldConfig"]["defaults"];
+            assert_eq!(defaults["noValue"], reason, "{query}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 6);
+}
+
+#[test]
 fn dashboard_shows_rare_events_without_zero_series() {
     let counters = [
         "datagrams_refused",
@@ -177,6 +201,11 @@ fn dashboard_shows_rare_events_without_zero_series() {
         "send_errors",
         "receive_errors",
         "log_lines_dropped",
+        "stamp_uplink_lost",
+        "stamp_uplink_reordered",
+        "stamp_uplink_duplicates",
+        "stamp_sessions_reset",
+        "stamp_sessions_unkept",
     ];
     let mut shown = BTreeSet::new();
     let dashboard = dashboard();
@@ -287,8 +316,21 @@ fn list(value: &Value) -> &[Value] {
     list
 }
 
-/// Traffic for all metrics of a daemon in exchange mode. A machine that stalls here may let any record
-/// expire: no peer is used for two exchanges.
+/// STAMP requests of a session: one is lost, one reordered, one a duplicate. One has no session.
+fn measure(reflector: &Daemon, session: &UdpSocket) {
+    // 3 is lost when 0 starts the session again.
+    let first = [0, 2, 1, 1, 4].map(|sequence| (session, sequence));
+    let other = client(reflector.address());
+    for (socket, sequence) in first.into_iter().chain([(&other, 0)]) {
+        let mut request = [0; 44];
+        request[3] = sequence;
+        socket.send(&request).unwrap();
+        receive(socket);
+    }
+}
+
+/// Traffic for all metrics of a daemon in exchange mode. On a slow machine, any record may expire:
+/// no peer is used for two exchanges.
 fn everything(daemon: &Daemon) {
     let from = |port: u16| {
         let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();

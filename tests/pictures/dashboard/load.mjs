@@ -1,4 +1,4 @@
-// Two daemons under load, and a Prometheus that scrapes them.
+// Three daemons under load, and a Prometheus that scrapes them.
 
 import { execFileSync, spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
@@ -8,9 +8,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const { ROOT, UDP_ECHO } = process.env;
 const EXCHANGE = 9999;
 const ECHO = 9998;
+const STAMP = 9997;
 const RATE_LIMIT = 400;
 // Datagrams per second to the daemon in echo mode, each for the same time.
 const RATES = [80, 160, 320, 360, 240];
+// One STAMP request of this many is lost, in the same parts of the time.
+const LOST = [200, 100, 40, 60, 150];
 // A firewall rejects replies to this port.
 const BLOCKED = 5555;
 
@@ -22,14 +25,16 @@ const daemon = (port, http, ...options) =>
 const exchange = () =>
   daemon(EXCHANGE, 9862, '--timestamps', '--recv-buffer=64KiB', '--timeout=2s', '--max-peers=100');
 const echo = () => daemon(ECHO, 9863, '--mode=echo', `--rate-limit=${RATE_LIMIT}`);
+const stamp = () => daemon(STAMP, 9864, '--mode=stamp', '--stamp-clock=1ms', '--max-peers=3');
 const probe = (port, mode, ...options) =>
   start(UDP_ECHO, 'probe', `127.0.0.1:${port}`, '--mode', mode, ...options);
 
 // With the scrape configuration of the package.
 export async function prometheus() {
+  const targets = [9862, 9863, 9864].map((port) => `- 127.0.0.1:${port}`);
   const text = readFileSync(`${ROOT}/packaging/prometheus/scrape.yml`, 'utf8')
     .replaceAll('/usr/share/udp-echo', `${ROOT}/packaging`)
-    .replace('- 127.0.0.1:9862', '- 127.0.0.1:9862\n          - 127.0.0.1:9863');
+    .replace('- 127.0.0.1:9862', targets.join('\n          '));
   writeFileSync('prometheus.yml', text);
   start('prometheus', '--log.level=error', '--config.file=prometheus.yml',
     '--storage.tsdb.path=data', '--web.listen-address=127.0.0.1:9090');
@@ -45,6 +50,25 @@ async function send(from, sizes) {
     await sleep(20);
   }
   socket.close();
+}
+
+// Sends 20 STAMP requests per second, numbered from 0. Of `every` requests, one is missing, two are
+// swapped, and one is sent twice.
+async function measure(socket, every, seconds) {
+  const request = (sequence) => {
+    const bytes = Buffer.alloc(44);
+    bytes.writeUInt32BE(sequence);
+    socket.send(bytes, STAMP, '127.0.0.1');
+  };
+  const end = Date.now() + 1000 * seconds;
+  for (let sequence = 0; Date.now() < end; sequence++) {
+    const fault = sequence % every;
+    if (fault === 4) request(sequence);
+    if (fault === 2) request(sequence + 1);
+    if (fault !== 1) request(sequence);
+    if (fault === 2) sequence++;
+    await sleep(50);
+  }
 }
 
 // While the daemon is stopped, its receive buffer overflows.
@@ -73,12 +97,17 @@ export async function load(minutes) {
   await sleep(5000);
   let first = exchange();
   echo();
+  stamp();
+  const senders = Array.from({ length: 3 }, () => createSocket('udp4'));
   await sleep(1000);
   const part = (60 * minutes) / RATES.length;
   probe(EXCHANGE, 'exchange', '--rate=150', '--flows=30', `--duration=${60 * minutes}`);
   for (const [round, rate] of RATES.entries()) {
     const rest = sleep(1000 * part);
     probe(ECHO, 'echo', `--rate=${rate}`, '--size=600', `--duration=${part}`);
+    for (const sender of senders) measure(sender, LOST[round], part - 1);
+    // The table of sessions is full: these requests have no session.
+    if (round === 1) measure(createSocket('udp4'), LOST[round], 0.5);
     await sleep(200 * part);
     // An empty and a short record, a datagram that is truncated, a low port and a blocked one.
     await send(0, [100, 0, 100, 5, 1400, 30]);
