@@ -112,10 +112,17 @@ fn assert_loss(clients: &Namespace, args: &str, reflector: &str) {
         "{reflector} {args}: {seen}"
     );
     let expected = "lost on the way there: 3, on the way back: 2";
+    // Every run has sentences about the path and the clocks, and a busy machine has another.
+    let usual = [
+        "TTL ",
+        "one-way times",
+        "the reflector's clock",
+        "requests due",
+    ];
     let notes = seen["notes"].as_array().unwrap().iter();
     let unusual: Vec<_> = notes
         .map(|note| note.as_str().unwrap())
-        .filter(|note| !note.starts_with("TTL ") && !note.contains(" clock"))
+        .filter(|note| !usual.iter().any(|usual| note.starts_with(usual)))
         .collect();
     // Faults of the reflector have a sentence, wrong HMACs among them.
     assert_eq!(unusual, [expected], "{reflector} {args}");
