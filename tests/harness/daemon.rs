@@ -109,13 +109,7 @@ impl Daemon {
             return;
         }
         self.signal(Signal::SIGSTOP);
-        wait_until("the daemon is stopped", || {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-            tasks.flatten().all(|task| {
-                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap();
-                after(&stat, ") ").is_some_and(|state| state.starts_with('T'))
-            })
-        });
+        wait_until_stopped(&self.pid().to_string());
     }
 
     pub fn resume(&self) {
@@ -261,4 +255,15 @@ fn account(metrics: &BTreeMap<String, f64>) -> [f64; 2] {
 
 fn after<'a>(line: &'a str, text: &str) -> Option<&'a str> {
     Some(&line[line.find(text)? + text.len()..])
+}
+
+/// Waits until all threads of a process that got SIGSTOP are stopped: until then it may still answer.
+pub fn wait_until_stopped(pid: &str) {
+    wait_until("the process is stopped", || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap();
+            after(&stat, ") ").is_some_and(|state| state.starts_with('T'))
+        })
+    });
 }

@@ -24,7 +24,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use daemon::Daemon;
+pub use daemon::{Daemon, wait_until_stopped};
 pub use http::{Response, answer_to, request_to, samples, total};
 pub use log::Log;
 pub use sockets::{

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::harness::{DEADLINE, client, wait_until};
+use crate::harness::{DEADLINE, client, wait_until, wait_until_stopped};
 use crate::machine::{ECHO, Machine};
 use crate::namespace::shell;
 use crate::package::package;
@@ -83,6 +83,7 @@ fn stalled_or_out_of_memory_daemon_is_restarted() {
     let pid = machine.main_pid().unwrap();
     let cursor = machine.cursor();
     machine.shell(&format!("kill -STOP {pid}"));
+    wait_until_stopped(&machine.outer_pid(pid).to_string());
     // The datagram waits in the socket.
     let peer = machine.inside(|| client(ECHO.parse().unwrap()));
     peer.send(b"request").unwrap();
