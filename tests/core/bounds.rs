@@ -73,3 +73,22 @@ fn expiry_is_exact_if_a_reply_or_the_end_depends_on_its_time() {
         }
     }
 }
+
+/// A record that expires after the last datagram was another one is a timeout of its own.
+#[test]
+fn idle_timeout_counts_beside_the_record_of_an_earlier_datagram() {
+    let settings = defaults(Mode::Exchange);
+    let timeout = settings.timeout.unwrap().get();
+    let Daemon { mut core, now, .. } = Daemon::new(&settings);
+    let mut receive = |peer, bytes: &[u8], at| {
+        given(peer, bytes).handled(&mut core, bytes.len(), at);
+        core.batch_sent();
+    };
+    receive(ALICE, HELLO, now);
+    let later = now + timeout / 4;
+    receive(BOB, HELLO, later);
+    receive(BOB, &BYTES[..22], later);
+    assert_eq!(core.expire(later + timeout, None), None);
+    let totals = core.totals();
+    assert_eq!((totals.records_expired, totals.idle_timeouts), (1, 1));
+}
