@@ -76,7 +76,7 @@ fn expiry_is_exact_if_a_reply_or_the_end_depends_on_its_time() {
 
 /// A record that expires after the last datagram was another one is a timeout of its own.
 #[test]
-fn idle_timeout_counts_beside_the_record_of_an_earlier_datagram() {
+fn idle_timeout_counts_beside_the_record_of_another_peer() {
     let settings = defaults(Mode::Exchange);
     let timeout = settings.timeout.unwrap().get();
     let Daemon { mut core, now, .. } = Daemon::new(&settings);
