@@ -1,8 +1,8 @@
 //! Reads the keys of authenticated STAMP.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::reflect::stamp::{KeyFileError, StampKeys};
@@ -13,6 +13,9 @@ pub enum UnusableKeyFile {
     /// It cannot be read.
     #[error("cannot read the STAMP key file {0}: {1}; check its path and owner")]
     Unreadable(PathBuf, #[source] io::Error),
+    /// It is a directory, a device or the like, or too large.
+    #[error("cannot use the STAMP key file {0}: it is not a regular file of at most 16 MiB")]
+    Kind(PathBuf),
     /// Other users have access. The group may only read: the credentials of systemd
     /// (`LoadCredential=`) have mode 0440.
     #[error(
@@ -38,8 +41,15 @@ const MAX_BYTES: u64 = 16 << 20;
 /// between.
 pub(in crate::cli) fn read(path: &Path) -> Result<StampKeys, UnusableKeyFile> {
     let unreadable = |cause| UnusableKeyFile::Unreadable(path.to_owned(), cause);
-    let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
+    // Without O_NONBLOCK, opening a FIFO would wait for its writer.
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() || metadata.len() > MAX_BYTES {
+        return Err(UnusableKeyFile::Kind(path.to_owned()));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & REFUSED != 0 {
         return Err(UnusableKeyFile::Mode(path.to_owned(), mode));
     }
@@ -82,5 +92,9 @@ mod tests {
         assert!(error.ends_with("line 1: the key has a character that is not a hexadecimal digit"));
         fs::remove_file(&path).unwrap();
         assert!(matches!(read(&path), Err(UnusableKeyFile::Unreadable(..))));
+        for other in ["/dev/zero", "/"] {
+            let refused = read(Path::new(other));
+            assert!(matches!(refused, Err(UnusableKeyFile::Kind(_))), "{other}");
+        }
     }
 }
