@@ -9,11 +9,9 @@ use clap::{ValueEnum, ValueHint};
 
 use super::dscp::dscp;
 use super::in_force::{list, maybe, name, time};
-use super::values::{duration, number};
+use super::values::{duration, size};
 use crate::reflect::Timeout;
-use crate::reflect::stamp::{
-    DscpSet, MIN_REQUEST, ReplyDscp, StampKeys, StampSequence, StampSettings,
-};
+use crate::reflect::stamp::{DscpSet, ReplyDscp, StampKeys, StampSequence, StampSettings};
 use crate::worker::StampClock;
 
 /// The default of `--listen` in STAMP mode: `twamp-test`, the port of STAMP (RFC 8545, RFC 8762).
@@ -54,7 +52,7 @@ pub struct StampArgs {
     #[arg(
         long,
         value_name = "BYTES",
-        value_parser = number::<u16>(MIN_REQUEST as u64..=65507),
+        value_parser = size(14..=65507),
         default_value = "14"
     )]
     pub stamp_min_request: u16,
