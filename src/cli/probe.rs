@@ -110,7 +110,7 @@ pub struct ProbeArgs {
     )]
     pub rate: Option<Frequency>,
 
-    /// Size of a request, 16 to 65507
+    /// Size of a request (stamp: 44)
     ///
     /// Size of a request in bytes of UDP payload, 16 to 65507, or with a unit (1KiB). In stamp mode
     /// 14 to 65507, TLVs included, and the default is 44 (authenticated: 112); 14 to 43 bytes make a

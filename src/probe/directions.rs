@@ -142,7 +142,7 @@ impl Directions<'_> {
         }
         let unknown = match lost.unknown {
             0 => String::new(),
-            count => format!(", unknown: {count} (no later reply shows it)"),
+            count => format!(", in an unknown direction: {count}"),
         };
         Some(format!(
             "lost on the way there: {}, on the way back: {}{unknown}",
@@ -157,8 +157,16 @@ impl Directions<'_> {
     /// The reasons why one-way times are not valid.
     fn doubts(&self, remote: ErrorEstimate) -> Vec<&'static str> {
         let figures = self.stamp.figures();
+        let error = (self.local.seconds() + remote.seconds()) * 1e9;
+        let reports_no_error = remote.seconds() == 0.0;
         let local = self.local.is_synchronized();
         let remote = remote.is_synchronized();
+        // No delay is negative but by the errors of the clocks.
+        let delays = [&figures.forward, &figures.backward].map(Delays::summary);
+        let mut delays = delays.into_iter().flatten();
+        let is_negative = delays.any(|delays| exact(delays.min) < -error);
+        let is_explained =
+            figures.is_stepped || is_tai(figures) || figures.faults.impossible_times > 0;
         let doubts = [
             (!local && !remote, "neither clock is synchronized"),
             (!local && remote, "this host's clock is not synchronized"),
@@ -177,6 +185,14 @@ impl Directions<'_> {
             (
                 figures.faults.impossible_times > 0,
                 "the reflector's times are impossible",
+            ),
+            (
+                local && remote && is_negative && !is_explained,
+                "the clocks differ by more than they report",
+            ),
+            (
+                local && remote && reports_no_error,
+                "the reflector reports no error of its clock",
             ),
         ];
         let doubts = doubts.into_iter().filter(|(is_true, _)| *is_true);
@@ -231,7 +247,7 @@ fn faults(faults: &StampFaults) -> Vec<String> {
         (
             faults.unverified,
             "replies with a wrong HMAC",
-            "they count as lost; check the key",
+            "they count as lost; check the key, and whether the reflector has one",
         ),
         (
             faults.ssid,

@@ -227,7 +227,7 @@ impl<'a> Prober<'a> {
             is_plain: self.stamp.is_none()
                 && self.config.mode != Mode::Echo
                 && self.exchanges.is_plain(),
-            clock_error: worse(self.clock_error, StampClock::Kernel.read()),
+            clock_error: self.clock_error.worse(StampClock::Kernel.read()),
             stamp: self.stamp,
             echoed_records: self.exchanges.echoed_after_reply(),
             missed: self.pace.missed(),
@@ -356,16 +356,6 @@ fn connect_options(config: &Config) -> ConnectOptions {
         source: config.source.clone(),
         ip: config.ip,
         port: 0,
-    }
-}
-
-/// The estimate of a clock that claims less.
-fn worse(one: ErrorEstimate, other: ErrorEstimate) -> ErrorEstimate {
-    let quality = |error: ErrorEstimate| (!error.is_synchronized(), error.seconds());
-    if quality(one) > quality(other) {
-        one
-    } else {
-        other
     }
 }
 

@@ -65,7 +65,7 @@ pub struct StampFigures {
     pub dscp_returned: Option<u8>,
     /// SSID of the last reply.
     pub ssid: Option<u16>,
-    /// Error estimate of the last reply.
+    /// The worst error estimate of a reply.
     pub remote_clock: Option<ErrorEstimate>,
     /// Whether this host's clock was stepped during the run.
     pub is_stepped: bool,
@@ -232,11 +232,14 @@ impl Stamp {
     ) -> Answer {
         let reply = match self.packets.parse(bytes, length) {
             Parsed::Reply(reply) => reply,
-            Parsed::Echo => {
+            Parsed::Request(number, sent_at) if self.is_own(flow, number, sent_at) => {
                 self.figures.faults.echoed += 1;
                 return Answer::Faulty;
             }
-            Parsed::Unverified => {
+            Parsed::Request(..) if !self.packets.settings().is_authenticated => {
+                return Answer::Foreign;
+            }
+            Parsed::Request(..) | Parsed::Unverified => {
                 self.figures.faults.unverified += 1;
                 return Answer::Faulty;
             }
@@ -262,9 +265,19 @@ impl Stamp {
         })
     }
 
+    /// Whether a request of this number and T1 was sent on the flow.
+    fn is_own(&self, flow: usize, number: u32, sent_at: NtpTimestamp) -> bool {
+        let sent = self.sessions[flow].get(number);
+        sent.is_some_and(|sent| sent.at == sent_at)
+    }
+
     /// Returns the lost requests by direction.
     pub fn lost(&self) -> LostByDirection {
         let mut sum = LostByDirection::default();
+        if self.is_stateful().is_none() {
+            sum.unknown = self.sessions.iter().map(Session::all_lost).sum();
+            return sum;
+        }
         for lost in self.sessions.iter().map(Session::lost) {
             sum.forward += lost.forward;
             sum.backward += lost.backward;
@@ -311,7 +324,11 @@ impl Stamp {
         figures.backward_ttl = reception.ttl.or(figures.backward_ttl);
         let dscp = reception.traffic_class.map(|class| class >> 2);
         figures.dscp_returned = dscp.or(figures.dscp_returned);
-        figures.remote_clock = Some(reply.fields.error);
+        let error = reply.fields.error;
+        figures.remote_clock = Some(match figures.remote_clock {
+            Some(worst) => worst.worse(error),
+            None => error,
+        });
         let has_ssid = settings.size >= settings.base();
         figures.ssid = Some(reply.fields.ssid).filter(|_| has_ssid);
         let (is_refused, received) = match reply.class_of_service {
@@ -365,9 +382,10 @@ fn times(
 ) -> (Option<u64>, Option<Delay>) {
     let [t2, t3] = reply_times(reply);
     let in_reflector = t3.nanoseconds_since(t2);
-    let round_trip = round_trip.map_or(i64::MAX, nanoseconds);
-    let is_possible = (0..=round_trip).contains(&in_reflector);
-    let delay = reception.time_of_day.map(|time| Delay {
+    let round_trip = round_trip.map(nanoseconds);
+    let is_possible = (0..=round_trip.unwrap_or(i64::MAX)).contains(&in_reflector);
+    let times = reception.time_of_day.zip(round_trip);
+    let delay = times.map(|(time, round_trip)| Delay {
         forward: t2.nanoseconds_since(t1),
         backward: NtpTimestamp::from_unix(time).nanoseconds_since(t3),
         round_trip: round_trip - if is_possible { in_reflector } else { 0 },

@@ -57,10 +57,7 @@ fn errors_say_what_to_write_instead() {
             "probe --rate 1e6 h:1",
             ": expected a number, more than 0 and ",
         ),
-        (
-            "probe --size 15 h:1",
-            ": expected 16 to 65507 bytes, in stamp ",
-        ),
+        ("probe --size 15 h:1", ": expected 16 to 65507 bytes (14 "),
         ("probe --flows 0 h:1", &number("1 to 4096")),
         ("--log udp_echo=", "invalid value 'udp_echo=' for '--log "),
         ("--log info,a=", "invalid value 'info,a=' for '--log "),

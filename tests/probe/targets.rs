@@ -107,7 +107,7 @@ fn errors_about_targets_say_host_and_port() {
         ),
         (
             "-s 1.5 h",
-            ": expected 16 to 65507 bytes, in stamp mode from 14, or a size with a unit (1KiB)\n",
+            ": expected 16 to 65507 bytes (14 to 65507 in stamp mode), or a size with a unit (1KiB)\n",
         ),
     ] {
         let (status, out, err) = run(args);

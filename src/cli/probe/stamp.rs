@@ -102,6 +102,21 @@ impl ProbeArgs {
         }
         let requests = self.requests(None);
         let size = given.with("size", &self.size.to_string());
+        let without = [
+            ("ssid", self.stamp.ssid.is_some()),
+            (
+                "padding",
+                !matches!(self.stamp.padding, None | Some(Padding::Plain)),
+            ),
+        ];
+        let without = without.iter().find(|(_, is_given)| *is_given);
+        if let Some((option, _)) = without.filter(|_| requests.size < requests.base()) {
+            let option = given.name_of(option);
+            return usage(format!(
+                "cannot use {option} with {size}: requests below {} bytes have none; remove one",
+                requests.base()
+            ));
+        }
         match requests.check_size() {
             Ok(()) => Ok(()),
             Err((least, other)) if least == other => usage(format!(

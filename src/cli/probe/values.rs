@@ -121,7 +121,7 @@ pub(super) fn request_size(text: &str) -> Result<u16, &'static str> {
 
 /// The sizes of requests.
 pub(super) const REQUEST_SIZE: &str =
-    "expected 16 to 65507 bytes, in stamp mode from 14, or a size with a unit (1KiB)";
+    "expected 16 to 65507 bytes (14 to 65507 in stamp mode), or a size with a unit (1KiB)";
 
 pub(super) fn percent(text: &str) -> Result<f64, &'static str> {
     text.parse()

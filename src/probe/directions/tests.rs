@@ -109,6 +109,14 @@ fn one_way_times_are_valid_without_a_doubt() {
         ),
         (true, true, difference, 1, none, tai),
         (
+            true,
+            true,
+            second,
+            1,
+            none,
+            "not valid: the clocks differ by more than they report",
+        ),
+        (
             false,
             false,
             difference,
@@ -131,4 +139,19 @@ fn one_way_times_are_valid_without_a_doubt() {
         assert!(sentences.contains(&sentence), "{said}: {sentences:#?}");
         assert_eq!(directions.is_valid(remote), said.starts_with("right"));
     }
+}
+
+#[test]
+fn clock_without_an_error_is_a_doubt() {
+    // A multiplier of 0, as some reflectors send.
+    let remote = ErrorEstimate::from_bits(0x8000);
+    let stamp = measured(remote, Duration::ZERO, 1, Duration::ZERO);
+    let directions = Directions {
+        stamp: &stamp,
+        local: clock(true),
+        dscp_sent: 0,
+        lost: 0,
+    };
+    let doubts = directions.doubts(remote);
+    assert_eq!(doubts, ["the reflector reports no error of its clock"]);
 }

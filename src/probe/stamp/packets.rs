@@ -74,8 +74,9 @@ pub(super) struct Packets {
 pub(super) enum Parsed {
     /// A reply.
     Reply(ParsedReply),
-    /// A request that came back as it was: the target echoes, it does not reflect STAMP.
-    Echo,
+    /// A request, with its number and T1. If it is this client's, the target echoes and does not
+    /// reflect STAMP.
+    Request(u32, NtpTimestamp),
     /// A reply whose HMAC is wrong.
     Unverified,
     /// No reply.
@@ -152,6 +153,9 @@ impl StampRequests {
         match self.size.checked_sub(least) {
             Some(0) => Ok(()),
             Some(rest) if rest >= TLV_HEADER => Ok(()),
+            _ if is_short && self.size > self.base() && self.class_of_service.is_none() => {
+                Err((self.base(), least + TLV_HEADER))
+            }
             _ if is_short => Err((least, least)),
             _ => Err((least, least + TLV_HEADER)),
         }
@@ -253,7 +257,7 @@ impl Packets {
         // The receive time of a reply is never zero, that of a request is.
         let zero = [fields.received_at, fields.request_sent_at].map(NtpTimestamp::to_bits);
         if zero == [0; 2] && length == self.settings.size {
-            return Parsed::Echo;
+            return Parsed::Request(fields.sequence, fields.sent_at);
         }
         if let Some(key) = &self.settings.key
             && !self.layout.verifies(bytes, key)

@@ -144,15 +144,20 @@ impl Session {
         self.numbers.differ.then_some(true)
     }
 
-    /// Returns the lost requests by direction.
+    /// Returns the number of lost requests.
+    pub(super) fn all_lost(&self) -> u64 {
+        self.next - self.numbers.answered
+    }
+
+    /// Returns the lost requests by direction, for a stateful reflector.
     pub(super) fn lost(&self) -> LostByDirection {
         let numbers = &self.numbers;
-        let lost = self.next - numbers.answered;
+        let lost = self.all_lost();
         let unknown = LostByDirection {
             unknown: lost,
             ..LostByDirection::default()
         };
-        let Some((request, reply)) = numbers.first.filter(|_| numbers.differ) else {
+        let Some((request, reply)) = numbers.first else {
             return unknown;
         };
         // A reflector that counts from 0 with the first request shows losses before the first reply.

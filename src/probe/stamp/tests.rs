@@ -237,6 +237,7 @@ fn sizes_without_space_for_a_header_are_refused() {
     assert_eq!(possible(authenticated(44)), Err((112, 112)));
     assert_eq!(possible(authenticated(112)), Ok(()));
     assert_eq!(possible(authenticated(133)), Err((132, 136)));
+    assert_eq!(possible(authenticated(113)), Err((112, 136)));
     assert_eq!(possible(authenticated(136)), Ok(()));
 }
 
@@ -357,7 +358,7 @@ proptest! {
         let mut sum = LostByDirection::default();
         for (flow, expected) in expected.iter().enumerate() {
             let trailing: u64 = pending[flow].iter().sum();
-            if is_stateful && has_forward[flow] {
+            if is_stateful && has_forward.contains(&true) {
                 sum.forward += expected.forward;
                 sum.backward += expected.backward;
                 sum.unknown += trailing;
@@ -405,4 +406,37 @@ fn duplicates_on_either_way_are_no_loss() {
         ..LostByDirection::default()
     };
     assert_eq!(client.0.lost(), expected);
+}
+
+#[test]
+fn open_reply_to_an_authenticated_request_is_no_echo() {
+    for size in [112, 200] {
+        let mut peer = Peer::new(StampSettings::default());
+        let mut client = Client::new(authenticated(size));
+        let request = client.request(0, MILLISECOND);
+        let reply = peer.reply(
+            0,
+            &request,
+            TODAY + MILLISECOND * 2,
+            TODAY + MILLISECOND * 2,
+        );
+        let answer = client.receive(0, &reply, MILLISECOND * 2);
+        let faults = client.faults();
+        assert_eq!((answer, faults.echoed), (Answer::Faulty, 0));
+        assert_eq!(faults.unverified, 1);
+    }
+}
+
+#[test]
+fn worst_error_estimate_of_the_reflector_is_kept() {
+    let (mut peer, mut client) = (Peer::new(StampSettings::default()), Client::new(open(44)));
+    let good = ErrorEstimate::new(true, MILLISECOND);
+    for error in [good, ErrorEstimate::UNKNOWN, good] {
+        peer.0.set_clock_error(error);
+        let request = client.request(0, MILLISECOND);
+        let reply = peer.reply(0, &request, TODAY + MILLISECOND, TODAY + MILLISECOND);
+        client.receive(0, &reply, MILLISECOND * 2);
+    }
+    let worst = client.0.figures().remote_clock;
+    assert_eq!(worst, Some(ErrorEstimate::UNKNOWN));
 }

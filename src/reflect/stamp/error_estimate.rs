@@ -53,6 +53,17 @@ impl ErrorEstimate {
         f64::from(self.0 & 0xff) * 2_f64.powi(scale - 32)
     }
 
+    /// The estimate of the two that claims less: not synchronized, or the larger error.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let claim = |error: Self| (!error.is_synchronized(), error.seconds());
+        if claim(self) > claim(other) {
+            self
+        } else {
+            other
+        }
+    }
+
     /// Z: whether the timestamps are truncated PTP timestamps (RFC 8186).
     pub fn is_ptp(self) -> bool {
         self.0 & PTP != 0

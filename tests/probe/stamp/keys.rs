@@ -92,7 +92,8 @@ fn wrong_key_or_none_loses_all_requests() {
 
 #[test]
 fn replies_with_a_wrong_hmac_count_as_lost() {
-    let sentence = "replies with a wrong HMAC: 4; they count as lost; check the key";
+    let sentence = "replies with a wrong HMAC: 4; they count as lost; check the key, and \
+                    whether the reflector has one";
     let keyed = Keyed::new();
     // A byte of T2, of the HMAC, of the padding and of the HMAC of the TLVs.
     for (args, byte) in [

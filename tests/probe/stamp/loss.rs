@@ -56,8 +56,7 @@ fn loss_before_the_first_reply_has_a_direction() {
 fn loss_after_the_last_reply_has_no_known_direction() {
     let seen = both(&lossy(&[2, 11], &[10]), COUNT, "");
     assert_eq!(directions(&seen), [1, 0, 2], "{seen}");
-    let sentence = "lost on the way there: 1, on the way back: 0, unknown: 2 (no later reply shows \
-                    it)";
+    let sentence = "lost on the way there: 1, on the way back: 0, in an unknown direction: 2";
     assert_eq!(unusual(&seen), [sentence], "{seen}");
 }
 

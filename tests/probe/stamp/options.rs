@@ -67,11 +67,11 @@ fn impossible_stamp_requests_are_usage_errors() {
         ),
         (
             "--mode=stamp --size=13",
-            "expected 16 to 65507 bytes, in stamp mode from 14",
+            "expected 16 to 65507 bytes (14 to 65507 in stamp mode)",
         ),
         (
             "--mode=stamp --size=65508",
-            "expected 16 to 65507 bytes, in stamp mode from 14",
+            "expected 16 to 65507 bytes (14 to 65507 in stamp mode)",
         ),
         (
             "--mode=stamp --size=46",
