@@ -9,7 +9,7 @@ use clap::{ValueEnum, ValueHint};
 
 use super::dscp::dscp;
 use super::in_force::{list, maybe, name, time};
-use super::values::{duration, size};
+use super::values::{duration, path, size};
 use crate::reflect::Timeout;
 use crate::reflect::stamp::{DscpSet, ReplyDscp, StampKeys, StampSequence, StampSettings};
 use crate::worker::StampClock;
@@ -63,7 +63,12 @@ pub struct StampArgs {
     /// in decimal, in hexadecimal with 0x, or * for every other SSID; the key of 16 to 64 bytes in
     /// hexadecimal. A # starts a comment. The file is refused if other users have any permission on
     /// it or if its group may write it. A file of LoadCredential= is accepted.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        value_parser = path
+    )]
     pub stamp_key_file: Option<PathBuf>,
 
     /// Clock error to report

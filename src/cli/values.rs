@@ -1,9 +1,11 @@
 //! Values of options: types and parsers.
 
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -227,6 +229,12 @@ pub(super) fn size(
                 format!("expected {least} to {most} bytes, or a size with a unit (1KiB)")
             })
     }
+}
+
+/// Parses the path of a file. As in all options and variables, only UTF-8 is accepted.
+#[expect(clippy::unnecessary_wraps, reason = "clap expects a result")]
+pub(super) fn path(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(text.into())
 }
 
 /// Parses seconds, or numbers with units.

@@ -9,6 +9,7 @@ use super::values::REQUEST_SIZE;
 use super::{ProbeArgs, mistakes};
 use crate::cli::dscp::dscp;
 use crate::cli::key_file::{self, UnusableKeyFile};
+use crate::cli::values::path;
 use crate::daemon::Given;
 use crate::probe::stamp::{Padding, StampRequests};
 use crate::probe::wire::HEADER_BYTES;
@@ -40,7 +41,12 @@ pub(super) struct ProbeStampArgs {
     ///
     /// Send authenticated requests and verify the replies. The file has one SSID KEY per line, as
     /// that of the daemon: see --stamp-key-file in udp-echo(8).
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        value_parser = path
+    )]
     pub(super) key_file: Option<PathBuf>,
 
     /// Content of the padding [default: zero]
