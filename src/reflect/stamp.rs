@@ -31,6 +31,7 @@ pub use session::{BYTES_PER_SESSION, SessionTotals};
 use session::{SessionKey, Sessions};
 pub use timestamp::NtpTimestamp;
 use tlv::TlvContext;
+pub(crate) use tlv::{INTEGRITY, MALFORMED, UNRECOGNIZED};
 pub use tlv::{TlvFault, TlvKind, TlvTotals};
 pub use uplink::UplinkTotals;
 pub use wire::ReplyFields;

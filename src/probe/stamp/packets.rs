@@ -4,8 +4,8 @@
 //! size, and in authenticated mode the HMAC of the others.
 
 use crate::reflect::stamp::{
-    AUTHENTICATED, ErrorEstimate, HMAC_BYTES, HmacKey, Layout, NtpTimestamp, OPEN, ReplyFields,
-    get, put,
+    AUTHENTICATED, ErrorEstimate, HMAC_BYTES, HmacKey, INTEGRITY, Layout, MALFORMED, NtpTimestamp,
+    OPEN, ReplyFields, UNRECOGNIZED, get, put,
 };
 
 /// Length of a TLV without its value.
@@ -15,11 +15,6 @@ const TLV_HEADER: usize = 4;
 const EXTRA_PADDING: u8 = 1;
 const CLASS_OF_SERVICE: u8 = 4;
 const HMAC: u8 = 8;
-
-/// Flags of a TLV: not understood, malformed, integrity not verified.
-const UNRECOGNIZED: u8 = 0x80;
-const MALFORMED: u8 = 0x40;
-const INTEGRITY: u8 = 0x20;
 
 /// The header of the HMAC TLV.
 const HMAC_HEADER: [u8; TLV_HEADER] = [UNRECOGNIZED, HMAC, 0, 16];

@@ -1,7 +1,7 @@
 //! The sessions of a stateful reflector: a bounded table by addresses, ports and SSID.
 //!
-//! A session that is idle for the timeout ends. A full table keeps its sessions: requests of others
-//! are answered without one.
+//! A session that is idle for the timeout ends. When the table is full, no session is evicted: a request
+//! of a new session is answered without one.
 
 use std::hash::{Hasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

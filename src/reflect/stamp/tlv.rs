@@ -11,9 +11,9 @@ use super::dscp::DscpSet;
 use super::hmac::{HMAC_BYTES, HmacKey};
 use super::wire::{get, put};
 
-const UNRECOGNIZED: u8 = 0x80;
-const MALFORMED: u8 = 0x40;
-const INTEGRITY: u8 = 0x20;
+pub(crate) const UNRECOGNIZED: u8 = 0x80;
+pub(crate) const MALFORMED: u8 = 0x40;
+pub(crate) const INTEGRITY: u8 = 0x20;
 
 /// The bytes before the value.
 const HEADER: usize = 4;
