@@ -1,6 +1,5 @@
 //! Values of options: types and parsers.
 
-use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -232,8 +231,10 @@ pub(super) fn size(
 }
 
 /// Parses the path of a file. As in all options and variables, only UTF-8 is accepted.
-#[expect(clippy::unnecessary_wraps, reason = "clap expects a result")]
-pub(super) fn path(text: &str) -> Result<PathBuf, Infallible> {
+pub(super) fn path(text: &str) -> Result<PathBuf, &'static str> {
+    if text.is_empty() {
+        return Err("expected the path of a file");
+    }
     Ok(text.into())
 }
 
