@@ -5,6 +5,7 @@
 //! - [`worker`]: the loop between core and socket, one thread per socket.
 //! - [`metrics`]: every metric, declared once.
 //! - [`probe`]: the client.
+//! - [`monitor`]: the continuous client.
 //! - `throttle`: limits repeated warnings.
 //! - `status_page`: the HTML page at `/`.
 //! - [`address`], [`cli`], `http`, `runtime`, [`systemd`], [`telemetry`]: as their names say.
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod daemon;
 mod http;
 pub mod metrics;
+pub mod monitor;
 pub mod probe;
 pub mod record;
 pub mod reflect;

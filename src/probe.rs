@@ -46,6 +46,7 @@ pub use config::Config;
 use event::Event;
 use finished::{Finished, Losses};
 pub use metrics_url::MetricsUrl;
+pub(crate) use notes::{ICMP_KINDS, icmp_kind};
 use output::Output;
 use prober::{Outcome, Prober};
 use signals::Signals;

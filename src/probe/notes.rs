@@ -169,6 +169,22 @@ fn hint(errno: i32) -> &'static str {
     }
 }
 
+/// The kinds of ICMP errors in JSON and in metrics.
+pub(crate) const ICMP_KINDS: [&str; 7] = [
+    "icmp_port_unreachable",
+    "icmp_host_unreachable",
+    "icmp_net_unreachable",
+    "icmp_prohibited",
+    "icmp_too_big",
+    "icmp_ttl_exceeded",
+    "icmp_other",
+];
+
+/// Returns the kind of an ICMP error, one of [`ICMP_KINDS`].
+pub(crate) fn icmp_kind(icmp: Icmp) -> &'static str {
+    Meaning::of(icmp, true).kind
+}
+
 /// The meaning of an ICMP error (RFC 792, RFC 1812, RFC 4443).
 struct Meaning {
     /// Kind in JSON.

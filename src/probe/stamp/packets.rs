@@ -37,7 +37,7 @@ pub enum Padding {
 }
 
 /// The settings of requests.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StampRequests {
     /// Length in bytes, TLVs included.
     pub size: usize,
