@@ -1,9 +1,7 @@
 //! The daemon: opens the sockets, runs the workers and HTTP, and stops them.
 
-mod clock;
 mod config;
 mod error;
-mod pause;
 mod sockets;
 mod status;
 mod supervise;
@@ -20,22 +18,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::http::{self, Site};
+use crate::http::{self, HEAD_TIMEOUT};
 use crate::metrics::{Clocks, Counts, Metrics, MetricsSources};
 use crate::reflect::{Mode, Reflector};
 use crate::runtime;
+use crate::service::{Signals, clocks, now, today};
 use crate::systemd::Manager;
 use crate::telemetry::Log;
 use crate::udp;
 use crate::worker::{self, Shared, Stopped, Worker};
 
-use clock::{clocks, now, today};
 pub use config::{Config, Given};
 pub use error::DaemonError;
 pub use sockets::Inherited;
 use sockets::{Sockets, log_start, read_limits, worker_metrics};
 use status::Status;
-use supervise::{Ending, STOP, Signals, stop_workers, supervise};
+use supervise::{Ending, STOP, stop_workers, supervise};
 use warnings::DiscardWarnings;
 
 /// The longest wait for workers, HTTP and log at the end. The rest of the promised second is for
@@ -43,6 +41,12 @@ use warnings::DiscardWarnings;
 const END: Duration = Duration::from_millis(800);
 // A stop takes less than a second.
 const _: () = assert!(STOP.as_millis() < END.as_millis() && END.as_millis() < 1000);
+
+/// The longest life of an HTTP connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+// SECURITY.md promises that dead connections are closed within 15 seconds.
+const _: () = assert!(HEAD_TIMEOUT.as_secs() < CONNECTION_TIMEOUT.as_secs());
+const _: () = assert!(CONNECTION_TIMEOUT.as_secs() < 15);
 
 /// Runs the daemon until SIGTERM, SIGINT or an event of `--exit-on`.
 ///
@@ -127,8 +131,8 @@ async fn serve(
     if let Some((listener, _)) = http {
         let listener = tokio::net::TcpListener::from_std(listener);
         let listener = listener.map_err(cannot("serve HTTP"))?;
-        let site: Arc<dyn Site> = Arc::clone(&status) as _;
-        serving.spawn(http::serve(listener, site, stopping));
+        let routes = http::site(Arc::clone(&status) as _);
+        serving.spawn(http::serve(listener, routes, CONNECTION_TIMEOUT, stopping));
     }
 
     let mut manager = Manager::default();

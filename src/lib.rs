@@ -6,6 +6,7 @@
 //! - [`metrics`]: every metric, declared once.
 //! - [`probe`]: the client.
 //! - [`monitor`]: the continuous client.
+//! - `service`: signals, intervals and clocks of the daemon and the monitor.
 //! - `throttle`: limits repeated warnings.
 //! - `status_page`: the HTML page at `/`.
 //! - [`address`], [`cli`], `http`, `runtime`, [`systemd`], [`telemetry`]: as their names say.
@@ -21,6 +22,7 @@ pub mod probe;
 pub mod record;
 pub mod reflect;
 mod runtime;
+mod service;
 mod status_page;
 pub mod systemd;
 pub mod telemetry;

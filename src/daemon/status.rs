@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::clock::now;
-use super::pause::AwakeClock;
 use crate::http::Site;
 use crate::metrics::{Metrics, MetricsSummary};
 use crate::reflect::Mode;
+use crate::service::{AwakeClock, now};
 use crate::status_page::{self, Facts, History};
 use crate::udp::{self, Socket};
 use crate::worker::Shared;

@@ -1,22 +1,20 @@
 //! The supervisor: handles signals, the watchdog and the ends of workers, and stops the workers.
 
-use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{self, MissedTickBehavior};
+use tokio::time;
 use tracing::{error, info};
 
 use super::config::Given;
 use super::error::DaemonError;
-use super::pause;
 use super::status::Status;
 use super::warnings::DiscardWarnings;
 use crate::http::Site;
 use crate::reflect::End;
+use crate::service::{BEAT, Signals, heartbeat, interval, stop_signal, tick};
 use crate::status_page;
 use crate::systemd::{self, Manager};
 use crate::throttle::Throttle;
@@ -30,28 +28,10 @@ pub(super) const STOP: Duration = Duration::from_millis(600);
 const WAKE: Duration = Duration::from_millis(5);
 
 /// Each beat takes a sample for the status page and sends the status to the service manager.
-const _: () = assert!(pause::BEAT.as_millis() == status_page::PERIOD.as_millis());
+const _: () = assert!(BEAT.as_millis() == status_page::PERIOD.as_millis());
 
 /// A worker that stopped by itself, and the reason.
 pub(super) type Ending = (usize, Stopped);
-
-/// The signals that the daemon handles.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    /// Installs the handlers. Must be called on the runtime.
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-}
 
 /// Supervises the daemon until there is a reason to stop. One beat does all periodic work, so that
 /// an idle daemon wakes rarely.
@@ -64,7 +44,7 @@ pub(super) async fn supervise(
     warnings: &mut DiscardWarnings,
 ) -> Result<(), DaemonError> {
     let mut alive = systemd::watchdog().map(|allowed| interval(heartbeat(allowed)));
-    let mut beat = interval(pause::BEAT);
+    let mut beat = interval(BEAT);
     let mut starting = interval(Duration::from_millis(1));
     let suppressed = Throttle::default();
     let Signals {
@@ -106,14 +86,6 @@ pub(super) async fn supervise(
                 }
             }
         }
-    }
-}
-
-/// Waits for SIGTERM or SIGINT and returns its name.
-async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
     }
 }
 
@@ -165,38 +137,5 @@ fn ending(status: &Status, given: &Given, ended: Option<Ending>) -> Result<(), D
             cause,
         }),
         Some((_, Stopped::Panicked | Stopped::Asked)) | None => Err(DaemonError::WorkerLost),
-    }
-}
-
-/// The time between two heartbeats: less than half of the allowed time, so that one may be late.
-fn heartbeat(allowed: Duration) -> Duration {
-    (allowed * 2 / 5).max(Duration::from_millis(1))
-}
-
-/// An interval that does not catch up on missed ticks.
-fn interval(period: Duration) -> time::Interval {
-    let mut interval = time::interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
-/// Waits for the next tick, or for ever without an interval.
-async fn tick(interval: &mut Option<time::Interval>) {
-    match interval {
-        Some(interval) => drop(interval.tick().await),
-        None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heartbeats_are_in_time_when_one_is_late() {
-        for milliseconds in [3, 100, 10_000, 60_000] {
-            let allowed = Duration::from_millis(milliseconds);
-            assert!(2 * heartbeat(allowed) < allowed, "{allowed:?}");
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest time between two checks of the workers.
-pub(super) const BEAT: Duration = Duration::from_secs(2);
+pub(crate) const BEAT: Duration = Duration::from_secs(2);
 
 /// The most time that the clock counts from one reading to the next.
 const STEP: Duration = Duration::from_secs(1);
@@ -12,7 +12,7 @@ const STEP: Duration = Duration::from_secs(1);
 /// A clock that stands still while the supervisor does not run: if its process or its machine is
 /// stopped, or gets no CPU, the workers may not run either.
 #[derive(Debug)]
-pub(super) struct AwakeClock(Mutex<Reading>);
+pub(crate) struct AwakeClock(Mutex<Reading>);
 
 #[derive(Debug)]
 struct Reading {
@@ -22,13 +22,13 @@ struct Reading {
 
 impl AwakeClock {
     /// Counts from `now` on.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         let awake = Duration::ZERO;
         Self(Mutex::new(Reading { at: now, awake }))
     }
 
     /// How long the supervisor has been running at `now`.
-    pub(super) fn read(&self, now: Instant) -> Duration {
+    pub(crate) fn read(&self, now: Instant) -> Duration {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now.saturating_duration_since(last.at);
         last.awake += passed.min(STEP);

@@ -1,4 +1,4 @@
-//! The supervisor's clocks.
+//! The clocks of a service.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,13 +7,13 @@ use crate::udp::since_boot;
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "this is the supervisor")]
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
 /// Reads all clocks at one moment. If the thread loses its CPU between two readings, reads them
 /// again, up to ten times.
-pub(super) fn clocks() -> Clocks {
+pub(crate) fn clocks() -> Clocks {
     closest(now, || (since_boot(), time_of_day()))
 }
 
@@ -42,7 +42,7 @@ fn closest(now: impl Fn() -> Instant, others: impl Fn() -> (Duration, SystemTime
 }
 
 /// The time of day, since the UNIX epoch.
-pub(super) fn today() -> Duration {
+pub(crate) fn today() -> Duration {
     let today = time_of_day().duration_since(SystemTime::UNIX_EPOCH);
     today.unwrap_or_default()
 }
