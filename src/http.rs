@@ -184,7 +184,7 @@ pub(crate) async fn serve(
     longest: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
-    let router = checked(routes);
+    let routes = checked(routes);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     let (started, warnings) = (time::Instant::now(), Throttle::default());
     loop {
@@ -200,7 +200,7 @@ pub(crate) async fn serve(
                 {
                     oldest.abort();
                 }
-                let task = tokio::spawn(connection(stream, router.clone(), longest, stop.clone()));
+                let task = tokio::spawn(connection(stream, routes.clone(), longest, stop.clone()));
                 connections.push_back(task.abort_handle());
                 // Answers a request that came with the connection before others make it the oldest.
                 task::yield_now().await;
