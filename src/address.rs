@@ -228,6 +228,11 @@ impl HostPort {
     }
 
     /// Whether the host is a name.
+    /// Whether a resolver has to be asked for the addresses.
+    pub(crate) fn needs_resolver(&self) -> bool {
+        self.ip().is_none()
+    }
+
     fn is_name(&self) -> bool {
         self.host.parse::<IpAddr>().is_err()
     }

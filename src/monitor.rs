@@ -5,7 +5,11 @@
 
 pub mod buckets;
 mod config;
+mod engine;
 pub mod figures;
+mod loss;
+mod measurement;
+mod schedule;
 
 use crate::telemetry::Log;
 pub use config::{MonitorConfig, ProbeEndpoint, TargetSettings};

@@ -2,7 +2,7 @@
 //!
 //! - [`Config`]: the settings of a run.
 //! - `wire`, `tally`, `rtt`, `exchange`, `pace`: the core, without a socket or a clock.
-//! - `prober`, `clock`: the loop around the core, on one thread.
+//! - `prober`, `flows`, `clock`: the loop around the core, on one thread, and its sockets.
 //! - `attribution`, `exposition`, `fetch`, `metrics_url`: where requests were lost, by the
 //!   daemon's metrics.
 //! - `stamp`: the core of STAMP mode. `directions` renders its figures.
@@ -10,7 +10,7 @@
 //! - `report`, `summary`, `findings`, `notes`, `format`: figures and sentences in the output.
 
 mod attribution;
-mod clock;
+pub(crate) mod clock;
 mod config;
 mod directions;
 mod event;
@@ -19,6 +19,7 @@ mod exposition;
 mod fetch;
 mod findings;
 mod finished;
+pub(crate) mod flows;
 mod format;
 mod json;
 mod metrics_url;
@@ -27,7 +28,7 @@ mod output;
 pub(crate) mod pace;
 mod prober;
 mod report;
-mod rtt;
+pub mod rtt;
 mod screen;
 mod signals;
 pub mod stamp;
@@ -115,7 +116,8 @@ pub fn run(config: &Config) -> Result<bool, ProbeError> {
     Ok(totals.sent == 0 || !totals.lost_at_least(config.max_loss))
 }
 
-fn random() -> u32 {
+/// A random number, which identifies the datagrams of a run.
+pub(crate) fn random() -> u32 {
     let random = RandomState::new().build_hasher().finish();
     // All bits are equally random.
     u32::try_from(random & u64::from(u32::MAX)).unwrap_or_default()

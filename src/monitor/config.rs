@@ -59,3 +59,27 @@ pub struct TargetSettings {
     /// Requests in STAMP mode.
     pub stamp: Option<StampRequests>,
 }
+
+impl TargetSettings {
+    /// Returns settings for tests of other modules.
+    #[cfg(test)]
+    pub(super) fn example(name: &str, address: &str, mode: Mode) -> Self {
+        #[expect(clippy::unwrap_used, reason = "a test")]
+        let address = address.parse().unwrap();
+        Self {
+            name: name.into(),
+            address,
+            mode,
+            interval: Duration::from_millis(10),
+            flows: 1,
+            size: 64,
+            wait: Duration::from_secs(1),
+            family: Family::Any,
+            all_addresses: false,
+            per_flow: false,
+            source: None,
+            ip: IpOptions::default(),
+            stamp: None,
+        }
+    }
+}

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Measures the time since the start of the run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RunClock {
+pub(crate) struct RunClock {
     start: Instant,
     started: SystemTime,
 }
 
 /// A moment, by both clocks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
+pub(crate) struct Moment {
     /// Time since the start of the run.
     pub at: Duration,
     /// System time since 1970, or 0 if it could not be read at the same moment.
@@ -24,7 +24,7 @@ const APART: Duration = Duration::from_micros(2);
 impl RunClock {
     /// Starts the run.
     #[expect(clippy::disallowed_methods, reason = "the clock of the loop")]
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self {
             start: Instant::now(),
             started: SystemTime::now(),
@@ -32,26 +32,26 @@ impl RunClock {
     }
 
     /// Returns the system time of the start.
-    pub(super) fn started(&self) -> SystemTime {
+    pub(crate) fn started(&self) -> SystemTime {
         self.started
     }
 
     /// Returns the system time since 1970 of a time of the run.
     #[expect(clippy::disallowed_methods, reason = "the clock of the loop")]
-    pub(super) fn since_1970(&self, at: Duration) -> Duration {
+    pub(crate) fn since_1970(&self, at: Duration) -> Duration {
         let real = SystemTime::now().duration_since(UNIX_EPOCH);
         let ago = self.now().saturating_sub(at);
         real.unwrap_or_default().saturating_sub(ago)
     }
 
     /// Returns the time since the start of the run.
-    pub(super) fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
     /// Reads both clocks at the same moment, to 2 µs.
     #[expect(clippy::disallowed_methods, reason = "the clock of the loop")]
-    pub(super) fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> Moment {
         let mut before = self.now();
         for _ in 0..4 {
             let real = SystemTime::now();
@@ -75,14 +75,14 @@ impl RunClock {
 
 impl Moment {
     /// Returns the system time since 1970, if it could be read.
-    pub(super) fn time_of_day(&self) -> Option<Duration> {
+    pub(crate) fn time_of_day(&self) -> Option<Duration> {
         Some(self.real).filter(|real| !real.is_zero())
     }
 
     /// Converts a kernel receive timestamp (since 1970) to the time since the start of the run.
     /// Returns this moment if there is no timestamp, or if it lies in the future or before the
     /// start because the system clock was set.
-    pub(super) fn of_receipt(&self, stamp: Option<Duration>) -> Duration {
+    pub(crate) fn of_receipt(&self, stamp: Option<Duration>) -> Duration {
         stamp
             .and_then(|stamp| self.real.checked_sub(stamp))
             .and_then(|ago| self.at.checked_sub(ago))

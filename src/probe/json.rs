@@ -109,8 +109,8 @@ pub(super) fn summary(finished: &Finished<'_>) -> Value {
         "records_sent": outcome.notes.records_sent,
         "not_sent": outcome.missed.total(),
         "errors": errors(&outcome.notes),
-        "rtt_seconds": rtts(tally.rtts().summary()),
-        "jitter_seconds": tally.jitter().mean().map(seconds),
+        "rtt_seconds": rtts(outcome.round_trips.rtts.summary()),
+        "jitter_seconds": outcome.round_trips.jitter.mean().map(seconds),
         "notes": notes,
     });
     if config.flows > 1 {

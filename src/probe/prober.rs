@@ -6,17 +6,19 @@ mod reporting;
 mod sending;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use super::Config;
 use super::clock::RunClock;
 use super::event::Event;
 use super::exchange::Exchanges;
+use super::flows::Flows;
 use super::notes::{DeliveryError, Notes};
 use super::output::Output;
 use super::pace::{Frequency, Missed, Pace};
 use super::report::Intervals;
+use super::rtt::RoundTrips;
 use super::signals::Signals;
 use super::stamp::Stamp;
 use super::tally::Tally;
@@ -26,7 +28,6 @@ use crate::reflect::Mode;
 use crate::reflect::stamp::{AUTHENTICATED_BYTES, ErrorEstimate};
 use crate::udp::{self, Batch, ConnectOptions, Poller, Socket};
 use crate::worker::StampClock;
-use moving::OwnAddress;
 
 /// A run that cannot start or continue.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,8 @@ pub enum RunError {
 pub(super) struct Outcome {
     /// Counts of requests and replies.
     pub tally: Tally,
+    /// Round-trip times.
+    pub round_trips: RoundTrips,
     /// Errors and other events.
     pub notes: Notes,
     /// Source port of each flow.
@@ -78,12 +81,12 @@ pub(super) struct Prober<'a> {
     /// Error of this host's clock at the start.
     clock_error: ErrorEstimate,
     tally: Tally,
+    round_trips: RoundTrips,
     exchanges: Exchanges,
     pace: Pace,
-    sockets: Vec<Socket>,
-    /// Address of the target.
-    target: SocketAddr,
-    own_address: OwnAddress,
+    flows: Flows,
+    /// The last change of this host's own address: the old address and the new one.
+    address_change: Option<(IpAddr, IpAddr)>,
     /// Waits for all sockets, if there are several.
     poller: Option<Poller>,
     readable: Vec<usize>,
@@ -132,11 +135,8 @@ impl<'a> Prober<'a> {
         output: &'a mut Output,
         signals: &'a Signals,
     ) -> Result<Self, RunError> {
-        let options = connect_options(config);
-        let sockets = (0..config.flows)
-            .map(|_| Socket::connect(target, &options))
-            .collect::<Result<Vec<_>, _>>()?;
-        let poller = match sockets.as_slice() {
+        let flows = Flows::open(target, connect_options(config), config.flows)?;
+        let poller = match flows.sockets() {
             [_] => None,
             sockets => Some(Poller::new(sockets).map_err(RunError::Wait)?),
         };
@@ -155,15 +155,15 @@ impl<'a> Prober<'a> {
             stamp,
             clock_error: StampClock::Kernel.read(),
             tally: Tally::new(config.flows, tally_capacity(config)),
+            round_trips: RoundTrips::default(),
             exchanges: Exchanges::new(config.mode, config.flows, config.wait),
             pace: Pace::new(config.frequency),
-            batch: Batch::new(BATCH, slot_bytes, &sockets[0]),
+            batch: Batch::new(BATCH, slot_bytes, &flows.sockets()[0]),
             outgoing: vec![0; BATCH * config.size],
             config,
             address,
-            own_address: OwnAddress::new(config.flows),
-            target,
-            sockets,
+            flows,
+            address_change: None,
             poller,
             readable: Vec::new(),
             clock: RunClock::start(),
@@ -212,18 +212,10 @@ impl<'a> Prober<'a> {
         }
         let time = self.clock.now();
         self.report_losses(time);
-        let drops = self.sockets.iter().map(Socket::queue_and_drops);
+        let sockets = self.flows.sockets().iter();
         Ok(Outcome {
-            ports: self
-                .sockets
-                .iter()
-                .map(|socket| socket.address().port())
-                .collect(),
-            own_drops: self.own_address.drops_before()
-                + drops
-                    .filter_map(Result::ok)
-                    .map(|(_, drops)| drops)
-                    .sum::<u64>(),
+            ports: sockets.map(|socket| socket.address().port()).collect(),
+            own_drops: self.flows.drops(),
             is_plain: self.stamp.is_none()
                 && self.config.mode != Mode::Echo
                 && self.exchanges.is_plain(),
@@ -234,6 +226,7 @@ impl<'a> Prober<'a> {
             started: self.clock.started(),
             ended: self.clock.since_1970(time),
             tally: self.tally,
+            round_trips: self.round_trips,
             notes: self.notes,
             time,
         })
@@ -295,7 +288,11 @@ impl<'a> Prober<'a> {
             return None;
         }
         let since = *self.all_answered.get_or_insert(now);
-        let longest = self.tally.rtts().summary().map_or(LINGER, |rtts| rtts.max);
+        let longest = self
+            .round_trips
+            .rtts
+            .summary()
+            .map_or(LINGER, |rtts| rtts.max);
         Some(since + LINGER.max(longest * 2))
     }
 

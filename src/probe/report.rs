@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rtt::{Jitter, RttSummary, Rtts};
+use super::rtt::{RoundTrips, RttSummary};
 use super::tally::{Tally, Totals};
 
 /// The figures from one time of the run to another.
@@ -34,20 +34,18 @@ pub(super) struct Figures {
 
 impl Figures {
     /// Returns the figures of the whole run until `now`.
-    pub(super) fn of_run(tally: &Tally, now: Duration) -> Self {
+    pub(super) fn of_run(tally: &Tally, round_trips: &RoundTrips, now: Duration) -> Self {
         Self::new(
             [Duration::ZERO, now],
             [&Totals::default(), tally.totals()],
-            tally.rtts(),
-            *tally.jitter(),
+            round_trips,
         )
     }
 
     fn new(
         [from, to]: [Duration; 2],
         [before, after]: [&Totals; 2],
-        rtts: &Rtts,
-        jitter: Jitter,
+        round_trips: &RoundTrips,
     ) -> Self {
         // A reply after the time to wait makes a lost request a received one.
         let lost = |totals: &Totals| totals.overdue + totals.rejected;
@@ -61,8 +59,8 @@ impl Figures {
             duplicates: after.duplicates - before.duplicates,
             reordered: after.reordered - before.reordered,
             corrupted: after.corrupted - before.corrupted,
-            rtts: rtts.summary(),
-            jitter: jitter.mean(),
+            rtts: round_trips.rtts.summary(),
+            jitter: round_trips.jitter.mean(),
         }
     }
 }
@@ -73,8 +71,7 @@ pub(super) struct Intervals {
     length: Duration,
     start: Duration,
     before: Totals,
-    jitter_before: Jitter,
-    rtts: Rtts,
+    round_trips: RoundTrips,
 }
 
 impl Intervals {
@@ -84,14 +81,13 @@ impl Intervals {
             length,
             start: Duration::ZERO,
             before: Totals::default(),
-            jitter_before: Jitter::default(),
-            rtts: Rtts::default(),
+            round_trips: RoundTrips::default(),
         }
     }
 
     /// Adds the round-trip time of a first reply.
-    pub(super) fn add(&mut self, rtt: Duration) {
-        self.rtts.add(rtt);
+    pub(super) fn add(&mut self, rtt: Duration, variations: [Option<Duration>; 2]) {
+        self.round_trips.add(rtt, variations);
     }
 
     /// Returns the end of the current interval.
@@ -113,13 +109,11 @@ impl Intervals {
         let figures = Figures::new(
             [self.start, end],
             [&self.before, tally.totals()],
-            &self.rtts,
-            tally.jitter().since(&self.jitter_before),
+            &self.round_trips,
         );
         self.start = end;
         self.before = *tally.totals();
-        self.jitter_before = *tally.jitter();
-        self.rtts = Rtts::default();
+        self.round_trips = RoundTrips::default();
         Some(figures)
     }
 }
@@ -127,6 +121,7 @@ impl Intervals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::tally::ReplyKind;
 
     const SECOND: Duration = Duration::from_secs(1);
     const MILLISECOND: Duration = Duration::from_millis(1);
@@ -138,8 +133,12 @@ mod tests {
         let answer = |tally: &mut Tally, intervals: &mut Intervals, rtt: Duration| {
             let sequence = tally.next_sequence();
             tally.sent(0, Duration::ZERO);
-            tally.reply(sequence, false, rtt, rtt);
-            intervals.add(rtt);
+            if let ReplyKind::First {
+                rtt, variations, ..
+            } = tally.reply(sequence, false, rtt, rtt)
+            {
+                intervals.add(rtt, variations);
+            }
         };
         answer(&mut tally, &mut intervals, MILLISECOND);
         answer(&mut tally, &mut intervals, MILLISECOND * 3);
@@ -167,7 +166,7 @@ mod tests {
         tally.reply(4, false, SECOND * 3, SECOND * 3);
         let third = intervals.next(&tally, SECOND * 40).unwrap();
         assert_eq!((third.sent, third.received, third.lost), (0, 1, 0));
-        let all = Figures::of_run(&tally, SECOND * 41);
+        let all = Figures::of_run(&tally, &RoundTrips::default(), SECOND * 41);
         assert_eq!(
             (all.sent, all.received, all.lost, all.in_flight),
             (6, 4, 1, 1)

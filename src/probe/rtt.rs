@@ -4,6 +4,25 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+/// The round-trip times of a run and their variation.
+#[derive(Debug, Default)]
+pub struct RoundTrips {
+    /// Of all first replies.
+    pub rtts: Rtts,
+    /// From one request of a flow to the next one.
+    pub jitter: Jitter,
+}
+
+impl RoundTrips {
+    /// Adds the round-trip time of a first reply, and the differences from those of its neighbours.
+    pub fn add(&mut self, rtt: Duration, variations: [Option<Duration>; 2]) {
+        self.rtts.add(rtt);
+        for variation in variations.into_iter().flatten() {
+            self.jitter.add(variation);
+        }
+    }
+}
+
 /// The round-trip times of a run. Minimum, maximum and mean are exact, quantiles have three digits.
 #[derive(Debug, Clone)]
 pub struct Rtts {
@@ -55,14 +74,6 @@ impl Jitter {
         Some(Duration::from_nanos(
             u64::try_from(mean).unwrap_or(u64::MAX),
         ))
-    }
-
-    /// Returns the differences that were added after `before`.
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            pairs: self.pairs - before.pairs,
-            sum: self.sum.saturating_sub(before.sum),
-        }
     }
 }
 
@@ -233,19 +244,6 @@ mod tests {
     fn rtt_has_no_figures_without_a_reply() {
         assert_eq!(Rtts::default().summary(), None);
         assert_eq!(Rtts::default().bars(8), []);
-    }
-
-    #[test]
-    fn jitter_since_a_time_leaves_out_what_was_before() {
-        let mut jitter = Jitter::default();
-        jitter.add(Duration::from_millis(50));
-        let before = jitter;
-        assert_eq!(jitter.since(&before).mean(), None);
-        for milliseconds in [1, 2, 6] {
-            jitter.add(Duration::from_millis(milliseconds));
-        }
-        let mean = jitter.since(&before).mean();
-        assert_eq!(mean, Some(Duration::from_millis(3)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use packets::Packets;
 pub use packets::{Padding, StampRequests};
 use packets::{Parsed, ParsedReply};
 use session::Session;
-pub use session::{Delay, LostByDirection};
+pub use session::{Delay, LostByDirection, Settled};
 
 use super::wire::{Change, Message};
 use crate::reflect::stamp::{ErrorEstimate, NtpTimestamp};
@@ -27,16 +27,22 @@ const STEP: Duration = Duration::from_millis(1);
 /// The fastest slew of a clock: `adjtime` and chronyd stay below a tenth.
 const SLEW: u32 = 100;
 
-/// A measurement.
+/// A measurement: the sessions and their figures.
 #[derive(Debug)]
 pub struct Stamp {
+    sessions: StampSessions,
+    figures: StampFigures,
+    /// The last readings of both clocks: since the start of the run, and since 1970.
+    clocks: Option<(Duration, Duration)>,
+}
+
+/// The sessions of all flows, without figures.
+#[derive(Debug)]
+pub struct StampSessions {
     packets: Packets,
     sessions: Box<[Session]>,
     /// Number of requests that each session keeps.
     capacity: usize,
-    figures: StampFigures,
-    /// The last readings of both clocks: since the start of the run, and since 1970.
-    clocks: Option<(Duration, Duration)>,
 }
 
 /// How a reply was received.
@@ -108,14 +114,67 @@ impl Answer {
     }
 }
 
+/// What a datagram adds to the figures.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is on the stack, for one datagram"
+)]
+#[derive(Debug, Clone, Copy)]
+pub enum StampEvent {
+    /// The first reply to a request.
+    FirstReply(FirstReply),
+    /// A request that came back as it was.
+    Echoed,
+    /// A reply with a wrong HMAC.
+    Unverified,
+}
+
+/// The first reply to a request.
+#[derive(Debug, Clone, Copy)]
+pub struct FirstReply {
+    reply: ParsedReply,
+    reception: StampReception,
+    /// T1.
+    sent_at: NtpTimestamp,
+    /// Time in the reflector in nanoseconds, if it is possible.
+    in_reflector: Option<u64>,
+    delay: Option<Delay>,
+    /// The delays of the flow's requests before and after.
+    neighbours: [Option<Delay>; 2],
+}
+
+impl FirstReply {
+    /// Sequence numbers of the request and of the reply.
+    pub fn numbers(&self) -> (u32, u32) {
+        (
+            self.reply.fields.request_sequence,
+            self.reply.fields.sequence,
+        )
+    }
+
+    /// The delays, if T4 is known.
+    pub fn delay(&self) -> Option<Delay> {
+        self.delay
+    }
+
+    /// The differences of the delays of two consecutive requests (RFC 3393), of which this is one.
+    pub fn variations(&self) -> impl Iterator<Item = Delay> {
+        let [before, after] = self.neighbours;
+        let pairs = [before.zip(self.delay), self.delay.zip(after)];
+        pairs.into_iter().flatten().map(|(before, after)| Delay {
+            forward: after.forward - before.forward,
+            backward: after.backward - before.backward,
+            round_trip: after.round_trip - before.round_trip,
+        })
+    }
+}
+
 impl Stamp {
     /// Prepares a measurement with this number of flows, which keeps the last `capacity` requests of
     /// each. `random` seeds the padding.
     pub fn new(settings: StampRequests, flows: usize, capacity: usize, random: u32) -> Self {
         Self {
-            packets: Packets::new(settings, random),
-            sessions: (0..flows).map(|_| Session::default()).collect(),
-            capacity,
+            sessions: StampSessions::new(settings, flows, capacity, random),
             figures: StampFigures::default(),
             clocks: None,
         }
@@ -123,7 +182,7 @@ impl Stamp {
 
     /// The settings of requests.
     pub fn settings(&self) -> &StampRequests {
-        self.packets.settings()
+        self.sessions.packets.settings()
     }
 
     /// The figures so far.
@@ -131,9 +190,7 @@ impl Stamp {
         &self.figures
     }
 
-    /// Writes the next request of a flow to `out`. `sequence` is its number in the tally. It is sent
-    /// at `at` since the start of the run and `time_of_day` since 1970 (T1), by a clock with this
-    /// error.
+    /// Writes a request. See [`StampSessions::write`].
     pub fn write(
         &mut self,
         flow: usize,
@@ -145,6 +202,85 @@ impl Stamp {
     ) {
         self.figures.is_stepped |= self.is_step(at, time_of_day);
         self.clocks = Some((at, time_of_day));
+        self.sessions.write(flow, sequence, time_of_day, error, out);
+    }
+
+    /// The number in the tally of a request that an ICMP error quotes.
+    pub fn quoted(&self, flow: usize, bytes: &[u8]) -> Option<u64> {
+        self.sessions.quoted(flow, bytes)
+    }
+
+    /// Handles a datagram and adds it to the figures. See [`StampSessions::receive`].
+    pub fn receive(
+        &mut self,
+        flow: usize,
+        bytes: &[u8],
+        length: usize,
+        reception: StampReception,
+        sent_at: impl Fn(u64) -> Option<Duration>,
+    ) -> Answer {
+        let (answer, event) = self
+            .sessions
+            .receive(flow, bytes, length, reception, sent_at);
+        if let Some(event) = event {
+            self.figures.add(&event, self.sessions.packets.settings());
+        }
+        answer
+    }
+
+    /// Returns the lost requests by direction.
+    pub fn lost(&self) -> LostByDirection {
+        let sessions = &self.sessions.sessions;
+        let mut sum = LostByDirection::default();
+        if self.is_stateful().is_none() {
+            sum.unknown = sessions.iter().map(Session::all_lost).sum();
+            return sum;
+        }
+        for lost in sessions.iter().map(Session::lost) {
+            sum.forward += lost.forward;
+            sum.backward += lost.backward;
+            sum.unknown += lost.unknown;
+        }
+        sum
+    }
+
+    /// Whether the reflector numbers its replies. `None` if all numbers equal those of the requests.
+    pub fn is_stateful(&self) -> Option<bool> {
+        self.sessions.sessions.iter().find_map(Session::is_stateful)
+    }
+
+    /// Whether the system clock moved against the monotonic one since the last request.
+    fn is_step(&self, at: Duration, time_of_day: Duration) -> bool {
+        let Some((at_before, time_before)) = self.clocks else {
+            return false;
+        };
+        let passed = at.saturating_sub(at_before);
+        let expected = time_before + passed;
+        time_of_day.abs_diff(expected) > STEP + passed / SLEW
+    }
+}
+
+impl StampSessions {
+    /// Prepares this number of sessions, each of which keeps its last `capacity` requests. `random`
+    /// seeds the padding.
+    pub fn new(settings: StampRequests, flows: usize, capacity: usize, random: u32) -> Self {
+        Self {
+            packets: Packets::new(settings, random),
+            sessions: (0..flows).map(|_| Session::default()).collect(),
+            capacity,
+        }
+    }
+
+    /// Writes the next request of a flow to `out`. `sequence` is its number in the tally. It is sent
+    /// at `time_of_day` since 1970 (T1), by a clock with this error.
+    pub fn write(
+        &mut self,
+        flow: usize,
+        sequence: u64,
+        time_of_day: Duration,
+        error: ErrorEstimate,
+        out: &mut [u8],
+    ) {
         let session = &mut self.sessions[flow];
         let sent_at = NtpTimestamp::from_unix(time_of_day);
         self.packets
@@ -168,147 +304,58 @@ impl Stamp {
         length: usize,
         reception: StampReception,
         sent_at: impl Fn(u64) -> Option<Duration>,
-    ) -> Answer {
+    ) -> (Answer, Option<StampEvent>) {
         let reply = match self.packets.parse(bytes, length) {
             Parsed::Reply(reply) => reply,
             Parsed::Request(number, sent_at) if self.is_own(flow, number, sent_at) => {
-                self.figures.faults.echoed += 1;
-                return Answer::Faulty;
+                return (Answer::Faulty, Some(StampEvent::Echoed));
             }
             Parsed::Request(..) if !self.packets.settings().is_authenticated => {
-                return Answer::Foreign;
+                return (Answer::Foreign, None);
             }
             Parsed::Request(..) | Parsed::Unverified => {
-                self.figures.faults.unverified += 1;
-                return Answer::Faulty;
+                return (Answer::Faulty, Some(StampEvent::Unverified));
             }
-            Parsed::Other => return Answer::Foreign,
+            Parsed::Other => return (Answer::Foreign, None),
         };
         let number = reply.fields.request_sequence;
-        let session = &self.sessions[flow];
+        let session = &mut self.sessions[flow];
         let Some(sent) = session.get(number) else {
-            return Answer::Foreign;
+            return (Answer::Foreign, None);
         };
         let round_trip = sent_at(sent.sequence).and_then(|at| reception.at.checked_sub(at));
-        let times = times(&reply, sent.at, reception, round_trip);
-        let is_first = self.sessions[flow].is_unanswered(number);
-        self.sessions[flow].answered(number, reply.fields.sequence, times.1);
-        if is_first {
-            self.count(flow, number, &reply, reception, times);
-        }
-        Answer::Reply(Matched {
+        let (in_reflector, delay) = times(&reply, sent.at, reception, round_trip);
+        let is_first = session.is_unanswered(number);
+        session.answered(number, reply.fields.sequence, delay);
+        let event = is_first.then(|| {
+            StampEvent::FirstReply(FirstReply {
+                reply,
+                reception,
+                sent_at: sent.at,
+                in_reflector,
+                delay,
+                neighbours: session.neighbours(number),
+            })
+        });
+        let answer = Answer::Reply(Matched {
             sequence: sent.sequence,
-            in_reflector: Duration::from_nanos(times.0.unwrap_or(0)),
+            in_reflector: Duration::from_nanos(in_reflector.unwrap_or(0)),
             is_cut: reply.is_cut,
             is_altered: reply.is_altered,
-        })
+        });
+        (answer, event)
+    }
+
+    /// Returns the next request of a flow, in order, that is answered or lost for good: its number in
+    /// the tally is below `settled`.
+    pub fn next_settled(&mut self, flow: usize, settled: u64) -> Option<Settled> {
+        self.sessions[flow].next_settled(settled)
     }
 
     /// Whether a request of this number and T1 was sent on the flow.
     fn is_own(&self, flow: usize, number: u32, sent_at: NtpTimestamp) -> bool {
         let sent = self.sessions[flow].get(number);
         sent.is_some_and(|sent| sent.at == sent_at)
-    }
-
-    /// Returns the lost requests by direction.
-    pub fn lost(&self) -> LostByDirection {
-        let mut sum = LostByDirection::default();
-        if self.is_stateful().is_none() {
-            sum.unknown = self.sessions.iter().map(Session::all_lost).sum();
-            return sum;
-        }
-        for lost in self.sessions.iter().map(Session::lost) {
-            sum.forward += lost.forward;
-            sum.backward += lost.backward;
-            sum.unknown += lost.unknown;
-        }
-        sum
-    }
-
-    /// Whether the reflector numbers its replies. `None` if all numbers equal those of the requests.
-    pub fn is_stateful(&self) -> Option<bool> {
-        self.sessions.iter().find_map(Session::is_stateful)
-    }
-
-    /// Adds the first reply to a request to the figures.
-    fn count(
-        &mut self,
-        flow: usize,
-        number: u32,
-        reply: &ParsedReply,
-        reception: StampReception,
-        (in_reflector, delay): (Option<u64>, Option<Delay>),
-    ) {
-        let figures = &mut self.figures;
-        let settings = self.packets.settings();
-        let [t2, t3] = reply_times(reply);
-        figures.reflector.add(t3.nanoseconds_since(t2));
-        if let Some(delay) = delay {
-            figures.forward.add(delay.forward);
-            figures.backward.add(delay.backward);
-            figures.offset.add(delay.forward / 2 - delay.backward / 2);
-            let [before, after] = self.sessions[flow].neighbours(number);
-            let pairs = [
-                before.map(|before| (before, delay)),
-                after.map(|after| (delay, after)),
-            ];
-            for (before, after) in pairs.into_iter().flatten() {
-                figures.ipdv_forward.add(after.forward - before.forward);
-                figures.ipdv_backward.add(after.backward - before.backward);
-                let round_trip = after.round_trip - before.round_trip;
-                figures.ipdv_round_trip.add(round_trip);
-            }
-        }
-        figures.forward_ttl = reply.fields.ttl.or(figures.forward_ttl);
-        figures.backward_ttl = reception.ttl.or(figures.backward_ttl);
-        let dscp = reception.traffic_class.map(|class| class >> 2);
-        figures.dscp_returned = dscp.or(figures.dscp_returned);
-        let error = reply.fields.error;
-        figures.remote_clock = Some(match figures.remote_clock {
-            Some(worst) => worst.worse(error),
-            None => error,
-        });
-        let has_ssid = settings.size >= settings.base();
-        figures.ssid = Some(reply.fields.ssid).filter(|_| has_ssid);
-        let (is_refused, received) = match reply.class_of_service {
-            Some((received, is_refused)) => (is_refused, Some(received)),
-            None => (false, None),
-        };
-        figures.dscp_received_there = received.or(figures.dscp_received_there);
-        let sent_at = self.sessions[flow].get(number).map(|sent| sent.at);
-        let faults = &mut figures.faults;
-        for (count, is_faulty) in [
-            (
-                &mut faults.ssid,
-                has_ssid && reply.fields.ssid != settings.ssid,
-            ),
-            (
-                &mut faults.changed_t1,
-                sent_at.is_some_and(|at| at != reply.fields.request_sent_at),
-            ),
-            (&mut faults.equal_times, t2 == t3),
-            (&mut faults.impossible_times, in_reflector.is_none()),
-            (&mut faults.cut, reply.is_cut),
-            (
-                &mut faults.unrecognized,
-                reply.flags.is_unrecognized() && !reply.flags.is_unverified(),
-            ),
-            (&mut faults.malformed, reply.flags.is_malformed()),
-            (&mut faults.refused_hmac, reply.flags.is_unverified()),
-            (&mut faults.refused_dscp, is_refused),
-        ] {
-            *count += u64::from(is_faulty);
-        }
-    }
-
-    /// Whether the system clock moved against the monotonic one since the last request.
-    fn is_step(&self, at: Duration, time_of_day: Duration) -> bool {
-        let Some((at_before, time_before)) = self.clocks else {
-            return false;
-        };
-        let passed = at.saturating_sub(at_before);
-        let expected = time_before + passed;
-        time_of_day.abs_diff(expected) > STEP + passed / SLEW
     }
 }
 

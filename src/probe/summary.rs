@@ -75,8 +75,8 @@ impl Display for Summary<'_> {
 
 impl Summary<'_> {
     fn times(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let tally = &self.finished.outcome.tally;
-        let Some(summary) = tally.rtts().summary() else {
+        let round_trips = &self.finished.outcome.round_trips;
+        let Some(summary) = round_trips.rtts.summary() else {
             return Ok(());
         };
         let [min, mean, max, stddev, p50, p90, p99] = [
@@ -94,13 +94,13 @@ impl Summary<'_> {
             "\nround trip in ms: min {min}, mean {mean}, max {max}, stddev {stddev}\
              \n                  p50 {p50}, p90 {p90}, p99 {p99}"
         )?;
-        if let Some(jitter) = tally.jitter().mean() {
+        if let Some(jitter) = round_trips.jitter.mean() {
             write!(f, ", jitter {}", Milliseconds(jitter))?;
         }
         if let Some(directions) = self.finished.directions() {
             write!(f, "{directions}")?;
         }
-        self.bars(f, tally.rtts())
+        self.bars(f, &round_trips.rtts)
     }
 
     fn bars(&self, f: &mut Formatter<'_>, rtts: &Rtts) -> fmt::Result {

@@ -4,7 +4,6 @@ mod requests;
 
 use std::time::Duration;
 
-use super::rtt::{Jitter, Rtts};
 use requests::{Requests, Status};
 
 /// The counts of a run. Times are measured from its start.
@@ -17,8 +16,6 @@ pub struct Tally {
     losses: Option<(u64, u64)>,
     flows: Box<[Flow]>,
     totals: Totals,
-    rtts: Rtts,
-    jitter: Jitter,
 }
 
 /// A request without a reply, or a run of them.
@@ -75,7 +72,7 @@ pub struct Totals {
     pub corrupted: u64,
     /// Replies whose request cannot be identified.
     pub damaged: u64,
-    /// Replies to requests that are no longer kept.
+    /// Replies to requests that are no longer kept, or lost for good.
     pub too_late: u64,
     /// Unanswered requests that were not delivered, by an ICMP error or a failed send.
     pub rejected: u64,
@@ -90,6 +87,9 @@ pub enum ReplyKind {
     First {
         /// The round-trip time.
         rtt: Duration,
+        /// The differences from those of the flow's requests before and after, without sign, if
+        /// these have a reply.
+        variations: [Option<Duration>; 2],
         /// The flow of its request.
         flow: usize,
         /// Whether the reply to a later request of the flow arrived before.
@@ -102,7 +102,7 @@ pub enum ReplyKind {
         /// The flow of its request.
         flow: usize,
     },
-    /// A reply to a request that is no longer kept or was never sent.
+    /// A reply to a request that is no longer kept, lost for good or was never sent.
     Unknown,
 }
 
@@ -130,8 +130,6 @@ impl Tally {
             losses: None,
             flows: vec![Flow::default(); flows].into(),
             totals: Totals::default(),
-            rtts: Rtts::default(),
-            jitter: Jitter::default(),
         }
     }
 
@@ -143,16 +141,6 @@ impl Tally {
     /// Returns the counts of each flow.
     pub fn flows(&self) -> &[Flow] {
         &self.flows
-    }
-
-    /// Returns the round-trip times of all first replies.
-    pub fn rtts(&self) -> &Rtts {
-        &self.rtts
-    }
-
-    /// Returns the variation of the round-trip times from one request of a flow to the next one.
-    pub fn jitter(&self) -> &Jitter {
-        &self.jitter
     }
 
     /// Returns the number of requests that may still get a reply.
@@ -195,7 +183,8 @@ impl Tally {
             self.totals.damaged += 1;
             return ReplyKind::Unknown;
         }
-        let Some(request) = self.requests.get(sequence) else {
+        let request = self.requests.get(sequence);
+        let Some(request) = request.filter(|request| request.status != Status::Lost) else {
             self.totals.too_late += 1;
             return ReplyKind::Unknown;
         };
@@ -208,16 +197,14 @@ impl Tally {
             return ReplyKind::Duplicate { rtt, flow };
         }
         self.requests.reply(sequence, rtt);
-        for neighbour in self.requests.neighbours(sequence).into_iter().flatten() {
-            if let Some(other) = neighbour.rtt() {
-                self.jitter.add(rtt.abs_diff(other));
-            }
-        }
+        let variations = self.requests.neighbours(sequence).map(|neighbour| {
+            let other = neighbour.and_then(|neighbour| neighbour.rtt());
+            other.map(|other| rtt.abs_diff(other))
+        });
         let was_rejected = u64::from(request.status == Status::Rejected);
         self.totals.rejected -= was_rejected;
         self.totals.overdue -= u64::from(self.is_overdue(sequence, request.status));
         self.totals.received += 1;
-        self.rtts.add(rtt);
         let counts = &mut self.flows[flow];
         counts.received += 1;
         counts.rejected -= was_rejected;
@@ -226,6 +213,7 @@ impl Tally {
         self.totals.reordered += u64::from(reordered);
         ReplyKind::First {
             rtt,
+            variations,
             flow,
             reordered,
         }
@@ -295,6 +283,45 @@ impl Tally {
     pub fn end_losses(&mut self) -> Option<Overdue> {
         let (first, last) = self.losses.take()?;
         (first < last).then_some(Overdue::Run { first, last })
+    }
+
+    /// Counts the next unanswered request that was sent before `sent_before` as lost for good, and
+    /// returns its flow. A later reply to it is too late. Requests are returned in order, each once.
+    /// Use it instead of [`Self::overdue`].
+    pub fn expire(&mut self, sent_before: Duration) -> Option<usize> {
+        let (sent_at, flow) = self.oldest_waiting()?;
+        if sent_at >= sent_before {
+            return None;
+        }
+        self.requests.get_mut(self.unreported).status = Status::Lost;
+        self.unreported += 1;
+        Some(flow)
+    }
+
+    /// Returns the send time and the flow of the oldest request that may still get a reply, one with
+    /// an ICMP error included. All requests before [`Self::settled`] are then answered or lost.
+    pub fn oldest_waiting(&mut self) -> Option<(Duration, usize)> {
+        while self.unreported < self.requests.next() {
+            let request = self.requests.get(self.unreported);
+            match request.map(|request| (request.status, request)) {
+                Some((Status::Waiting | Status::Rejected, request)) => {
+                    return Some((request.sent_at(), request.flow as usize));
+                }
+                _ => self.unreported = (self.unreported + 1).max(self.requests.first()),
+            }
+        }
+        None
+    }
+
+    /// Returns the sequence number up to which, excluded, all requests are answered or lost for good.
+    pub fn settled(&self) -> u64 {
+        self.unreported
+    }
+
+    /// Whether a request may still get its first reply.
+    pub fn is_waiting(&self, sequence: u64) -> bool {
+        let request = self.requests.get(sequence);
+        request.is_some_and(|request| matches!(request.status, Status::Waiting | Status::Rejected))
     }
 
     /// Returns the send time of the first request that [`Self::overdue`] has not looked at.

@@ -29,6 +29,11 @@ impl SocketError {
             cause,
         }
     }
+
+    /// The error of the system call.
+    pub(crate) fn cause(&self) -> &io::Error {
+        &self.cause
+    }
 }
 
 /// The action that failed. Connecting has hints of its own.

@@ -7,6 +7,7 @@ use super::*;
 use crate::probe::attribution::Attribution;
 use crate::probe::notes::Notes;
 use crate::probe::pace::Missed;
+use crate::probe::rtt::RoundTrips;
 use crate::probe::tally::Tally;
 use crate::reflect::stamp::ErrorEstimate;
 use crate::udp::Icmp;
@@ -26,6 +27,7 @@ fn run(flows: usize, answers: &[bool]) -> Outcome {
     }
     Outcome {
         tally,
+        round_trips: RoundTrips::default(),
         notes: Notes::default(),
         ports: (1..).take(flows).collect(),
         own_drops: 0,

@@ -40,7 +40,7 @@ impl Prober<'_> {
             if timeout > GRANULARITY * 2 {
                 self.set_receive_timeout(timeout.saturating_sub(GRANULARITY))?;
                 wait = Wait::Block;
-            } else if !timeout.is_zero() && !self.sockets[0].wait_readable(timeout)? {
+            } else if !timeout.is_zero() && !self.flows.sockets()[0].wait_readable(timeout)? {
                 return Ok(0);
             }
             return Ok(self.receive_on(0, wait));
@@ -60,7 +60,7 @@ impl Prober<'_> {
         let steps = timeout.as_millis() / GRANULARITY.as_millis();
         let timeout = GRANULARITY * u32::try_from(steps.max(1)).unwrap_or(1);
         if timeout != self.receive_timeout {
-            self.sockets[0].set_receive_timeout(Some(timeout))?;
+            self.flows.sockets()[0].set_receive_timeout(Some(timeout))?;
             self.receive_timeout = timeout;
         }
         Ok(())
@@ -71,9 +71,9 @@ impl Prober<'_> {
         // With one request in flight there is only one datagram to receive (see Batch::receive).
         let most = self.tally.outstanding().clamp(1, BATCH as u64);
         let most = usize::try_from(most).unwrap_or(BATCH);
-        match self.batch.receive(&self.sockets[flow], wait, most) {
+        match self.batch.receive(&self.flows.sockets()[flow], wait, most) {
             Ok(count) => {
-                self.own_address.received_on(flow);
+                self.flows.received_on(flow);
                 let now = self.clock.moment();
                 for slot in 0..count {
                     let meta = self.batch.meta(slot);
@@ -165,9 +165,16 @@ impl Prober<'_> {
                 let kind = self
                     .tally
                     .reply(sequence, is_corrupted, counted_at, counted_by);
-                if let ReplyKind::First { flow, rtt, .. } = kind {
+                if let ReplyKind::First {
+                    flow,
+                    rtt,
+                    variations,
+                    ..
+                } = kind
+                {
+                    self.round_trips.add(rtt, variations);
                     if let Some(intervals) = &mut self.intervals {
-                        intervals.add(rtt);
+                        intervals.add(rtt, variations);
                     }
                     let due = self.exchanges.reply_received(flow, sequence, rtt, at, by);
                     if let Some(due) = due {
@@ -181,19 +188,16 @@ impl Prober<'_> {
 
     /// Reads and counts the ICMP errors about datagrams of a flow. Returns whether there were any.
     pub(super) fn take_rejections(&mut self, flow: usize) -> bool {
-        let mut any = false;
-        while let Some(rejection) = self.sockets[flow].take_rejection() {
-            // The failed send itself is the one that counts.
-            if rejection.icmp.is_some() {
-                any = true;
-                self.count_rejection(flow, &rejection);
-            }
+        let mut rejections = Vec::new();
+        let any = self.flows.take_rejections(flow, &mut rejections);
+        for rejection in rejections {
+            self.count_rejection(flow, &rejection);
         }
         any
     }
 
     /// Counts an ICMP error that answers a waiting request. Others are ignored: they may be forged.
-    fn count_rejection(&mut self, flow: usize, rejection: &Rejection) {
+    pub(super) fn count_rejection(&mut self, flow: usize, rejection: &Rejection) {
         let bytes = &rejection.bytes;
         let error = rejection.into();
         if let Some(sequence) = self

@@ -45,6 +45,7 @@ impl Prober<'_> {
                 rtt,
                 flow,
                 reordered,
+                ..
             } => (rtt, flow, reordered, false),
             ReplyKind::Duplicate { rtt, flow } => (rtt, flow, false, true),
         };
@@ -115,7 +116,7 @@ impl Prober<'_> {
         let asked = self.signals.reports();
         if asked != self.reports {
             self.reports = asked;
-            let figures = Figures::of_run(&self.tally, now);
+            let figures = Figures::of_run(&self.tally, &self.round_trips, now);
             self.report(now, Event::Report(&figures));
         }
     }
@@ -141,7 +142,7 @@ impl Prober<'_> {
         RequestName {
             sequence,
             flow,
-            source_port: self.sockets[flow].address().port(),
+            source_port: self.flows.sockets()[flow].address().port(),
         }
     }
 }

@@ -69,7 +69,7 @@ impl Prober<'_> {
             self.exchanges.request_sent(flow, sequence, now);
             self.pace.sent();
         }
-        self.own_address.sent_on(flow);
+        self.flows.sent_on(flow);
         let outgoing = std::mem::take(&mut self.outgoing);
         let mut next = 0;
         let mut may_follow = true;
@@ -137,28 +137,16 @@ impl Prober<'_> {
         }
     }
 
-    /// Sends over a flow. Repeats the call after a signal, and if the kernel reported an ICMP error
-    /// about an earlier datagram instead of sending this one (`IP_RECVERR` in ip(7)).
+    /// Sends over a flow, and counts the ICMP errors that the kernel reports instead.
     ///
     /// # Errors
     /// Returns the errno of the failed call.
     fn send<T>(&mut self, flow: usize, call: impl Fn(&Socket) -> io::Result<T>) -> Result<T, i32> {
-        /// An ICMP error arrives at most this often while one datagram is sent.
-        const MAX_TRIES: u32 = 4;
-        let mut tries = 0;
-        loop {
-            let error = match call(&self.sockets[flow]) {
-                Err(error) => error,
-                Ok(sent) => return Ok(sent),
-            };
-            tries += 1;
-            // The error queue may have been read just before.
-            let is_icmp_error =
-                self.take_rejections(flow) || error.kind() == io::ErrorKind::ConnectionRefused;
-            let retry = is_icmp_error && tries <= MAX_TRIES;
-            if !retry && error.kind() != io::ErrorKind::Interrupted {
-                return Err(error.raw_os_error().unwrap_or(0));
-            }
+        let mut rejections = Vec::new();
+        let sent = self.flows.send(flow, &mut rejections, call);
+        for rejection in rejections {
+            self.count_rejection(flow, &rejection);
         }
+        sent
     }
 }

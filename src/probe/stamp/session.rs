@@ -24,6 +24,17 @@ pub(super) struct Session {
     /// The last requests, up to `next`.
     kept: VecDeque<Sent>,
     numbers: Numbers,
+    /// The next request that [`Self::next_settled`] returns.
+    unsettled: u64,
+}
+
+/// A request that is answered or lost for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Its number.
+    pub number: u32,
+    /// Lowest and highest number of its replies.
+    pub replies: Option<(u32, u32)>,
 }
 
 /// A request.
@@ -125,6 +136,22 @@ impl Session {
             numbers.request = numbers.request.max(request);
             numbers.reply = numbers.reply.max(reply_number);
         }
+    }
+
+    /// Returns the next request, in order, that has a number in the tally below `settled`.
+    pub(super) fn next_settled(&mut self, settled: u64) -> Option<Settled> {
+        let first = self.next - self.kept.len() as u64;
+        let number = self.unsettled.max(first);
+        let index = usize::try_from(number - first).ok()?;
+        let sent = self
+            .kept
+            .get(index)
+            .filter(|sent| sent.sequence < settled)?;
+        self.unsettled = number + 1;
+        Some(Settled {
+            number: wrapped(number),
+            replies: sent.replies,
+        })
     }
 
     /// Whether the request with this sequence number is kept and has no reply.

@@ -34,6 +34,8 @@ pub(super) enum Status {
     Replied,
     /// An ICMP error or a failed send showed that the request was not delivered.
     Rejected,
+    /// The time to wait for the reply has passed for good.
+    Lost,
 }
 
 impl Request {

@@ -82,6 +82,17 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// The errno of the system call that failed, or 0.
+    pub(crate) fn errno(&self) -> i32 {
+        let cause = match self {
+            Self::Socket(error) => error.cause(),
+            Self::Interface { cause, .. } | Self::Source { cause, .. } => cause,
+        };
+        cause.raw_os_error().unwrap_or_default()
+    }
+}
+
 fn interface_hint(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::ENODEV) => "; choose an interface of this host (`ip link` shows them)",
