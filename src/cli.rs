@@ -9,6 +9,7 @@ mod key_file;
 mod mistakes;
 mod option;
 mod probe;
+mod regular_file;
 mod secrets;
 mod stamp;
 mod values;
@@ -33,7 +34,8 @@ use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
 use crate::{daemon, udp};
 use values::{
-    Trimmed, buffer_size, busy_poll, number, rate, receive_buffer, receive_buffer_in, size, timeout,
+    Trimmed, buffer_size, busy_poll, metrics_listen, number, rate, receive_buffer,
+    receive_buffer_in, size, timeout,
 };
 
 /// The version of the program.
@@ -249,7 +251,12 @@ pub struct Args {
     ///
     /// HTTP address for metrics, health checks and the status page, or none for no HTTP. A socket
     /// passed in by systemd replaces this option.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9862")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_parser = metrics_listen(9862),
+        default_value = "127.0.0.1:9862"
+    )]
     pub metrics_listen: MetricsListen,
 
     /// Log level or filter
@@ -314,23 +321,24 @@ impl Args {
     }
 
     fn parse(arguments: &[OsString]) -> Result<Self, clap::Error> {
-        let probes = arguments.get(1).is_some_and(|word| word == PROBE);
         let command = command();
         let unknown_variables = environment::unknown(&command);
+        let word = arguments.get(1).and_then(|word| word.to_str());
+        let selected = word.filter(|name| command.find_subcommand(name).is_some());
+        // Each command ignores the variables of the others, even invalid ones.
         let command = command
-            // The daemon ignores the client's variables, even invalid ones, and the other way
-            // round.
-            .mut_args(|argument| option::prepared(argument, !probes))
-            .mut_subcommand(PROBE, |probe| {
-                probe.mut_args(|argument| option::prepared(argument, probes))
+            .mut_args(|argument| option::prepared(argument, selected.is_none()))
+            .mut_subcommands(|subcommand| {
+                let is_selected = selected == Some(subcommand.get_name());
+                subcommand.mut_args(|argument| option::prepared(argument, is_selected))
             });
         control::check(&command, arguments)?;
-        let active = command.find_subcommand(PROBE).filter(|_| probes);
+        let active = selected.and_then(|name| command.find_subcommand(name));
         let active = active.unwrap_or(&command);
         // Without variables first: every later error is that of a variable.
         environment::without(&command)
             .try_get_matches_from(arguments)
-            .map_err(|error| mistakes::explained(error, probes, arguments))?;
+            .map_err(|error| mistakes::explained(error, selected, arguments))?;
         let matches = command
             .clone()
             .try_get_matches_from(arguments)
@@ -429,15 +437,13 @@ impl Args {
     }
 }
 
-/// The client's subcommand.
-const PROBE: &str = "probe";
-
 /// The command line, with each option's environment variable and complete help texts.
 pub fn command() -> clap::Command {
     Args::command()
         .mut_args(|argument| option::complete(argument, environment::DAEMON))
-        .mut_subcommand(PROBE, |probe| {
-            probe.mut_args(|argument| option::complete(argument, environment::PROBE))
+        .mut_subcommands(|subcommand| {
+            let prefix = environment::prefix(subcommand.get_name());
+            subcommand.mut_args(|argument| option::complete(argument, &prefix))
         })
 }
 

@@ -15,6 +15,11 @@ pub(super) const DAEMON: &str = "UDP_ECHO_";
 /// Starts the names of the client's variables.
 pub(super) const PROBE: &str = "UDP_ECHO_PROBE_";
 
+/// Starts the names of a subcommand's variables.
+pub(super) fn prefix(subcommand: &str) -> String {
+    format!("{DAEMON}{}_", subcommand.to_uppercase())
+}
+
 /// The variables of the client that also have a name without `PROBE_`, for older scripts.
 const SHARED: [&str; 12] = [
     "MODE",
@@ -115,10 +120,24 @@ impl Args {
             [name] => (name.clone(), "it belongs"),
             names => (names.join(", "), "they belong"),
         };
+        let mut helps: Vec<_> = self.unknown_variables.iter().map(help_for).collect();
+        helps.sort();
+        helps.dedup();
+        let name = if helps.len() > 1 { "name" } else { "names" };
         Some(format!(
-            "ignoring {names}: {these} to no option; `udp-echo --help` and `udp-echo probe --help` \
-             name the variables"
+            "ignoring {names}: {these} to no option; {} {name} the variables",
+            helps.join(" and ")
         ))
+    }
+}
+
+/// The command whose help names the variables that start as this one does.
+fn help_for(variable: &String) -> String {
+    let command = super::command();
+    let mut names = command.get_subcommands().map(Command::get_name);
+    match names.find(|name| variable.starts_with(&prefix(name))) {
+        Some(name) => format!("`udp-echo {name} --help`"),
+        None => "`udp-echo --help`".to_owned(),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Reads the keys of authenticated STAMP.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::regular_file::{self, FileFault};
 use crate::reflect::stamp::{KeyFileError, StampKeys};
 
 /// A key file of STAMP that cannot be used.
@@ -41,14 +41,10 @@ const MAX_BYTES: u64 = 16 << 20;
 /// between.
 pub(in crate::cli) fn read(path: &Path) -> Result<StampKeys, UnusableKeyFile> {
     let unreadable = |cause| UnusableKeyFile::Unreadable(path.to_owned(), cause);
-    // Without O_NONBLOCK, opening a FIFO would wait for its writer.
-    let mut options = OpenOptions::new();
-    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(UnusableKeyFile::Kind(path.to_owned()));
-    }
+    let (file, metadata) = regular_file::open(path, MAX_BYTES).map_err(|fault| match fault {
+        FileFault::Unreadable(cause) => unreadable(cause),
+        FileFault::Kind => UnusableKeyFile::Kind(path.to_owned()),
+    })?;
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & REFUSED != 0 {
         return Err(UnusableKeyFile::Mode(path.to_owned(), mode));

@@ -8,8 +8,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::environment;
 use crate::address::HostPort;
 
-/// Replaces the error by a clearer one, if there is one. `probes` selects the client's command.
-pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]) -> clap::Error {
+/// Replaces the error by a clearer one, if there is one. `subcommand` is the selected one, if any.
+pub(super) fn explained(
+    error: clap::Error,
+    subcommand: Option<&str>,
+    arguments: &[OsString],
+) -> clap::Error {
     let kinds = [
         ErrorKind::UnknownArgument,
         ErrorKind::TooManyValues,
@@ -22,7 +26,7 @@ pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]
     }
     let mut command = super::command();
     command.build();
-    let active = command.find_subcommand(super::PROBE).filter(|_| probes);
+    let active = subcommand.and_then(|name| command.find_subcommand(name));
     let active = active.unwrap_or(&command);
     let words: Vec<_> = arguments
         .iter()
@@ -35,15 +39,15 @@ pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]
         _ => None,
     };
     let message = words.iter().enumerate().find_map(|(index, word)| {
-        if !probes && ["-v", "--verbose"].contains(&word.as_ref()) {
+        if subcommand.is_none() && ["-v", "--verbose"].contains(&word.as_ref()) {
             let advice = "--log debug logs each datagram";
             return Some(format!("unexpected argument '{word}' found; {advice}"));
         }
-        if probes && index > 0 && refused == Some(word.as_ref()) {
+        if subcommand.is_some() && index > 0 && refused == Some(word.as_ref()) {
             return port_apart(&words[index - 1], word);
         }
         let next = words.get(index + 1).map(AsRef::as_ref);
-        flag_with_value(active, probes, word, next)
+        flag_with_value(active, subcommand.is_some(), word, next)
     });
     match message {
         Some(message) => active.clone().error(error.kind(), message),
@@ -55,7 +59,7 @@ pub(super) fn explained(error: clap::Error, probes: bool, arguments: &[OsString]
 pub(super) fn of_probe(kind: ErrorKind, message: String) -> clap::Error {
     let mut command = super::command();
     command.build();
-    match command.find_subcommand_mut(super::PROBE) {
+    match command.find_subcommand_mut("probe") {
         Some(probe) => probe.error(kind, message),
         None => clap::Error::raw(kind, message),
     }
@@ -73,7 +77,7 @@ fn port_apart(host: &str, port: &str) -> Option<String> {
 /// The error of a flag that has a value.
 fn flag_with_value(
     command: &Command,
-    probes: bool,
+    has_targets: bool,
     argument: &str,
     next: Option<&str>,
 ) -> Option<String> {
@@ -85,9 +89,9 @@ fn flag_with_value(
     let flag = command
         .get_arguments()
         .find(|flag| flag.get_long() == Some(long) && !flag.get_action().takes_values())?;
-    // The next word of the client is its target.
+    // The next word of the client may be its target.
     let follows = |word: &&str| {
-        if probes {
+        if has_targets {
             ["true", "false"].contains(word)
         } else {
             !word.starts_with('-') && command.find_subcommand(word).is_none()

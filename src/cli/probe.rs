@@ -1,8 +1,8 @@
 //! The command line of the client: `udp-echo probe`.
 
 mod exclusive;
-mod stamp;
-mod values;
+pub(super) mod stamp;
+pub(super) mod values;
 
 use std::time::Duration;
 

@@ -103,21 +103,21 @@ impl FromStr for Workers {
     }
 }
 
-impl FromStr for MetricsListen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
+/// Returns the parser of the HTTP address. `port` is that of the example in its error.
+pub(super) fn metrics_listen(
+    port: u16,
+) -> impl Fn(&str) -> Result<MetricsListen, String> + Clone + Send + Sync + 'static {
+    move |text| {
         if text == "none" {
-            return Ok(Self(None));
+            return Ok(MetricsListen(None));
         }
-        text.parse().map(Some).map(Self).map_err(|error| {
-            let port = text.parse::<u16>().unwrap_or(9862);
-            match error {
-                ParseError::NoPort => {
-                    format!("expected HOST:PORT, such as 127.0.0.1:{port}, or none")
-                }
-                error => error.to_string(),
+        let address = text.parse().map(Some).map(MetricsListen);
+        address.map_err(|error| match error {
+            ParseError::NoPort => {
+                let port = text.parse().unwrap_or(port);
+                format!("expected HOST:PORT, such as 127.0.0.1:{port}, or none")
             }
+            error => error.to_string(),
         })
     }
 }

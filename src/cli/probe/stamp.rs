@@ -1,6 +1,6 @@
 //! The client's options of STAMP mode.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{ValueEnum, ValueHint};
@@ -14,10 +14,10 @@ use crate::daemon::Given;
 use crate::probe::stamp::{Padding, StampRequests};
 use crate::probe::wire::HEADER_BYTES;
 use crate::reflect::Mode;
-use crate::reflect::stamp::HmacKey;
+use crate::reflect::stamp::{HmacKey, StampKeys};
 
 /// The port of a STAMP reflector (RFC 8545).
-const PORT: u16 = 862;
+pub(in crate::cli) const PORT: u16 = 862;
 
 /// The options of STAMP mode.
 #[derive(Debug, Clone, clap::Args)]
@@ -123,21 +123,9 @@ impl ProbeArgs {
                 requests.base()
             ));
         }
-        match requests.check_size() {
-            Ok(()) => Ok(()),
-            Err((least, other)) if least == other => usage(format!(
-                "cannot use {size}: these requests have at least {least} bytes"
-            )),
-            Err((least, other)) => {
-                let sizes = match self.stamp.cos {
-                    None => format!("{least}, at least {other}, or --padding plain"),
-                    Some(_) => format!("{least} or at least {other}"),
-                };
-                usage(format!(
-                    "cannot use {size}: the header of the padding does not fit; use {sizes}"
-                ))
-            }
-        }
+        let plain = self.stamp.cos.is_none().then_some("--padding plain");
+        size_fault(&requests, plain)
+            .map_or(Ok(()), |fault| usage(format!("cannot use {size}: {fault}")))
     }
 
     /// The requests of STAMP mode.
@@ -152,9 +140,7 @@ impl ProbeArgs {
             None => None,
             Some(file) => {
                 let ssid = self.stamp.ssid.unwrap_or_default();
-                let keys = key_file::read(file)?;
-                let key = keys.get(ssid).cloned();
-                Some(key.ok_or_else(|| UnusableKeyFile::NoKey(file.clone(), ssid))?)
+                Some(key_of(&key_file::read(file)?, file, ssid)?)
             }
         };
         Ok(Some(self.requests(key)))
@@ -173,7 +159,39 @@ impl ProbeArgs {
     }
 }
 
-fn ssid(text: &str) -> Result<u16, &'static str> {
+/// Says why requests cannot have their size. `without_header` is a setting that needs no header of
+/// the padding.
+pub(in crate::cli) fn size_fault(
+    requests: &StampRequests,
+    without_header: Option<&str>,
+) -> Option<String> {
+    let (least, other) = requests.check_size().err()?;
+    let sizes = match without_header {
+        _ if least == other => {
+            return Some(format!("these requests have at least {least} bytes"));
+        }
+        Some(setting) => format!("{least}, at least {other}, or {setting}"),
+        None => format!("{least} or at least {other}"),
+    };
+    Some(format!(
+        "the header of the padding does not fit; use {sizes}"
+    ))
+}
+
+/// The key of a session in the keys of a file.
+///
+/// # Errors
+/// If the file has none for it.
+pub(in crate::cli) fn key_of(
+    keys: &StampKeys,
+    file: &Path,
+    ssid: u16,
+) -> Result<HmacKey, UnusableKeyFile> {
+    let key = keys.get(ssid).cloned();
+    key.ok_or_else(|| UnusableKeyFile::NoKey(file.to_owned(), ssid))
+}
+
+pub(in crate::cli) fn ssid(text: &str) -> Result<u16, &'static str> {
     let (digits, radix) = match text.strip_prefix("0x") {
         Some(digits) => (digits, 16),
         None => (text, 10),

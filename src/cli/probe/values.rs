@@ -27,8 +27,13 @@ impl Target {
         &self.host_port
     }
 
+    /// The text that was parsed.
+    pub(in crate::cli) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Uses another port where the text has none.
-    pub(super) fn use_port(&mut self, port: u16) {
+    pub(in crate::cli) fn use_port(&mut self, port: u16) {
         // The text was parsed before.
         if let Ok(host_port) = HostPort::parse_with_default(&self.text, port) {
             self.host_port = host_port;
@@ -73,7 +78,7 @@ impl FromStr for Target {
     }
 }
 
-pub(super) fn time(text: &str) -> Result<Duration, &'static str> {
+pub(in crate::cli) fn time(text: &str) -> Result<Duration, &'static str> {
     /// Added to any instant, this does not overflow.
     const MOST: Duration = Duration::from_hours(24 * 366);
     duration(text)
@@ -115,12 +120,12 @@ fn greatest_common_divisor(one: u64, other: u64) -> u64 {
 }
 
 /// Parses the size of a request. Only STAMP has requests below 16 bytes.
-pub(super) fn request_size(text: &str) -> Result<u16, &'static str> {
+pub(in crate::cli) fn request_size(text: &str) -> Result<u16, &'static str> {
     size(14..=65507)(text).map_err(|_| REQUEST_SIZE)
 }
 
 /// The sizes of requests.
-pub(super) const REQUEST_SIZE: &str =
+pub(in crate::cli) const REQUEST_SIZE: &str =
     "expected 16 to 65507 bytes (14 to 65507 in stamp mode), or a size with a unit (1KiB)";
 
 pub(super) fn percent(text: &str) -> Result<f64, &'static str> {
@@ -141,7 +146,7 @@ pub(super) fn tos(text: &str) -> Result<u8, &'static str> {
 }
 
 /// Parses an address, an interface, or a link-local address with its interface.
-pub(super) fn source(text: &str) -> Result<Source, &'static str> {
+pub(in crate::cli) fn source(text: &str) -> Result<Source, &'static str> {
     /// Length of an interface's name, from the kernel's `IFNAMSIZ`.
     const NAME_BYTES: usize = 15;
     let interface = |name: &str| {
