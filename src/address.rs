@@ -214,6 +214,13 @@ impl HostPort {
             .ok_or_else(|| failed(io::Error::other("the name has no address")))
     }
 
+    /// Whether the host is a multicast address.
+    pub fn is_multicast(&self) -> bool {
+        let address = self.host.split('%').next().unwrap_or_default();
+        let address = address.parse::<IpAddr>();
+        address.is_ok_and(|address| address.is_multicast())
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port

@@ -7,6 +7,7 @@ mod environment;
 mod in_force;
 mod key_file;
 mod mistakes;
+mod monitor;
 mod option;
 mod probe;
 mod regular_file;
@@ -23,6 +24,7 @@ use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use key_file::UnusableKeyFile;
+pub use monitor::{MonitorArgs, UnusableTargets};
 pub use probe::{MetricsUrl, PathMtu, ProbeArgs, Target};
 pub use stamp::StampArgs;
 pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
@@ -306,6 +308,8 @@ pub enum Command {
         reason = "a doc comment here would replace the subcommand's help"
     )]
     Probe(ProbeArgs),
+    #[allow(missing_docs, reason = "as above")]
+    Monitor(MonitorArgs),
 }
 
 impl Args {
@@ -347,10 +351,12 @@ impl Args {
         args.given = environment::given(&command, &matches);
         args.unknown_variables = unknown_variables;
         args.use_defaults_of_stamp();
-        if let (Some(Command::Probe(probe)), Some((_, matches))) =
-            (&mut args.command, matches.subcommand())
-        {
-            probe.settle(&environment::given(active, matches))?;
+        if let (Some(command), Some((_, matches))) = (&mut args.command, matches.subcommand()) {
+            let given = environment::given(active, matches);
+            match command {
+                Command::Probe(probe) => probe.settle(&given)?,
+                Command::Monitor(monitor) => monitor.given = given,
+            }
         }
         args.check_combinations()?;
         Ok(args)

@@ -4,9 +4,9 @@ use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
-use udp_echo::cli::{Args, Command, ProbeArgs};
+use udp_echo::cli::{Args, Command, MonitorArgs, ProbeArgs};
 use udp_echo::daemon::Inherited;
-use udp_echo::{daemon, probe, telemetry};
+use udp_echo::{daemon, monitor, probe, telemetry};
 
 fn main() -> ExitCode {
     let args = match Args::parse_from_environment(std::env::args_os()) {
@@ -21,15 +21,27 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
-    let serves = args.command.is_none() && !args.check;
-    // The daemon logs it.
+    let serves = match &args.command {
+        None => !args.check,
+        Some(Command::Monitor(monitor)) => !monitor.check,
+        Some(Command::Probe(_)) => false,
+    };
+    // Daemon and monitor log it.
     if let Some(warning) = args.warning().filter(|_| !serves) {
         telemetry::last_line(&format_args!("udp-echo: {warning}"));
     }
     match &args.command {
         Some(Command::Probe(args)) => probe(args),
+        Some(Command::Monitor(monitor)) if serves => watch(&args, monitor),
+        Some(Command::Monitor(monitor)) => match monitor.targets() {
+            Ok(_) => print_options(&monitor.in_force()),
+            Err(error) => usage(&error),
+        },
         None if serves => serve(&args),
-        None => check(&args),
+        None => match args.config() {
+            Ok(_) => print_options(&args.in_force()),
+            Err(error) => usage(&error),
+        },
     }
 }
 
@@ -40,13 +52,10 @@ fn first_paragraph(error: &str) -> String {
 }
 
 /// Prints the options in force.
-fn check(args: &Args) -> ExitCode {
-    if let Err(error) = args.config() {
-        return usage(&error);
-    }
+fn print_options(options: &[(String, String)]) -> ExitCode {
     let mut lines = String::new();
-    for (name, value) in args.in_force() {
-        lines.extend([&name, "=", &value, "\n"]);
+    for (name, value) in options {
+        lines.extend([name, "=", value, "\n"]);
     }
     match std::io::stdout().write_all(lines.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,6 +96,27 @@ fn serve(args: &Args) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_usage() => usage(&error),
+        Err(error) => failed(&error),
+    }
+}
+
+fn watch(all: &Args, args: &MonitorArgs) -> ExitCode {
+    let targets = match args.targets() {
+        Ok(targets) => targets,
+        Err(error) => return usage(&error),
+    };
+    let log = match telemetry::start(&args.log, args.log_format()) {
+        Ok(log) => log,
+        Err(error) => return failed(&error),
+    };
+    if let Some(warning) = all.warning() {
+        tracing::warn!("{warning}");
+    }
+    let reload = || args.targets().map_err(|error| error.to_string());
+    let ended = monitor::run(&args.config(), targets, &reload, &log);
+    drop(log);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
 }
