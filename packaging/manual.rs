@@ -10,11 +10,15 @@ use udp_echo::cli;
 use udp_echo::metrics::{Clocks, Counts, Metrics, MetricsSources, SocketReading, WorkerMetrics};
 use udp_echo::worker::StampClock;
 
-const TEMPLATES: [(&str, &str); 2] = [
+const TEMPLATES: [(&str, &str); 3] = [
     ("udp-echo.8", include_str!("manual/udp-echo.8.in")),
     (
         "udp-echo-probe.1",
         include_str!("manual/udp-echo-probe.1.in"),
+    ),
+    (
+        "udp-echo-monitor.8",
+        include_str!("manual/udp-echo-monitor.8.in"),
     ),
 ];
 

@@ -68,7 +68,7 @@ pub struct MonitorArgs {
     )]
     metrics_listen: MetricsListen,
 
-    /// Serve /probe, which measures on request
+    /// Serve /probe
     ///
     /// Serve /probe?target=HOST:PORT, which measures a target once per request, as the
     /// multi-target exporters of Prometheus do. A client of the HTTP port can then make this host
@@ -76,7 +76,7 @@ pub struct MonitorArgs {
     #[arg(long, value_enum, value_name = "WHEN", default_value = "on")]
     probe_endpoint: Switch,
 
-    /// Networks that /probe may measure [default: all]
+    /// Networks for /probe [default: all]
     ///
     /// Networks that the targets of /probe may be in, such as 192.0.2.0/24 or 2001:db8::/32,
     /// separated by commas. An address without a prefix length is that address only.
@@ -93,7 +93,7 @@ pub struct MonitorArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "auto")]
     log_format: LogFormat,
 
-    /// Check options and file, print options and exit
+    /// Check options and file, print them and exit
     #[arg(
         long,
         long_help = "Check the options, the variables and the file, print the options and exit. No \

@@ -5,7 +5,7 @@ use crate::harness::{program, shell};
 use crate::usage::{assert_wrong_usage, ended};
 
 /// Options and defaults of each command, as users and scripts know them.
-const DEFAULTS: [(&str, &str); 2] = [
+const DEFAULTS: [(&str, &str); 3] = [
     (
         "",
         "listen=localhost:9999 mode=exchange timeout=5s max-datagram=1024 \
@@ -22,6 +22,11 @@ const DEFAULTS: [(&str, &str); 2] = [
          wait=1s flows=1 ipv4=any_family ipv6=any_family source=the_route's dscp=0 \
          ttl=the_kernel's df=off max-loss=100 report=none metrics-url=none quiet=off json=off \
          json-lines=off timestamps=off ssid=0 cos=none key-file=none padding=zero",
+    ),
+    (
+        "monitor",
+        "config=none metrics-listen=127.0.0.1:9863 probe-endpoint=on probe-allow=all log=info \
+         log-format=auto",
     ),
 ];
 
@@ -101,7 +106,10 @@ fn long_help_has_variable_and_default_of_each_option() {
         for (entry, option) in entries.iter().zip(defaults.split(' ')) {
             let (name, default) = option.split_once('=').unwrap();
             assert_eq!(entry.split([' ', '\n']).next(), Some(name));
-            let prefix = if command == "probe" { "PROBE_" } else { "" };
+            let prefix = match command {
+                "" => String::new(),
+                command => format!("{}_", command.to_uppercase()),
+            };
             let variable = name.to_uppercase().replace('-', "_");
             let variable = format!("UDP_ECHO_{prefix}{variable}");
             let default = default.replace('_', " ");

@@ -22,7 +22,14 @@ const OFFERED: &str = "
     --workers= |
     stray |
     pro | probe
-    help= | probe help
+    help= | probe monitor help
+    mon | monitor
+    monitor --log= | off error warn info debug trace
+    monitor --probe-endpoint= | on off
+    monitor --probe-allow= |
+    monitor --me | --metrics-listen
+    monitor localho | localhost
+    monitor localhost:9 localho | localhost
     probe --mode= | exchange lockstep echo stamp
     probe --padding= | zero random plain
     probe --wait= |
@@ -61,15 +68,19 @@ fn bash_completion_offers_values_options_and_hosts() {
     for files in ["-o default", "-o bashdefault"] {
         assert!(!bash.contains(files), "{files} in {bash}");
     }
-    // Only the key files are files.
+    // Only the key files and the configuration are files.
     let cases = bash.split(";;").filter(|case| case.contains("compgen -f"));
     let cases: Vec<_> = cases.collect();
-    let is_key_file = |case: &&str| case.contains("key-file)\n");
-    assert!(cases.len() == 2 && cases.iter().all(is_key_file), "{bash}");
+    let is_file = |case: &&str| {
+        ["key-file)\n", "--config)\n"]
+            .iter()
+            .any(|it| case.contains(it))
+    };
+    assert!(cases.len() == 3 && cases.iter().all(is_file), "{bash}");
 }
 
 #[test]
-fn zsh_completion_offers_hosts_and_key_files() {
+fn zsh_completion_offers_hosts_and_files() {
     let zsh = script("_udp-echo");
     // An unescaped colon after HOST would make PORT a command to run.
     for value in [
@@ -83,14 +94,16 @@ fn zsh_completion_offers_hosts_and_key_files() {
         assert!(!zsh.contains(wrong), "{wrong} in {zsh}");
     }
     let mut files = zsh.lines().filter(|line| line.contains("_files"));
-    assert!(files.all(|line| line.contains("key-file=")), "{zsh}");
+    let is_file = |line: &str| line.contains("key-file=") || line.contains("--config=");
+    assert!(files.all(is_file), "{zsh}");
 }
 
 #[test]
-fn fish_completion_offers_hosts_and_key_files() {
+fn fish_completion_offers_hosts_and_files() {
     let fish = script("udp-echo.fish");
     for part in [
         "\"__fish_udp_echo_using_subcommand probe\" -a \"(__fish_print_hostnames)\"\n",
+        "\"__fish_udp_echo_using_subcommand monitor\" -a \"(__fish_print_hostnames)\"\n",
         "\ncomplete -c udp-echo -f\n",
         "\n    or argparse -s (__fish_udp_echo_global_optspecs) -- $cmd[1..-2] ",
         " -l log -d 'Log level or filter [default: info]' -r -f -a \"off\\t''\nerror\\t''\n",
@@ -98,7 +111,7 @@ fn fish_completion_offers_hosts_and_key_files() {
         assert!(fish.contains(part), "{part} in {fish}");
     }
     for line in fish.lines().filter(|line| line.contains("' -r")) {
-        let takes_file = line.contains("key-file ");
+        let takes_file = line.contains("key-file ") || line.contains("-l config ");
         assert_eq!(line.contains("' -r -f"), !takes_file, "{line}");
     }
 }

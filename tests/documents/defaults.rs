@@ -13,10 +13,18 @@ fn default_file_has_every_option_that_works_under_the_units() {
     let set = file.lines().filter_map(|line| line.strip_prefix("#UDP_"));
     let set: BTreeSet<_> = set.map(|line| line.split('=').next().unwrap()).collect();
     let command = cli::command();
-    let all = command.get_arguments().filter_map(clap::Arg::get_env);
+    let monitor = command.find_subcommand("monitor").unwrap();
+    let all = command.get_arguments().chain(monitor.get_arguments());
+    let all = all.filter_map(clap::Arg::get_env);
     let all = all.map(|name| name.to_str().unwrap().strip_prefix("UDP_").unwrap());
-    // The sockets of systemd replace these.
-    let replaced = ["LISTEN", "METRICS_LISTEN", "WORKERS", "REUSE_ADDRESS"];
+    // The sockets of systemd replace these, and the monitor's unit names its file.
+    let replaced = [
+        "LISTEN",
+        "METRICS_LISTEN",
+        "WORKERS",
+        "REUSE_ADDRESS",
+        "MONITOR_CONFIG",
+    ];
     let replaced = replaced.map(|name| format!("ECHO_{name}"));
     let expected: BTreeSet<_> = all
         .filter(|name| !replaced.iter().any(|it| it == name))

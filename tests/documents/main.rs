@@ -180,7 +180,9 @@ fn readme_files_links_and_options_exist() {
     assert!(count > 0, "{count}");
 
     let mut help = harness::run(harness::program().arg("--help")).1;
-    help += &harness::run(harness::program().args(["probe", "--help"])).1;
+    for command in ["probe", "monitor"] {
+        help += &harness::run(harness::program().args([command, "--help"])).1;
+    }
     let sections = readme::sections();
     // Options of other programs are not checked.
     let own = sections.iter().filter(|section| section.title != OTHERS);

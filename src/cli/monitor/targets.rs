@@ -58,6 +58,7 @@ pub(super) fn read(
         }
         _ => UnusableTargets(fault.message),
     };
+    let defaults = defaults(&document.defaults).map_err(located)?;
     match document.targets.len() + added.len() {
         0 => {
             return Err(UnusableTargets(match path {
@@ -76,7 +77,6 @@ pub(super) fn read(
         }
         _ => {}
     }
-    let defaults = defaults(&document.defaults).map_err(located)?;
     let mut reader = Reader {
         folder: file.and_then(Path::parent).unwrap_or(Path::new("")),
         defaults,
