@@ -29,7 +29,15 @@ pub use clocks::Clocks;
 use clocks::steady;
 pub(crate) use counts::errno_name;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment, StampCounts};
+pub(crate) use process::Process;
 pub use summary::{MetricsSummary, SocketState};
+
+/// The labels of `build_info`.
+pub(crate) const BUILD: [(&str, &str); 3] = [
+    ("version", env!("CARGO_PKG_VERSION")),
+    ("revision", env!("BUILD_REVISION")),
+    ("rustc", env!("BUILD_RUSTC")),
+];
 
 /// The kernel's figures of a socket (`SO_MEMINFO`, socket(7)).
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +122,7 @@ impl Metrics {
             descriptions: families().map(describe).collect::<Result<_, _>>()?,
             sources: Arc::clone(&sources),
         }))?;
-        registry.register(Box::new(process::Process::new(Arc::clone(&sources))?))?;
+        registry.register(Box::new(Process::new(sources.started, sources.clocks)?))?;
         Ok(Self { sources, registry })
     }
 
@@ -128,7 +136,7 @@ impl Metrics {
 
     /// The time since the start of the daemon, suspends included.
     pub fn uptime(&self) -> Duration {
-        self.sources.uptime((self.sources.clocks)())
+        (self.sources.clocks)().uptime(self.sources.started)
     }
 }
 
@@ -318,10 +326,6 @@ impl MetricsSources {
     /// The error estimate that STAMP replies have now; `None` in other modes.
     fn clock_error(&self) -> Option<ErrorEstimate> {
         self.stamp_clock.map(StampClock::read)
-    }
-
-    fn uptime(&self, now: Clocks) -> Duration {
-        now.since_boot.saturating_sub(self.started.since_boot)
     }
 
     /// The arrival of the last datagram.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus::proto::MetricType::{COUNTER, GAUGE, HISTOGRAM};
 
-use super::{Family, metric};
+use super::{BUILD, Family, metric};
 use crate::reflect::Refusal;
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -225,14 +225,7 @@ pub(super) const FAMILIES: &[Family] = &[
         name: "udp_echo_build_info",
         help: "Build information as labels; the value is always 1.",
         kind: GAUGE,
-        read: |_, series| {
-            let labels = [
-                ("version", env!("CARGO_PKG_VERSION")),
-                ("revision", env!("BUILD_REVISION")),
-                ("rustc", env!("BUILD_RUSTC")),
-            ];
-            series.add(&labels, 1);
-        },
+        read: |_, series| series.add(&BUILD, 1),
     },
 ];
 

@@ -14,6 +14,11 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// The time since `started`, suspends included.
+    pub fn uptime(&self, started: Self) -> Duration {
+        self.since_boot.saturating_sub(started.since_boot)
+    }
+
     /// The time of day `ago`, by the clock as it is set now, in seconds since the UNIX epoch; 0 if
     /// that is before the epoch.
     pub(super) fn time_of_day(&self, ago: Duration) -> f64 {

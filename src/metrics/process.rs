@@ -5,12 +5,12 @@
 //! which has the boot time.
 
 use std::fs;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::{MetricsSources, family, metric, steady};
+use super::{Clocks, family, metric, steady};
 
 /// `USER_HZ`, the unit of CPU time in `/proc`: 100 on every architecture that Rust supports
 /// (include/asm-generic/param.h).
@@ -54,31 +54,39 @@ const FAMILIES: [(&str, &str, MetricType); 7] = [
     ),
 ];
 
-pub(super) struct Process {
+/// The collector of the standard metrics.
+#[derive(Debug)]
+pub(crate) struct Process {
     descriptions: Vec<Desc>,
-    sources: Arc<MetricsSources>,
+    started: Clocks,
+    clocks: fn() -> Clocks,
     /// The start time of the last scrape.
-    started: Mutex<f64>,
+    shown: Mutex<f64>,
 }
 
 impl Process {
-    pub(super) fn new(sources: Arc<MetricsSources>) -> prometheus::Result<Self> {
+    /// The metrics of a process that started at `started` and reads the time with `clocks`.
+    ///
+    /// # Errors
+    /// If a metric has no valid name.
+    pub(crate) fn new(started: Clocks, clocks: fn() -> Clocks) -> prometheus::Result<Self> {
         let describe = |(name, help, _): &(&str, &str, MetricType)| {
             let labels = std::collections::HashMap::new();
             Desc::new((*name).into(), (*help).into(), Vec::new(), labels)
         };
         Ok(Self {
             descriptions: FAMILIES.iter().map(describe).collect::<Result<_, _>>()?,
-            sources,
-            started: Mutex::new(f64::NEG_INFINITY),
+            started,
+            clocks,
+            shown: Mutex::new(f64::NEG_INFINITY),
         })
     }
 
     /// The start of the process in seconds since the UNIX epoch, by the clock as it is set now.
     fn started(&self) -> f64 {
-        let now = (self.sources.clocks)();
-        let time = now.time_of_day(self.sources.uptime(now));
-        let mut shown = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (self.clocks)();
+        let time = now.time_of_day(now.uptime(self.started));
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         *shown = steady(*shown, time);
         *shown
     }
