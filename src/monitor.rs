@@ -2,6 +2,7 @@
 //!
 //! - [`MonitorConfig`], [`TargetSettings`]: the settings, checked once by the command line.
 //! - [`figures`]: what is counted for one address of a target, and [`buckets`] for its times.
+//! - [`MonitorMetrics`]: the figures as metrics.
 
 pub mod buckets;
 mod config;
@@ -9,10 +10,12 @@ mod engine;
 pub mod figures;
 mod loss;
 mod measurement;
+mod metrics;
 mod schedule;
 
 use crate::telemetry::Log;
 pub use config::{MonitorConfig, ProbeEndpoint, TargetSettings};
+pub use metrics::MonitorMetrics;
 
 /// The most addresses of all targets together.
 pub const MAX_ADDRESSES: usize = 10_000;
