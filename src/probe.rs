@@ -46,6 +46,7 @@ use attribution::{Attribution, ClientCounts};
 pub use config::Config;
 use event::Event;
 use finished::{Finished, Losses};
+pub(crate) use format::Percent;
 pub use metrics_url::MetricsUrl;
 pub(crate) use notes::{ICMP_KINDS, icmp_kind};
 use output::Output;

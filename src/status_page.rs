@@ -6,6 +6,11 @@ mod chart;
 mod facts;
 mod format;
 mod history;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the monitor serves no HTTP yet")
+)]
+pub(crate) mod monitor;
 mod tables;
 
 use std::time::Instant;
@@ -27,6 +32,12 @@ const SCRIPT: &str = include_str!("status_page/script.js");
 
 /// The whole page. The browser applies only the style and script that carry the `nonce`.
 pub(crate) fn page(nonce: &str, title: &str, main: &str) -> String {
+    let note = "rates are averages over the last 10 s; bit rates count the payload";
+    frame(nonce, title, "the daemon", note, main)
+}
+
+/// The frame of a page of `process`, with a note at its end.
+fn frame(nonce: &str, title: &str, process: &str, note: &str, main: &str) -> String {
     format!(
         r#"<!DOCTYPE html>
 <html lang="en">
@@ -40,11 +51,11 @@ pub(crate) fn page(nonce: &str, title: &str, main: &str) -> String {
 <script type="module" nonce="{nonce}">{SCRIPT}</script>
 </head>
 <body>
-<p id="lost" class="bad" role="alert">No answer from the daemon. Showing the last known figures.</p>
+<p id="lost" class="bad" role="alert">No answer from {process}. Showing the last known figures.</p>
 <main>{main}</main>
 <footer class="dim">
 <a href="/metrics">metrics</a> · <a href="/-/healthy">health</a> · <a href="/-/ready">readiness</a>
-· rates are averages over the last 10 s; bit rates count the payload
+· {note}
 </footer>
 </body>
 </html>

@@ -77,7 +77,7 @@ pub(super) fn wrapped(text: &str, columns: usize) -> String {
 
 /// The percentage that the first number is of the second, with at most two decimals. Only none is
 /// `0%`, and only all is `100%`.
-pub(super) struct Percent(pub u64, pub u64);
+pub(crate) struct Percent(pub u64, pub u64);
 
 impl Display for Percent {
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]

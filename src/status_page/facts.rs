@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::format::{ago, bit_rate, grouped, short_time, shown};
 use super::history::rate;
+use super::tables::escaped;
 use crate::metrics::{MetricsSummary, SocketState};
 use crate::reflect::Mode;
 use crate::reflect::stamp::ErrorEstimate;
@@ -28,23 +29,34 @@ pub(crate) struct Facts<'a> {
     pub(crate) options: &'a [(String, String)],
 }
 
-/// Writes the version, the addresses and the state. The script replaces the state when the daemon
-/// does not answer.
+/// Writes the version, the addresses and the state.
 pub(super) fn write_state(out: &mut String, facts: &Facts<'_>) -> std::fmt::Result {
-    let (class, state) = match (&facts.health, facts.ready) {
+    let what = format!("{} mode on {}", facts.mode.name(), facts.addresses);
+    write_health(out, &what, facts.uptime, &facts.health, facts.ready)
+}
+
+/// Writes the version, a line about the process, and its state. The script replaces the state when
+/// the process does not answer.
+pub(super) fn write_health(
+    out: &mut String,
+    what: &str,
+    uptime: Duration,
+    health: &Result<(), String>,
+    ready: bool,
+) -> std::fmt::Result {
+    let (class, state) = match (health, ready) {
         (Err(problem), _) => ("bad", problem.as_str()),
         (Ok(()), false) => ("bad", "not ready (starting or stopping)"),
         (Ok(()), true) => ("dim", "healthy"),
     };
-    let uptime = humantime::format_duration(Duration::from_secs(facts.uptime.as_secs()));
+    let state = escaped(state);
+    let uptime = humantime::format_duration(Duration::from_secs(uptime.as_secs()));
     writeln!(
         out,
-        "<h1 data-revision=\"{}\">udp-echo {}</h1>\n<p>{} mode on {}<br>\
+        "<h1 data-revision=\"{}\">udp-echo {}</h1>\n<p>{what}<br>\
          <span class=\"dim\">up {uptime}, </span><span id=\"state\" class=\"{class}\">{state}</span></p>",
         env!("BUILD_REVISION"),
         env!("CARGO_PKG_VERSION"),
-        facts.mode.name(),
-        facts.addresses,
     )
 }
 

@@ -235,9 +235,14 @@ pub(super) fn write_options(out: &mut String, options: &[(String, String)]) -> s
          aria-labelledby=\"options\" tabindex=\"0\"><table aria-labelledby=\"options\">\n",
     );
     for (name, value) in options {
-        let value = value.replace('&', "&amp;").replace('<', "&lt;");
+        let value = escaped(value);
         writeln!(out, "<tr><th scope=\"row\">{name}<td>{value}")?;
     }
     out.push_str("</table></div>\n");
     Ok(())
+}
+
+/// A text without markup.
+pub(super) fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }
