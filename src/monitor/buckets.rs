@@ -1,6 +1,6 @@
 //! A histogram with the fixed bounds of the monitor's metrics.
 
-/// Times of one kind, counted by bucket. Plain numbers: whoever shares it has a lock around it.
+/// Times of one kind, counted by bucket. Plain numbers, to share under a lock.
 #[derive(Debug, Clone)]
 pub struct Buckets {
     bounds: &'static [i64],
@@ -107,9 +107,9 @@ mod tests {
         assert_eq!(cumulative[16], (10.0, 4));
         assert_eq!(times.count(), 5);
         let mut delays = Buckets::of_signed_times();
-        [-2_000_000_000, -1, 0, 1]
-            .into_iter()
-            .for_each(|time| delays.add(time));
+        for nanoseconds in [-2_000_000_000, -1, 0, 1] {
+            delays.add(nanoseconds);
+        }
         let cumulative: Vec<_> = delays.cumulative().take(4).collect();
         assert_eq!(cumulative, [(-1.0, 1), (-0.01, 1), (0.0, 3), (50e-6, 4)]);
         assert!((delays.sum() + 2.0).abs() < 1e-9);

@@ -41,7 +41,7 @@ pub(crate) fn page(nonce: &str, main: &str) -> String {
 /// The content of the page's `main` element.
 pub(crate) fn main(facts: &MonitorFacts<'_>, losses: &LossHistory) -> String {
     let mut rows = rows(facts, losses);
-    rows.sort_by(|a, b| a.worst_first(b));
+    rows.sort_by(Row::worst_first);
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = write_main(&mut out, facts, &rows);

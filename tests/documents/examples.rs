@@ -19,42 +19,47 @@ const OUTCOMES: [&str; 6] = [
 ];
 
 #[test]
-fn scrape_example_fits_the_socket_unit_and_the_rules() {
-    let scrape = read("prometheus/scrape.yml");
-    let value = |name: &str| {
-        let mut values = scrape
-            .lines()
-            .filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(name));
-        values.next().unwrap().trim().to_owned()
-    };
-    let target = format!("          - {}\n", one(METRICS, "ListenStream"));
-    assert!(scrape.contains(&target), "{target}");
-    let alerts = read("prometheus/alerting.rules.yml");
-    let jobs = alerts.split("job=\"").skip(1);
-    let jobs: BTreeSet<_> = jobs.map(|rest| rest.split('"').next().unwrap()).collect();
-    assert_eq!(jobs, BTreeSet::from([value("job_name:").as_str()]));
-    // A rate over the shortest window needs more than two samples.
-    let seconds = |text: &str| match text.split_at(text.len() - 1) {
-        (number, "s") => number.parse::<u32>().unwrap(),
-        (number, unit) => number.parse::<u32>().unwrap() * [60, 3600][usize::from(unit != "m")],
-    };
-    let windows = [
-        "prometheus/alerting.rules.yml",
-        "prometheus/recording.rules.yml",
-    ]
-    .map(read);
-    let windows = windows
-        .iter()
-        .flat_map(|text| text.split("_total[").skip(1));
-    let windows = windows.filter_map(|rest| rest.split(']').next());
-    let shortest = windows.map(seconds).min().unwrap();
-    assert!(4 * seconds(&value("scrape_interval:")) <= shortest);
+fn scrape_examples_fit_the_ports_and_the_rules() {
+    // The default of `monitor --metrics-listen`.
+    let monitor = "127.0.0.1:9863".to_owned();
+    for (files, target) in [("", one(METRICS, "ListenStream")), ("monitor.", monitor)] {
+        let scrape = read(&format!("prometheus/{files}scrape.yml"));
+        let value = |name: &str| {
+            let mut values = scrape
+                .lines()
+                .filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(name));
+            values.next().unwrap().trim().to_owned()
+        };
+        let target = format!("          - {target}\n");
+        assert!(scrape.contains(&target), "{target}");
+        let rules = ["alerting", "recording"].map(|kind| {
+            let file = format!("prometheus/{files}{kind}.rules.yml");
+            assert!(
+                scrape.contains(&format!("  - /usr/share/udp-echo/{file}\n")),
+                "{file}"
+            );
+            read(&file)
+        });
+        let jobs = rules[0].split("job=\"").skip(1);
+        let jobs: BTreeSet<_> = jobs.map(|rest| rest.split('"').next().unwrap()).collect();
+        assert_eq!(jobs, BTreeSet::from([value("job_name:").as_str()]));
+        // A rate over the shortest window needs more than two samples.
+        let seconds = |text: &str| match text.split_at(text.len() - 1) {
+            (number, "s") => number.parse::<u32>().unwrap(),
+            (number, unit) => number.parse::<u32>().unwrap() * [60, 3600][usize::from(unit != "m")],
+        };
+        let windows = rules.iter().flat_map(|text| text.split("_total[").skip(1));
+        let windows = windows.filter_map(|rest| rest.split(']').next());
+        let shortest = windows.map(seconds).min().unwrap();
+        assert!(4 * seconds(&value("scrape_interval:")) <= shortest);
+    }
 }
 
 /// `:rate1m` is a rate over one minute.
 #[test]
 fn recording_rules_have_the_windows_of_their_names() {
-    let rules = read("prometheus/recording.rules.yml");
+    let rules = ["", "monitor."].map(|of| read(&format!("prometheus/{of}recording.rules.yml")));
+    let rules = rules.concat();
     let mut count = 0;
     for rule in rules.split("- record: ").skip(1) {
         let (name, expression) = rule.split_once("expr: ").unwrap();

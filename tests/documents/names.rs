@@ -7,14 +7,19 @@ use serde_json::Value;
 
 use crate::harness::{Daemon, program, readme, run};
 
+#[path = "../harness/monitor.rs"]
+mod monitor;
+
 /// The files that name metrics with their prefix.
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     "README.md",
     "SECURITY.md",
     "packaging/generate.rs",
     "packaging/grafana/udp-echo.json",
     "packaging/prometheus/alerting.rules.yml",
     "packaging/prometheus/recording.rules.yml",
+    "packaging/prometheus/monitor.alerting.rules.yml",
+    "packaging/prometheus/monitor.recording.rules.yml",
     "packaging/prometheus/tests.yml",
     "src/cli.rs",
     "packaging/manual/udp-echo.8.in",
@@ -67,9 +72,10 @@ fn texts_quote_existing_metrics() {
                 && ["_total", "_bytes", "_seconds"]
                     .iter()
                     .any(|end| word.ends_with(end));
-            let own = format!("udp_echo_{word}");
-            let is_there = names.iter().any(|name| *name == word || *name == own)
-                || names.contains(format!("{own}_count").as_str());
+            let is_there = ["", "udp_echo_", "udp_echo_monitor_"].iter().any(|prefix| {
+                let own = format!("{prefix}{word}");
+                names.contains(own.as_str()) || names.contains(format!("{own}_count").as_str())
+            });
             assert!(!is_metric || is_there, "{file}: no metric {quoted}");
             count += u32::from(is_metric);
         }
@@ -79,12 +85,12 @@ fn texts_quote_existing_metrics() {
 
 #[test]
 fn recorded_names_are_used_as_they_are_defined() {
-    let rules = read("packaging/prometheus/recording.rules.yml");
+    let rules = [5, 7].map(|file| read(FILES[file])).concat();
     let defined: BTreeSet<_> = rules
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- record: "))
         .collect();
-    for file in &FILES[3..7] {
+    for file in &FILES[3..9] {
         let text = read(file);
         for (start, _) in text.match_indices(":udp_echo_") {
             let level = text[..start].rfind(|other| !is_of_a_name(other)).unwrap();
@@ -108,7 +114,7 @@ fn rules_and_dashboard_use_existing_labels() {
     let pairs: BTreeSet<_> = pairs.filter_map(|pair| pair.split_once('=')).collect();
     let mut labels: BTreeSet<_> = pairs.iter().map(|(label, _)| *label).collect();
     labels.extend(ADDED);
-    for file in &FILES[3..6] {
+    for file in &FILES[3..8] {
         let text = read(file);
         let lists = ["by (", "on (", "by(", "on("]
             .iter()
@@ -138,19 +144,24 @@ fn rules_and_dashboard_use_existing_labels() {
 
 #[test]
 fn alerts_link_to_their_rows_in_readme() {
-    let rules = read("packaging/prometheus/alerting.rules.yml");
-    let url = "url: file:///usr/share/doc/udp-echo/README.md\n";
-    assert!(rules.contains(url));
-    assert_eq!(rules.matches("README.md").count(), 1, "one prefix");
     let asset = "[\"README.md\", \"usr/share/doc/udp-echo/\", ";
     assert!(read("Cargo.toml").contains(asset));
     let mut names = BTreeSet::new();
-    for alert in rules.split("- alert: ").skip(1) {
-        let name = alert.lines().next().unwrap().to_lowercase();
-        let prefix = "{{ query \"udp_echo:runbooks\" | first | label \"url\" }}";
-        let link = format!("\n          runbook_url: '{prefix}#{name}'\n");
-        assert!(alert.contains(&link), "no {link} in {alert}");
-        names.insert(name);
+    for (file, record) in [
+        ("alerting", "runbooks"),
+        ("monitor.alerting", "monitor_runbooks"),
+    ] {
+        let rules = read(&format!("packaging/prometheus/{file}.rules.yml"));
+        let url = "url: file:///usr/share/doc/udp-echo/README.md\n";
+        assert!(rules.contains(url));
+        assert_eq!(rules.matches("README.md").count(), 1, "one prefix");
+        for alert in rules.split("- alert: ").skip(1) {
+            let name = alert.lines().next().unwrap().to_lowercase();
+            let prefix = format!("{{{{ query \"udp_echo:{record}\" | first | label \"url\" }}}}");
+            let link = format!("\n          runbook_url: '{prefix}#{name}'\n");
+            assert!(alert.contains(&link), "no {link} in {alert}");
+            names.insert(name);
+        }
     }
     let mut sections = readme::sections().into_iter();
     let section = sections.find(|section| section.title == "When something is wrong");
@@ -193,13 +204,17 @@ fn members(value: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// The series of a daemon with every optional metric.
+/// The series of a daemon with every optional metric, and those of a monitor.
 fn all_series() -> BTreeSet<String> {
     let args = ["--timestamps", "--recv-buffer=64KiB", "--send-buffer=64KiB"];
     let modes = ["--mode=exchange", "--mode=stamp"];
     let daemons = modes.map(|mode| Daemon::start(&[&args[..], &[mode]].concat()));
     let series = daemons.iter().flat_map(Daemon::metrics);
-    series.map(|(series, _)| series).collect()
+    let text = monitor::text();
+    let of_monitor = text.lines().filter(|line| !line.starts_with('#'));
+    let of_monitor = of_monitor.map(|line| line.rsplit_once(' ').unwrap().0.to_owned());
+    let series = series.map(|(series, _)| series).chain(of_monitor);
+    series.collect()
 }
 
 fn name(series: &str) -> &str {

@@ -9,7 +9,7 @@ use crate::harness::run;
 use crate::namespace::shell;
 
 /// The paths of the package, without its documentation.
-const PATHS: [&str; 21] = [
+const PATHS: [&str; 24] = [
     "./etc/default/udp-echo",
     "./usr/bin/udp-echo",
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
@@ -25,6 +25,9 @@ const PATHS: [&str; 21] = [
     "./usr/share/udp-echo/balancing/nginx-stream.conf",
     "./usr/share/udp-echo/grafana/udp-echo.json",
     "./usr/share/udp-echo/prometheus/alerting.rules.yml",
+    "./usr/share/udp-echo/prometheus/monitor.alerting.rules.yml",
+    "./usr/share/udp-echo/prometheus/monitor.recording.rules.yml",
+    "./usr/share/udp-echo/prometheus/monitor.scrape.yml",
     "./usr/share/udp-echo/prometheus/recording.rules.yml",
     "./usr/share/udp-echo/prometheus/scrape.yml",
     "./usr/share/udp-echo/prometheus/tests.yml",

@@ -36,6 +36,12 @@ pub fn example(targets: &[String]) -> String {
     format!("global: {{evaluation_interval: 1s}}\n{text}")
 }
 
+/// The package's scrape configuration and rules for a monitor.
+pub fn monitor_example() -> String {
+    let text = fs::read_to_string(format!("{EXAMPLES}/prometheus/monitor.scrape.yml")).unwrap();
+    text.replace(INSTALLED, EXAMPLES)
+}
+
 /// A running Prometheus.
 pub struct Prometheus {
     child: Child,

@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 
 use crate::harness::{Daemon, client, has_nothing, receive};
 use crate::namespace::shell;
-use crate::prometheus::{EXAMPLES, Prometheus, example};
+use crate::prometheus::{EXAMPLES, Prometheus, example, monitor_example};
+
+#[path = "../harness/monitor.rs"]
+mod monitor;
 
 #[test]
 #[ignore = "needs ss, and root for large buffers; .ci/run runs it"]
@@ -39,23 +42,24 @@ fn buffer_gauges_match_the_output_of_ss() {
 #[ignore = "needs promtool; .ci/run runs it"]
 fn metrics_pass_the_check_of_promtool() {
     let daemon = Daemon::start(&["--recv-buffer=64KiB", "--send-buffer=64KiB"]);
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool is installed");
-    let metrics = daemon.get("/metrics").body;
-    let mut input = promtool.stdin.take().unwrap();
-    input.write_all(metrics.as_bytes()).unwrap();
-    drop(input);
-    let output = promtool.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert!(
-        output.stdout.is_empty() && output.stderr.is_empty(),
-        "{output:?}"
-    );
+    for metrics in [daemon.get("/metrics").body, monitor::text()] {
+        let mut promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("promtool is installed");
+        let mut input = promtool.stdin.take().unwrap();
+        input.write_all(metrics.as_bytes()).unwrap();
+        drop(input);
+        let output = promtool.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            output.stdout.is_empty() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]
@@ -84,18 +88,23 @@ fn prometheus_rules_pass_their_promtool_tests() {
         ));
         assert!(done.contains("SUCCESS"), "{done}");
     };
-    promtool("check rules recording.rules.yml alerting.rules.yml");
+    promtool(
+        "check rules recording.rules.yml alerting.rules.yml monitor.recording.rules.yml \
+         monitor.alerting.rules.yml",
+    );
     promtool("test rules tests.yml");
-    let scrape = example(&["127.0.0.1:9862".to_owned()]);
-    let file = std::env::temp_dir().join(format!("udp-echo-scrape-{}.yml", std::process::id()));
-    fs::write(&file, scrape).unwrap();
-    promtool(&format!("check config {}", file.display()));
-    fs::remove_file(file).unwrap();
+    for scrape in [example(&["127.0.0.1:9862".to_owned()]), monitor_example()] {
+        let file = std::env::temp_dir().join(format!("udp-echo-scrape-{}.yml", std::process::id()));
+        fs::write(&file, scrape).unwrap();
+        promtool(&format!("check config {}", file.display()));
+        fs::remove_file(file).unwrap();
+    }
 
     // Each alert and each recording rule has a test.
     let read = |name: &str| fs::read_to_string(format!("{EXAMPLES}/prometheus/{name}")).unwrap();
     let tests = read("tests.yml");
-    let alerts = read("alerting.rules.yml");
+    let both = |kind: &str| ["", "monitor."].map(|of| read(&format!("{of}{kind}.rules.yml")));
+    let alerts = both("alerting").concat();
     for name in alerts.split("- alert: ").skip(1) {
         let name = name.lines().next().unwrap();
         for (wanted, what) in [
@@ -105,7 +114,7 @@ fn prometheus_rules_pass_their_promtool_tests() {
             assert!(tests.contains(&wanted), "no test when {name} {what}");
         }
     }
-    for name in read("recording.rules.yml").split("- record: ").skip(1) {
+    for name in both("recording").concat().split("- record: ").skip(1) {
         let name = name.lines().next().unwrap();
         assert!(tests.contains(&format!("- expr: {name}")), "{name}");
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::monitor::figures::{EngineFigures, Figures};
 use crate::reflect::Mode;
 
-const TODAY: Duration = Duration::from_secs(1_700_000_000);
+const TODAY: Duration = Duration::from_secs(1_700_000_062);
 
 fn series(target: &str, address: &str, received: u64, lost: u64) -> Series {
     let mut figures = Figures {
@@ -15,7 +15,7 @@ fn series(target: &str, address: &str, received: u64, lost: u64) -> Series {
         lost,
         last_reply: match received {
             0 => Duration::ZERO,
-            _ => TODAY - Duration::from_secs(62),
+            _ => Duration::from_secs(1_700_000_000),
         },
         ..Figures::new(Mode::Echo)
     };
