@@ -57,7 +57,7 @@ pub(crate) trait Site: Send + Sync + 'static {
     /// The cause, as text.
     fn metrics(&self) -> Result<(&'static str, String), String>;
 
-    /// Whether [`Self::metrics`] takes so long that it needs a thread of its own.
+    /// Whether [`Self::metrics`] is slow and needs a thread of its own.
     fn metrics_are_slow(&self) -> bool {
         false
     }

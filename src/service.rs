@@ -1,4 +1,4 @@
-//! What the supervisors of the daemon and the monitor share: signals, intervals and clocks.
+//! Signals, intervals and clocks for the supervisors of the daemon and the monitor.
 
 mod clock;
 mod pause;
