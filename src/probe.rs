@@ -3,6 +3,7 @@
 //! - [`Config`]: the settings of a run.
 //! - `wire`, `tally`, `rtt`, `exchange`, `pace`: the core, without a socket or a clock.
 //! - `prober`, `flows`, `clock`: the loop around the core, on one thread, and its sockets.
+//! - `once`: a run without output, for the monitor.
 //! - `attribution`, `exposition`, `fetch`, `metrics_url`: where requests were lost, by the
 //!   daemon's metrics.
 //! - `stamp`: the core of STAMP mode. `directions` renders its figures.
@@ -24,6 +25,7 @@ mod format;
 mod json;
 mod metrics_url;
 mod notes;
+pub(crate) mod once;
 mod output;
 pub(crate) mod pace;
 mod prober;
@@ -50,8 +52,9 @@ pub(crate) use format::Percent;
 pub use metrics_url::MetricsUrl;
 pub(crate) use notes::{ICMP_KINDS, icmp_kind};
 use output::Output;
+pub(crate) use prober::RunError;
 use prober::{Outcome, Prober};
-use signals::Signals;
+pub(crate) use signals::Signals;
 
 /// The reason why the client cannot measure.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +67,7 @@ pub enum ProbeError {
     Multicast(String),
     /// The run cannot start or continue.
     #[error(transparent)]
-    Run(#[from] prober::RunError),
+    Run(#[from] RunError),
     /// The daemon's metrics cannot be read.
     #[error(transparent)]
     Metrics(#[from] fetch::FetchError),

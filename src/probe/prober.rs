@@ -5,7 +5,9 @@ mod receiving;
 mod reporting;
 mod sending;
 
+use std::error::Error;
 use std::io;
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +40,17 @@ pub enum RunError {
     /// Waiting for a readable socket failed (`epoll_wait`, `poll` or `SO_RCVTIMEO`).
     #[error("cannot wait for replies: {0}")]
     Wait(#[source] io::Error),
+}
+
+impl RunError {
+    /// Whether this host lacks descriptors or memory, so that nothing is known about the target.
+    pub(crate) fn is_shortage(&self) -> bool {
+        type Cause = dyn Error + 'static;
+        let errno = |error: &Cause| error.downcast_ref::<io::Error>()?.raw_os_error();
+        iter::successors(Some(self as &Cause), |error| (*error).source())
+            .filter_map(errno)
+            .any(|errno| [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS].contains(&errno))
+    }
 }
 
 /// The result of a run.
@@ -101,6 +114,8 @@ pub(super) struct Prober<'a> {
     receive_timeout: Duration,
     last_sent: Duration,
     last_progress: Duration,
+    /// Shortest time to wait for duplicates of the last reply; `None` waits for none.
+    linger: Option<Duration>,
     /// When the last outstanding request was answered.
     all_answered: Option<Duration>,
     signals: &'a Signals,
@@ -173,10 +188,19 @@ impl<'a> Prober<'a> {
             receive_timeout: Duration::ZERO,
             last_sent: Duration::ZERO,
             last_progress: Duration::ZERO,
+            linger: Some(LINGER),
             all_answered: None,
             signals,
             reports: 0,
         })
+    }
+
+    /// Does not wait for duplicates: the run ends when the last request is answered.
+    pub(super) fn without_linger(self) -> Self {
+        Self {
+            linger: None,
+            ..self
+        }
     }
 
     /// Runs to the end.
@@ -288,12 +312,11 @@ impl<'a> Prober<'a> {
             return None;
         }
         let since = *self.all_answered.get_or_insert(now);
-        let longest = self
-            .round_trips
-            .rtts
-            .summary()
-            .map_or(LINGER, |rtts| rtts.max);
-        Some(since + LINGER.max(longest * 2))
+        let Some(linger) = self.linger else {
+            return Some(since);
+        };
+        let longest = self.round_trips.rtts.summary().map_or(linger, |rtts| rtts.max);
+        Some(since + linger.max(longest * 2))
     }
 
     /// Returns how long the loop may wait for datagrams.

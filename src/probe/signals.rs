@@ -11,7 +11,7 @@ use crate::runtime;
 
 /// Counts signals to the client.
 #[derive(Debug, Default)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     pub(super) stops: AtomicU32,
     reports: AtomicU32,
 }
@@ -20,6 +20,11 @@ impl Signals {
     /// Returns the number of signals to stop: SIGINT and SIGTERM.
     pub(super) fn stops(&self) -> u32 {
         self.stops.load(Relaxed)
+    }
+
+    /// Ends the run at once, as two signals to stop do.
+    pub(crate) fn end(&self) {
+        self.stops.store(2, Relaxed);
     }
 
     /// Returns the number of signals to print figures: SIGQUIT.
