@@ -13,7 +13,7 @@ mod probe;
 mod regular_file;
 mod secrets;
 mod stamp;
-mod values;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;

@@ -1,53 +1,32 @@
 //! The monitor `udp-echo monitor`: probes many targets for ever and serves the figures to Prometheus.
 //!
 //! - [`MonitorConfig`], [`TargetSettings`]: the settings, checked once by the command line.
+//! - `targets`: resolves names, and tells the engine which addresses to probe.
+//! - `engine`: the probing thread. `measurement`: one address, with its `schedule` and the directions
+//!   of its `loss`.
 //! - [`figures`]: what is counted for one address of a target, and [`buckets`] for its times.
-//! - [`MonitorMetrics`]: the figures as metrics.
+//!   `board`: the series of all addresses.
+//! - [`MonitorMetrics`]: the figures as metrics. `status`: health and the status page.
+//! - `endpoint`: `/probe`, a single run.
+//! - `supervise`: starts and stops all of them.
 
+mod board;
 pub mod buckets;
 mod config;
+mod endpoint;
 mod engine;
 pub mod figures;
 mod loss;
 mod measurement;
 mod metrics;
 mod schedule;
+mod status;
+mod supervise;
+mod targets;
 
-use crate::telemetry::Log;
 pub use config::{MonitorConfig, ProbeEndpoint, TargetSettings};
 pub use metrics::MonitorMetrics;
+pub use supervise::{MonitorError, run};
 
 /// The most addresses of all targets together.
 pub const MAX_ADDRESSES: usize = 10_000;
-
-/// The reason why the monitor cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum MonitorError {
-    /// A step of the start failed.
-    #[error("cannot {action}: {cause}")]
-    Start {
-        /// What could not be done.
-        action: &'static str,
-        /// The error.
-        #[source]
-        cause: std::io::Error,
-    },
-}
-
-/// Runs the monitor until SIGTERM or SIGINT. On SIGHUP, `reload` reads the targets again. Its error
-/// is one line of text.
-///
-/// # Errors
-/// If the monitor cannot start or cannot continue.
-pub fn run(
-    config: &MonitorConfig,
-    targets: Vec<TargetSettings>,
-    reload: &dyn Fn() -> Result<Vec<TargetSettings>, String>,
-    log: &Log,
-) -> Result<(), MonitorError> {
-    let _ = (config, targets, reload, log);
-    Err(MonitorError::Start {
-        action: "probe",
-        cause: std::io::ErrorKind::Unsupported.into(),
-    })
-}

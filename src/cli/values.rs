@@ -192,7 +192,7 @@ impl<E: ValueEnum + Clone + Send + Sync + 'static> TypedValueParser for Trimmed<
 
 /// Returns the parser of a whole number in `range`. The errors of clap's own parser are those of
 /// Rust: "invalid digit found in string".
-pub(super) fn number<T: TryFrom<u64>>(
+pub(crate) fn number<T: TryFrom<u64>>(
     range: RangeInclusive<u64>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| {
@@ -208,7 +208,7 @@ pub(super) fn number<T: TryFrom<u64>>(
 }
 
 /// Returns the parser of a size in bytes in `range`, with or without a unit.
-pub(super) fn size(
+pub(crate) fn size(
     range: RangeInclusive<u16>,
 ) -> impl Fn(&str) -> Result<u16, String> + Clone + Send + Sync + 'static {
     move |text| {
@@ -239,7 +239,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, &'static str> {
 }
 
 /// Parses seconds, or numbers with units.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     if text.starts_with('-') {
         return None;
     }

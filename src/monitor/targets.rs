@@ -285,7 +285,11 @@ impl Target {
             return false;
         }
         let is_silent = self.is_silent(now);
-        let every = if is_silent || self.resolved == Some(false) { RESOLVE_SILENT } else { RESOLVE };
+        let every = if is_silent || self.resolved == Some(false) {
+            RESOLVE_SILENT
+        } else {
+            RESOLVE
+        };
         let asked = self.asked;
         asked.is_none_or(|asked| now.saturating_duration_since(asked) >= every)
     }
@@ -322,8 +326,14 @@ fn addresses(settings: &TargetSettings, probed: &[SocketAddr]) -> Result<Vec<Soc
     }
     let first = found.iter().find(|address| probed.contains(address));
     let options = connect_options(settings);
-    let with_route = || found.iter().find(|found| Socket::connect(**found, &options).is_ok());
-    let one = first.or_else(|| (found.len() > 1).then(with_route)?).or(found.first());
+    let with_route = || {
+        found
+            .iter()
+            .find(|found| Socket::connect(**found, &options).is_ok())
+    };
+    let one = first
+        .or_else(|| (found.len() > 1).then(with_route)?)
+        .or(found.first());
     one.map(|one| vec![*one])
         .ok_or_else(|| "it has multicast addresses only".into())
 }

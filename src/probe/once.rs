@@ -43,7 +43,7 @@ pub(crate) fn once(
     Ok(OnceFigures {
         sent: totals.sent,
         received: totals.received,
-        rtt: outcome.tally.rtts().summary(),
+        rtt: outcome.round_trips.rtts.summary(),
     })
 }
 

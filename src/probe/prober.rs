@@ -315,7 +315,11 @@ impl<'a> Prober<'a> {
         let Some(linger) = self.linger else {
             return Some(since);
         };
-        let longest = self.round_trips.rtts.summary().map_or(linger, |rtts| rtts.max);
+        let longest = self
+            .round_trips
+            .rtts
+            .summary()
+            .map_or(linger, |rtts| rtts.max);
         Some(since + linger.max(longest * 2))
     }
 
