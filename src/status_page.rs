@@ -6,11 +6,6 @@ mod chart;
 mod facts;
 mod format;
 mod history;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the monitor does not serve the page yet"
-)]
 pub(crate) mod monitor;
 mod tables;
 

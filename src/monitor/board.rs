@@ -12,7 +12,10 @@ const KEPT: Duration = Duration::from_mins(5);
 
 /// The series by target and address. A series that is probed again goes on with its counts.
 #[derive(Debug, Default)]
-pub(super) struct Board(Mutex<BTreeMap<(Arc<str>, Arc<str>), Entry>>);
+pub(super) struct Board(Mutex<BTreeMap<Labels, Entry>>);
+
+/// Target and address.
+type Labels = (Arc<str>, Arc<str>);
 
 #[derive(Debug)]
 struct Entry {
@@ -25,7 +28,7 @@ impl Board {
     /// Returns the series of an address that is probed from now on.
     pub(super) fn begin(&self, settings: &TargetSettings, address: &str) -> Series {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key: (Arc<str>, Arc<str>) = (settings.name.as_str().into(), address.into());
+        let key: Labels = (settings.name.as_str().into(), address.into());
         let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
             series: Series {
                 target: key.0,
@@ -81,7 +84,7 @@ mod tests {
         let series = board.begin(&settings, "192.0.2.1:9");
         series.figures.lock().unwrap().sent = 7;
         board.end(&series, start);
-        board.remove_old(start + KEPT - Duration::from_secs(1));
+        board.remove_old(start + KEPT.mul_f64(0.99));
         let again = board.begin(&settings, "192.0.2.1:9");
         assert_eq!(again.figures.lock().unwrap().sent, 7);
         board.remove_old(start + KEPT * 2);

@@ -64,11 +64,9 @@ impl TargetSettings {
     /// Returns settings for tests of other modules.
     #[cfg(test)]
     pub(super) fn example(name: &str, address: &str, mode: Mode) -> Self {
-        #[expect(clippy::unwrap_used, reason = "a test")]
-        let address = address.parse().unwrap();
         Self {
             name: name.into(),
-            address,
+            address: address.parse().unwrap(),
             mode,
             interval: Duration::from_millis(10),
             flows: 1,

@@ -419,7 +419,7 @@ impl Measurement {
                 }
             };
             if let Some(message) = message {
-                self.handle(flow, message, received, tools);
+                self.handle(flow, message, &received, tools);
             }
         }
         if count > 0 {
@@ -428,7 +428,7 @@ impl Measurement {
     }
 
     /// Counts a datagram.
-    fn handle(&mut self, flow: usize, message: Message, received: Received, tools: &mut Tools) {
+    fn handle(&mut self, flow: usize, message: Message, received: &Received, tools: &mut Tools) {
         match message {
             Message::Foreign => {}
             Message::Damaged => self.figures().corrupted += 1,
@@ -453,10 +453,10 @@ impl Measurement {
         &mut self,
         sequence: u64,
         is_corrupted: bool,
-        received: Received,
+        received: &Received,
         tools: &mut Tools,
     ) {
-        let Received { at, by, .. } = received;
+        let Received { at, by, .. } = *received;
         let sent_at = self.tally.sent_at(sequence);
         let is_late = sent_at.is_some_and(|sent_at| at > sent_at + self.settings.wait);
         if is_late && self.tally.is_waiting(sequence) {

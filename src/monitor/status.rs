@@ -1,5 +1,6 @@
 //! The state of the running monitor: health, readiness, the status page and the status line.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -113,14 +114,16 @@ impl MonitorStatus {
             1 => format!("1 {one}"),
             number => format!("{number} {many}"),
         };
+        // Writing to a String cannot fail.
         let mut line = format!("probing {}", number(targets.len(), "target", "targets"));
         if unresolved > 0 {
-            line += &format!(" ({unresolved} not resolved)");
+            let _ = write!(line, " ({unresolved} not resolved)");
         }
         if let Some(address) = &self.metrics_listen {
-            line += &format!(", metrics on {address}");
+            let _ = write!(line, ", metrics on {address}");
         }
-        line + &format!("; {sent} sent, {lost} lost")
+        let _ = write!(line, "; {sent} sent, {lost} lost");
+        line
     }
 }
 

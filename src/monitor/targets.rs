@@ -31,7 +31,7 @@ const RESOLVERS: usize = 16;
 pub(super) struct Targets {
     board: Arc<Board>,
     engine: Sender<Command>,
-    targets: BTreeMap<String, Target>,
+    all: BTreeMap<String, Target>,
     next_id: u64,
     /// The number of the next version of a target: an answer for an older one is ignored.
     next_version: u64,
@@ -80,7 +80,7 @@ impl Targets {
         Self {
             board,
             engine,
-            targets: BTreeMap::new(),
+            all: BTreeMap::new(),
             next_id: 0,
             next_version: 0,
             resolvers: Arc::new(Semaphore::new(RESOLVERS)),
@@ -92,7 +92,7 @@ impl Targets {
 
     /// Each target, and whether its name was resolved at the last attempt.
     pub(super) fn resolved(&self) -> Vec<(Arc<str>, bool)> {
-        let targets = self.targets.values();
+        let targets = self.all.values();
         targets
             .map(|target| {
                 let name = target.settings.name.as_str().into();
@@ -103,19 +103,19 @@ impl Targets {
 
     /// The number of addresses that are probed.
     pub(super) fn addresses(&self) -> usize {
-        let targets = self.targets.values();
+        let targets = self.all.values();
         targets.map(|target| target.probed.len()).sum()
     }
 
     /// Replaces the targets. Those with equal settings are not touched. Must be called on the runtime.
     pub(super) fn replace(&mut self, all: Vec<TargetSettings>, now: Instant) {
-        let mut before = std::mem::take(&mut self.targets);
+        let mut before = std::mem::take(&mut self.all);
         let mut changed = Vec::new();
         for settings in all {
             let name = settings.name.clone();
             match before.remove(&name) {
                 Some(target) if *target.settings == settings => {
-                    self.targets.insert(name, target);
+                    self.all.insert(name, target);
                 }
                 old => {
                     changed.push(name.clone());
@@ -125,7 +125,7 @@ impl Targets {
                     }
                     self.next_version += 1;
                     let target = Target::new(Arc::new(settings), self.next_version);
-                    self.targets.insert(name, target);
+                    self.all.insert(name, target);
                 }
             }
         }
@@ -140,7 +140,7 @@ impl Targets {
     /// Resolves names whose time has come. Must be called on the runtime.
     pub(super) fn tick(&mut self, now: Instant) {
         self.board.remove_old(now);
-        let due = self.targets.iter_mut();
+        let due = self.all.iter_mut();
         let due: Vec<_> = due
             .filter_map(|(name, target)| target.is_due(now).then(|| name.clone()))
             .collect();
@@ -151,7 +151,7 @@ impl Targets {
 
     /// Resolves a target's name, at once if it is an address.
     fn resolve(&mut self, name: &str, now: Instant) {
-        let Some(target) = self.targets.get_mut(name) else {
+        let Some(target) = self.all.get_mut(name) else {
             return;
         };
         target.asked = Some(now);
@@ -190,7 +190,7 @@ impl Targets {
     /// Probes the addresses that were found, and no others. If the name does not resolve, the addresses
     /// stay.
     pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
-        let Some(target) = self.targets.get_mut(&answer.name) else {
+        let Some(target) = self.all.get_mut(&answer.name) else {
             return;
         };
         if target.version != answer.version {
@@ -248,7 +248,7 @@ impl Targets {
         let measurement = Measurement::new(id, settings, address, series.clone(), random());
         // The engine is gone at the end of the process.
         let _ = self.engine.send(Command::Add(Box::new(measurement)));
-        if let Some(target) = self.targets.get_mut(&settings.name) {
+        if let Some(target) = self.all.get_mut(&settings.name) {
             target.probed.insert(address, Probed { id, series });
         }
     }

@@ -104,7 +104,7 @@ proptest! {
                         let neighbours = [before, after].into_iter().flatten();
                         let answered = neighbours.filter(|other| kept(*other));
                         let others = answered.filter_map(|other| rtts.get(&other));
-                        differences.extend(others.map(|other| other.abs_diff(own).into()));
+                        differences.extend(others.map(|other| u128::from(other.abs_diff(own))));
                     }
                 }
                 Event::UnknownReply { ahead, corrupted: is } => {
@@ -290,4 +290,31 @@ fn loss_threshold_is_exact_for_every_tenth_of_a_percent() {
             }
         }
     }
+}
+
+#[test]
+fn expired_requests_stay_lost_and_later_replies_are_too_late() {
+    let seconds = Duration::from_secs;
+    let mut tally = Tally::new(2, 8);
+    for (flow, at) in [(0, 0), (1, 1), (0, 2), (1, 3)] {
+        tally.sent(flow, seconds(at));
+    }
+    tally.reply(1, false, seconds(1), seconds(1));
+    // An ICMP error does not end the wait.
+    assert_eq!(tally.rejected(2), Some(1));
+    assert_eq!(tally.oldest_waiting(), Some((seconds(1), 1)));
+    assert_eq!(tally.settled(), 2);
+    assert_eq!(tally.expire(seconds(1)), None);
+    assert!(tally.is_waiting(2) && !tally.is_waiting(1));
+    assert_eq!(tally.expire(seconds(3)), Some(1));
+    assert_eq!(tally.expire(seconds(3)), Some(0));
+    assert_eq!(tally.expire(seconds(3)), None);
+    for (sequence, too_late) in [(2, 1), (3, 2)] {
+        let kind = tally.reply(sequence, false, seconds(4), seconds(4));
+        assert_eq!(kind, ReplyKind::Unknown);
+        assert_eq!(tally.totals().too_late, too_late);
+    }
+    assert_eq!(tally.totals().received, 1);
+    tally.reply(4, false, seconds(4), seconds(4));
+    assert_eq!((tally.oldest_waiting(), tally.settled()), (None, 5));
 }
