@@ -232,10 +232,7 @@ impl Monitor {
                     Ok(Ok(Err(error))) => format!(": cannot wait for replies: {error}"),
                     _ => String::new(),
                 })),
-                _ = look.tick() => {
-                    self.targets.tick(now());
-                    self.status.show(&self.targets);
-                }
+                _ = look.tick() => self.targets.tick(now()),
                 _ = starting.tick(), if !self.status.ready() => {
                     if self.state.turns.load(Relaxed) > 0 {
                         self.status.set_ready(true);
