@@ -4,6 +4,8 @@ mod document;
 mod network;
 mod settings;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

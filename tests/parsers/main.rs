@@ -29,14 +29,14 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{TestCaseResult, TestRunner};
 use udp_echo::address::HostPort;
-use udp_echo::cli::Args;
+use udp_echo::cli::{Args, Command};
 use udp_echo::daemon::Given;
 use udp_echo::systemd::{Listen, PassedInError, Role};
 use udp_echo::telemetry::Filter;
 
-use harness::tidy::end_with_test;
+use harness::tidy::{Folder, end_with_test};
 use harness::{Daemon, client, program, receive};
-use text::{args, bytes, text, value};
+use text::{args, bytes, monitor_file, text, value};
 
 /// Held while a test reads, writes or passes on the environment of this process.
 static ENVIRONMENT: Mutex<()> = Mutex::new(());
@@ -192,6 +192,49 @@ fn listen_fds_parser_accepts_any_text_and_names_each_socket() {
             Ok(())
         },
     );
+}
+
+#[test]
+fn monitor_parser_accepts_any_text_and_says_why_in_one_line() {
+    let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = Folder::new();
+    let path = folder.join("monitor.toml");
+    let config = format!("--config={}", path.display());
+    let command = udp_echo::cli::command();
+    let monitor = command.find_subcommand("monitor").unwrap();
+    let names = monitor.get_arguments().filter_map(|it| it.get_long());
+    let names: Vec<_> = names
+        .filter(|name| *name != "config")
+        .map(str::to_owned)
+        .collect();
+    let input = (monitor_file(), args(&names));
+    try_cases("files of targets", 50, &input, |(file, args)| {
+        std::fs::write(&path, file).unwrap();
+        let read = |args: Vec<OsString>| -> TestCaseResult {
+            let words = ["udp-echo".into(), "monitor".into()];
+            let parsed = Args::parse_from_environment(words.into_iter().chain(args));
+            let args = match parsed {
+                Ok(args) => args,
+                Err(error) => {
+                    prop_assert!([0, 2].contains(&error.exit_code()), "{}", error);
+                    return Ok(());
+                }
+            };
+            let Some(Command::Monitor(monitor)) = args.command else {
+                return Err(TestCaseError::fail("no monitor"));
+            };
+            match monitor.targets() {
+                Ok(targets) => prop_assert!(targets.iter().all(|it| it.flows > 0)),
+                Err(error) => {
+                    let text = error.to_string();
+                    prop_assert!(!text.contains(char::is_control), "{:?}", text);
+                }
+            }
+            Ok(())
+        };
+        read(vec![config.as_str().into()])?;
+        read([vec![config.as_str().into()], args].concat())
+    });
 }
 
 /// Starts the program on a port that is in use, so that it never serves.

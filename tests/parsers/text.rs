@@ -53,6 +53,29 @@ pub fn value() -> impl Strategy<Value = OsString> {
     prop_oneof![2 => short, 3 => two, 3 => bytes()]
 }
 
+/// Files of the monitor, most of their lines with a key and a value.
+pub fn monitor_file() -> impl Strategy<Value = Vec<u8>> {
+    const KEYS: &str = "name address mode interval flows size wait dscp family all_addresses \
+                        per_flow source ttl ssid key_file other";
+    let key = select(KEYS.split_whitespace().collect::<Vec<_>>());
+    let value = value().prop_map(OsString::into_vec);
+    let setting = (key, any::<bool>(), value).prop_map(|(key, is_quoted, value)| {
+        let quote: &[u8] = if is_quoted { b"\"" } else { b"" };
+        [key.as_bytes(), b" = ", quote, &value, quote].concat()
+    });
+    let header = select(vec![
+        "[[target]]\naddress = \"h\"",
+        "[defaults]",
+        "[[target]]",
+    ]);
+    let line = prop_oneof![
+        4 => setting,
+        2 => header.prop_map(|header| header.as_bytes().to_vec()),
+        1 => bytes().prop_map(OsString::into_vec),
+    ];
+    vec(line, 0..5).prop_map(|lines| lines.join(&b'\n'))
+}
+
 /// Arguments, most of them options.
 pub fn args(options: &[String]) -> impl Strategy<Value = Vec<OsString>> + use<> {
     let option = || select(options.to_vec());

@@ -65,7 +65,7 @@ impl FromStr for Network {
             ));
         }
         Ok(match address.to_canonical() {
-            // The prefix is at least 96 bits long, as the last 16 of them are set.
+            // Bits 81 to 96 of a mapped address are set, so its prefix has at least 96 bits.
             mapped @ IpAddr::V4(_) if address.is_ipv6() => Self {
                 address: mapped,
                 prefix: prefix.saturating_sub(MAPPED),
@@ -112,7 +112,7 @@ mod tests {
         for (text, said) in [
             ("192.0.2.1/24", bits("192.0.2.0/24")),
             ("2001:db8::1/32", bits("2001:db8::/32")),
-            ("::ffff:192.0.2.0/90", bits("::/90")),
+            ("::ffff:192.0.2.0/90", bits("::ffc0:0:0/90")),
             ("1.2.3.4/0", bits("0.0.0.0/0")),
             ("192.0.2.0/33", length(32)),
             ("::/129", length(128)),
