@@ -301,6 +301,7 @@ pub struct Args {
 }
 
 /// The subcommands.
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     #[allow(

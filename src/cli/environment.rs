@@ -120,7 +120,11 @@ impl Args {
             [name] => (name.clone(), "it belongs"),
             names => (names.join(", "), "they belong"),
         };
-        let mut helps: Vec<_> = self.unknown_variables.iter().map(help_for).collect();
+        let mut helps: Vec<_> = self
+            .unknown_variables
+            .iter()
+            .map(|name| help_for(name))
+            .collect();
         helps.sort();
         helps.dedup();
         let name = if helps.len() > 1 { "name" } else { "names" };
@@ -132,7 +136,7 @@ impl Args {
 }
 
 /// The command whose help names the variables that start as this one does.
-fn help_for(variable: &String) -> String {
+fn help_for(variable: &str) -> String {
     let command = super::command();
     let mut names = command.get_subcommands().map(Command::get_name);
     match names.find(|name| variable.starts_with(&prefix(name))) {

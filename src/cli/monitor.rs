@@ -26,6 +26,7 @@ pub use targets::UnusableTargets;
 /// Send requests to UDP reflectors until stopped, and serve loss, round-trip times and errors of
 /// each target as metrics. Targets come from a TOML file and from the command line. SIGHUP reads
 /// the file again; targets that did not change are not interrupted.
+#[expect(clippy::doc_markdown, reason = "help texts have no backticks")]
 #[derive(Debug, Clone, Parser)]
 #[command(
     version = super::VERSION,

@@ -106,7 +106,7 @@ impl Document {
                     document.defaults = Table::of(table, line, "[defaults]", &lines)?;
                 }
                 ("target", DeValue::Array(targets)) => {
-                    for target in targets.iter() {
+                    for target in targets {
                         let line = lines.number(target.span().start);
                         let DeValue::Table(table) = target.get_ref() else {
                             return Err((line, "cannot use target: expected [[target]]".into()));
