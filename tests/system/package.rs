@@ -9,16 +9,19 @@ use crate::harness::run;
 use crate::namespace::shell;
 
 /// The paths of the package, without its documentation.
-const PATHS: [&str; 24] = [
+const PATHS: &[&str] = &[
     "./etc/default/udp-echo",
+    "./etc/udp-echo/monitor.toml",
     "./usr/bin/udp-echo",
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
+    "./usr/lib/systemd/system/udp-echo-monitor.service",
     "./usr/lib/systemd/system/udp-echo-ports.target",
     "./usr/lib/systemd/system/udp-echo.service",
     "./usr/lib/systemd/system/udp-echo.socket",
     "./usr/share/bash-completion/completions/udp-echo",
     "./usr/share/fish/vendor_completions.d/udp-echo.fish",
     "./usr/share/man/man1/udp-echo-probe.1.gz",
+    "./usr/share/man/man8/udp-echo-monitor.8.gz",
     "./usr/share/man/man8/udp-echo.8.gz",
     "./usr/share/udp-echo/balancing/bird.conf",
     "./usr/share/udp-echo/balancing/nftables.conf",
@@ -64,12 +67,13 @@ fn package_has_the_documented_files_and_dependency_list() {
         );
     }
     let conffiles = shell(&format!("dpkg-deb -I {package} conffiles"));
-    assert_eq!(conffiles, "/etc/default/udp-echo\n");
+    let expected = ["/etc/default/udp-echo", "/etc/udp-echo/monitor.toml", ""].join("\n");
+    assert_eq!(conffiles, expected);
 
     let file = |path: &str| format!("dpkg-deb --fsys-tarfile {package} | tar -xO {path}");
-    let list = shell(&format!("{} | grep -c -a -F .dep-v0", file(PATHS[1])));
+    let list = shell(&format!("{} | grep -c -a -F .dep-v0", file("./usr/bin/udp-echo")));
     assert_ne!(list.trim(), "0", "the binary has no list of dependencies");
-    for page in &PATHS[8..10] {
+    for page in PATHS.iter().filter(|path| path.ends_with(".gz")) {
         shell(&format!("{} | gzip -t", file(page)));
     }
     // Every option that the sockets of systemd do not replace has a commented line. None is set.
