@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +12,17 @@ const SERVICE: &str = "udp-echo.service";
 const ECHO: &str = "udp-echo.socket";
 pub(crate) const METRICS: &str = "udp-echo-metrics.socket";
 const PORTS: &str = "udp-echo-ports.target";
+const MONITOR: &str = "udp-echo-monitor.service";
+
+/// Directives of [`SANDBOX`] that the monitor does not have. It has a network and reads the clock.
+const NOT_OF_THE_MONITOR: [&str; 6] = [
+    "PrivateNetwork=yes",
+    "RestrictAddressFamilies=AF_UNIX",
+    "IPAddressDeny=any",
+    "ProtectClock=yes",
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources",
+];
 
 /// Promises of README.md and SECURITY.md about the service, and the directives that keep each.
 const SANDBOX: [(&str, &[&str]); 4] = [
@@ -106,10 +118,11 @@ fn sockets_have_the_addresses_and_names_of_the_program() {
 #[test]
 fn texts_have_the_ports_of_the_sockets() {
     let port = |unit, name| one(unit, name).rsplit(':').next().unwrap().to_owned();
-    // The last is that of Prometheus.
+    // The last two are those of the monitor and of Prometheus.
     let ports = [
         port(ECHO, "ListenDatagram"),
         port(METRICS, "ListenStream"),
+        "9863".to_owned(),
         "9090".to_owned(),
     ];
     let mut count = 0;
@@ -137,7 +150,7 @@ fn service_names_both_sockets_and_its_options() {
     assert_eq!(one(SERVICE, "WantedBy"), "multi-user.target");
     assert_eq!(one(SERVICE, "SyslogIdentifier"), "udp-echo");
     let package = fs::read_to_string(readme::root().join("Cargo.toml")).unwrap();
-    for unit in [SERVICE, ECHO, METRICS, PORTS] {
+    for unit in [SERVICE, ECHO, METRICS, PORTS, MONITOR] {
         let asset = format!("[\"systemd/{unit}\", \"usr/lib/systemd/system/\", \"644\"]");
         assert!(package.contains(&asset), "{unit}");
     }
@@ -191,6 +204,128 @@ fn service_has_the_directives_of_its_sandbox() {
     assert_eq!(one(SERVICE, "MemoryMax"), "512M");
     assert_eq!(one(SERVICE, "LimitCORE"), "0");
     assert_eq!(one(SERVICE, "UMask"), "0777");
+}
+
+#[test]
+fn monitor_service_reads_the_file_of_the_package() {
+    let file = "/etc/udp-echo/monitor.toml";
+    let start = format!("/usr/bin/udp-echo monitor --config {file}");
+    assert_eq!(one(MONITOR, "ExecStart"), start);
+    assert_eq!(one(MONITOR, "ExecReload"), "/bin/kill -HUP $MAINPID");
+    assert_eq!(one(MONITOR, "EnvironmentFile"), "-/etc/default/udp-echo");
+    assert_eq!(one(MONITOR, "SyslogIdentifier"), "udp-echo-monitor");
+    let manifest = fs::read_to_string(readme::root().join("Cargo.toml")).unwrap();
+    // The user of the service exists only while the service runs: all users must be able to read the file.
+    for part in [
+        "[\"packaging/monitor.toml\", \"etc/udp-echo/\", \"644\"]",
+        &format!("conf-files = [\"/etc/default/udp-echo\", \"{file}\"]"),
+    ] {
+        assert!(manifest.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn monitor_service_restarts_except_after_a_usage_error() {
+    assert_eq!(one(MONITOR, "Restart"), "on-failure");
+    assert_eq!(one(MONITOR, "RestartSec"), "1s");
+    assert_eq!(one(MONITOR, "StartLimitIntervalSec"), "0");
+    let usage = run(program().args(["monitor", "--no-such-option"])).0;
+    let status = usage.code().unwrap().to_string();
+    assert_eq!(one(MONITOR, "RestartPreventExitStatus"), status);
+    assert_eq!(one(MONITOR, "Type"), "notify");
+    assert_eq!(one(MONITOR, "NotifyAccess"), "main");
+    assert!(duration(&one(MONITOR, "WatchdogSec")) >= Duration::from_secs(10));
+    assert!(duration(&one(MONITOR, "TimeoutStopSec")) > Duration::from_secs(1));
+}
+
+#[test]
+fn monitor_service_has_the_directives_of_its_sandbox() {
+    let text = read(MONITOR);
+    let lines: Vec<_> = text.lines().collect();
+    let shared = SANDBOX.iter().flat_map(|(_, directives)| *directives);
+    let shared = shared.filter(|directive| !NOT_OF_THE_MONITOR.contains(directive));
+    let own = [
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+        "ProtectClock=no",
+        "PrivateMounts=yes",
+        "LimitCORE=0",
+        "UMask=0777",
+    ];
+    for directive in shared.chain(&own) {
+        assert!(lines.contains(directive), "no {directive}");
+    }
+    // The order matters: the last list adds to what the others permit.
+    let filters = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    let expected = [
+        "@system-service",
+        "~@privileged @resources",
+        "adjtimex clock_adjtime",
+    ];
+    assert_eq!(filters.collect::<Vec<_>>(), expected);
+    // Each flow has a port of its own.
+    let files: u32 = one(MONITOR, "LimitNOFILE").parse().unwrap();
+    assert!(files > u32::from(u16::MAX));
+}
+
+#[test]
+fn monitor_file_has_every_key_with_its_default() {
+    let file = readme::root().join("packaging/monitor.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let folder = std::env::temp_dir().join(format!("udp-echo-toml-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let changed = folder.join("monitor.toml");
+    let check = |file: &Path| {
+        let mut command = program();
+        let (status, _, err) = run(command.args(["monitor", "--check", "--config"]).arg(file));
+        (status.code(), err)
+    };
+    // Nothing is set.
+    let (status, err) = check(&file);
+    assert_eq!(status, Some(2), "{err}");
+    assert!(err.contains("no target: add one to "), "{err}");
+
+    // An error names all keys.
+    fs::write(&changed, "[[target]]\naddress = \"a\"\nunknown = 1\n").unwrap();
+    let (_, err) = check(&changed);
+    let keys = err.trim().split("expected ").nth(1).expect(&err);
+    let keys: Vec<_> = keys.split(", ").collect();
+    assert!(keys.len() > 10, "{err}");
+    for key in &keys {
+        assert!(text.contains(&format!("\n#{key} = ")), "no {key}");
+    }
+
+    // Each commented line is valid, though the file with keys does not exist here.
+    let set = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(line) if !line.starts_with(' ') && !line.starts_with("key_file") => line,
+        _ => line,
+    });
+    let set: Vec<_> = set.collect();
+    fs::write(&changed, set.join("\n")).unwrap();
+    assert_eq!(check(&changed), (Some(0), String::new()));
+    fs::remove_dir_all(folder).unwrap();
+
+    let help = run(program().args(["probe", "-h"])).1;
+    let (defaults, _) = text.split_once("have no default").unwrap();
+    let mut count = 0;
+    for (key, value) in defaults
+        .lines()
+        .filter_map(|line| line.strip_prefix('#')?.split_once(" = "))
+    {
+        let option = help
+            .lines()
+            .find(|line| line.contains(&format!("--{key} ")));
+        if let Some((_, default)) = option.and_then(|line| line.split_once("[default: ")) {
+            assert_eq!(
+                value.trim_matches('"'),
+                default.trim_end_matches(']'),
+                "{key}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 4, "{count}");
 }
 
 /// The program with standard input passed in under a name.

@@ -71,7 +71,10 @@ fn package_has_the_documented_files_and_dependency_list() {
     assert_eq!(conffiles, expected);
 
     let file = |path: &str| format!("dpkg-deb --fsys-tarfile {package} | tar -xO {path}");
-    let list = shell(&format!("{} | grep -c -a -F .dep-v0", file("./usr/bin/udp-echo")));
+    let list = shell(&format!(
+        "{} | grep -c -a -F .dep-v0",
+        file("./usr/bin/udp-echo")
+    ));
     assert_ne!(list.trim(), "0", "the binary has no list of dependencies");
     for page in PATHS.iter().filter(|path| path.ends_with(".gz")) {
         shell(&format!("{} | gzip -t", file(page)));
