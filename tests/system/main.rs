@@ -25,6 +25,7 @@ mod lasting;
 mod listening;
 mod machine;
 mod memcheck;
+mod monitored;
 mod moving;
 mod namespace;
 mod network;
