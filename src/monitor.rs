@@ -1,7 +1,7 @@
 //! The monitor `udp-echo monitor`: probes many targets for ever and serves the figures to Prometheus.
 //!
 //! - [`MonitorConfig`], [`TargetSettings`]: the settings, checked once by the command line.
-//! - `targets`: resolves names, and tells the engine which addresses to probe.
+//! - `targets`: resolves names, and gives the engine the addresses to probe.
 //! - `engine`: the probing thread. `measurement`: one address, with its `schedule` and the directions
 //!   of its `loss`.
 //! - [`figures`]: what is counted for one address of a target, and [`buckets`] for its times.

@@ -24,7 +24,7 @@ pub(super) enum Command {
     Stop(u64),
 }
 
-/// What other threads see of the engine.
+/// The state of the engine that other threads see.
 #[derive(Debug, Default)]
 pub(super) struct EngineState {
     /// The engine's own figures.

@@ -23,7 +23,7 @@ use crate::reflect::Mode;
 use crate::reflect::stamp::{AUTHENTICATED_BYTES, ErrorEstimate};
 use crate::udp::{Batch, ConnectOptions, Rejection, Socket, Wait};
 
-/// What the measurements share: all of them run on one thread.
+/// The parts that all measurements share: they run on one thread.
 pub(super) struct Tools {
     pub(super) clock: RunClock,
     /// Error of this host's clock.

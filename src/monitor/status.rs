@@ -34,7 +34,7 @@ pub(super) struct MonitorStatus {
     next_sample: Mutex<Instant>,
 }
 
-/// What a scrape shows beside the engine's figures.
+/// The sources of a scrape beside the engine's figures.
 struct Shown {
     board: Arc<Board>,
     targets: Mutex<Vec<(Arc<str>, bool)>>,

@@ -1,4 +1,4 @@
-//! The targets: resolves their names, again and again, and tells the engine which addresses to probe.
+//! The targets: resolves their names, again and again, and gives the engine the addresses to probe.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -114,7 +114,7 @@ impl Answer {
     }
 }
 
-/// What a datagram adds to the figures.
+/// The event that a datagram adds to the figures.
 #[expect(
     clippy::large_enum_variant,
     reason = "it is on the stack, for one datagram"

@@ -78,6 +78,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("src/cli/environment.rs", "quiet", "the option --quiet"),
     ("src/cli/probe", "quiet", "the option --quiet"),
     ("src/probe", "quiet", "the option --quiet"),
+    ("src/monitor/endpoint", "quiet", "the option --quiet"),
     ("tests/probe/", "quiet", "the option --quiet"),
     ("tests/daemon/help.rs", "quiet", "the option --quiet"),
     ("tests/daemon/mistakes.rs", "quiet", "the option --quiet"),
