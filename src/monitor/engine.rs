@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use super::figures::EngineFigures;
 use super::measurement::{Measurement, Tools};
 use crate::probe::clock::RunClock;
-use crate::udp::{Poller, Socket};
+use crate::udp::{self, Poller, Socket};
 use crate::worker::StampClock;
 
 /// A change of the addresses that are probed.
@@ -75,7 +76,7 @@ impl Engine {
             due: BTreeSet::new(),
             poller: Poller::new(std::iter::empty::<&Socket>())?,
             readable: Vec::new(),
-            tools: Tools::new(RunClock::start(), state),
+            tools: Tools::new(RunClock::start(), state, most_sockets()),
             drops: BTreeMap::new(),
             ended_drops: 0,
             swept: 0,
@@ -207,6 +208,15 @@ impl Engine {
             self.drops.insert(id, measurement.drops());
         }
     }
+}
+
+/// Raises the limit on open files, as each flow needs a socket. Returns the number from which on
+/// descriptors are left to HTTP and to names that are resolved: with none left, no scrape would show
+/// that the limit is too low.
+fn most_sockets() -> RawFd {
+    const OTHERS: u64 = 128;
+    let limit = udp::raise_open_file_limit().unwrap_or(u64::MAX);
+    RawFd::try_from(limit - OTHERS.min(limit / 2)).unwrap_or(RawFd::MAX)
 }
 
 /// The number of a socket for the poller.

@@ -1,5 +1,6 @@
 //! The measurement of one address of a target: its requests, its sockets and what it counts.
 
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(super) struct Tools {
     /// Whether there is a measurement of STAMP mode.
     pub(super) has_stamp: bool,
     state: Arc<EngineState>,
+    /// Descriptors from this number on are left to other uses.
+    most_sockets: RawFd,
     batch: Option<(usize, Batch)>,
     outgoing: Vec<u8>,
     rejections: Vec<Rejection>,
@@ -64,17 +67,20 @@ pub(super) struct Measurement {
 const MOST_UNREAD: usize = 1024;
 /// Requested size of a socket's receive buffer in bytes: for some thousand replies to one request.
 const RECEIVE_BUFFER: usize = 1 << 20;
+/// The error of sockets that leave too few descriptors.
+const TOO_MANY: &str = "too many open files; raise the limit (ulimit -n, LimitNOFILE=)";
 /// The fraction of the interval by which the phases of two measurements differ: with the golden ratio
 /// any number of them is spread evenly.
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
 impl Tools {
-    pub(super) fn new(clock: RunClock, state: Arc<EngineState>) -> Self {
+    pub(super) fn new(clock: RunClock, state: Arc<EngineState>, most_sockets: RawFd) -> Self {
         Self {
             clock,
             clock_error: ErrorEstimate::UNKNOWN,
             has_stamp: false,
             state,
+            most_sockets,
             batch: None,
             outgoing: Vec::new(),
             rejections: Vec::new(),
@@ -282,7 +288,7 @@ impl Measurement {
         watch: &mut dyn FnMut(usize, &Socket) -> bool,
     ) {
         if self.flows.is_none() {
-            self.open(watch);
+            self.open(tools.most_sockets, watch);
         }
         let now = tools.clock.now();
         self.follow_address(flow, now, false, tools, watch);
@@ -550,27 +556,29 @@ impl Measurement {
     }
 
     /// Opens the sockets.
-    fn open(&mut self, watch: &mut dyn FnMut(usize, &Socket) -> bool) {
+    fn open(&mut self, most_sockets: RawFd, watch: &mut dyn FnMut(usize, &Socket) -> bool) {
         let opened = Flows::open(
             self.target,
             connect_options(&self.settings),
             self.settings.flows,
         );
-        match opened {
-            Ok(flows) => {
+        // The kernel chooses the lowest free number.
+        let is_left = |socket: &Socket| socket.as_fd().as_raw_fd() < most_sockets;
+        let (errno, error) = match opened {
+            Ok(flows) if flows.sockets().iter().all(is_left) => {
                 let mut sockets = flows.sockets().iter().enumerate();
                 if sockets.all(|(flow, socket)| watch(flow, socket)) {
                     self.flows = Some(flows);
                     self.open_error = None;
                 }
+                return;
             }
-            Err(error) => {
-                let errno = error.errno();
-                if self.open_error.replace(errno) != Some(errno) {
-                    let target = &self.settings.name;
-                    warn!("cannot probe target {target:?}: {error}; retrying at each request");
-                }
-            }
+            Ok(_) => (libc::EMFILE, TOO_MANY.to_owned()),
+            Err(error) => (error.errno(), error.to_string()),
+        };
+        if self.open_error.replace(errno) != Some(errno) {
+            let target = &self.settings.name;
+            warn!("cannot probe target {target:?}: {error}; retrying at each request");
         }
     }
 

@@ -99,8 +99,6 @@ pub fn run(
     reload: &dyn Fn() -> Result<Vec<TargetSettings>, String>,
     log: &Log,
 ) -> Result<(), MonitorError> {
-    // Each flow needs a socket. A limit that is still too low shows when they are opened.
-    let _ = udp::raise_open_file_limit();
     let runtime = runtime::new().map_err(cannot("start the runtime"))?;
     let ended = runtime.block_on(serve(config, targets, reload, log));
     // Threads that resolve names may take long.
