@@ -5,14 +5,21 @@
     clippy::panic,
     clippy::disallowed_methods,
     clippy::print_stderr,
+    unreachable_pub,
     reason = "tests fail by panicking and wait with deadlines"
 )]
 
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod endpoints;
 mod file;
+mod measuring;
+mod metrics;
 mod options;
+mod process;
+mod reloading;
+mod running;
 
 use std::fs;
 use std::process::Command;

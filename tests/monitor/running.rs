@@ -7,8 +7,8 @@ use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 
 use crate::harness::confined::limited;
-use crate::harness::program;
 use crate::harness::service::assert_has;
+use crate::harness::{program, wait_until_stopped};
 use crate::process::{Monitor, Reflector, file, targets};
 use crate::{ended, monitor};
 
@@ -90,7 +90,7 @@ fn targets_beyond_the_descriptor_limit_leave_the_others_and_http() {
         .collect();
     let folder = targets("mode = \"echo\"\ninterval = 0.05\nwait = 0.5", &all);
     let args = format!("--config={}", file(&folder));
-    let monitor = Monitor::start_as(limited(Resource::RLIMIT_NOFILE, 40), &args);
+    let monitor = Monitor::start_as(limited(Resource::RLIMIT_NOFILE, 64), &args);
     monitor.wait_for_log("cannot probe target ");
     let seen = monitor.wait_for("every target has sent requests", |seen| {
         let sent = |name: &String| seen.of(name, "requests_sent_total");
@@ -127,6 +127,7 @@ fn suspended_monitor_counts_requests_that_it_did_not_send() {
         seen.of("a", "replies_received_total") > 3
     });
     monitor.service.signal(Signal::SIGSTOP);
+    wait_until_stopped(&monitor.service.pid().to_string());
     std::thread::sleep(Duration::from_millis(600));
     monitor.service.signal(Signal::SIGCONT);
     let seen = monitor.wait_for("skipped requests are counted", |seen| {
