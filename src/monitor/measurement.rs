@@ -208,6 +208,8 @@ impl Measurement {
         tools: &mut Tools,
         watch: &mut dyn FnMut(usize, &Socket) -> bool,
     ) {
+        let freed = self.exchanges.next_deadline().unwrap_or(now);
+        self.notice_hold(freed.min(now));
         self.expire(now, tools);
         while let Some(due) = self.exchanges.next_record(now) {
             self.send_record(due, None, tools);
@@ -230,6 +232,12 @@ impl Measurement {
             }
             self.send_request(flow, tools, watch);
         }
+    }
+
+    /// Notes that no flow was free until `at`, if that is so: a request that was due before then waited
+    /// for a flow, not for this process. Call it before a flow becomes free.
+    fn notice_hold(&mut self, at: Duration) {
+        self.is_held |= !self.exchanges.may_send() && self.schedule.next() <= at;
     }
 
     /// Counts the requests as lost whose time to wait has passed.
@@ -435,6 +443,7 @@ impl Measurement {
 
     /// Counts a datagram.
     fn handle(&mut self, flow: usize, message: Message, received: &Received, tools: &mut Tools) {
+        self.notice_hold(received.at);
         match message {
             Message::Foreign => {}
             Message::Damaged => self.figures().corrupted += 1,
@@ -520,6 +529,9 @@ impl Measurement {
 
     /// Counts the ICMP errors that answer a waiting request. Others are ignored: they may be forged.
     fn count_rejections(&mut self, flow: usize, tools: &mut Tools) {
+        if !tools.rejections.is_empty() {
+            self.notice_hold(tools.clock.now());
+        }
         for rejection in std::mem::take(&mut tools.rejections) {
             let Some(icmp) = rejection.icmp else {
                 continue;
