@@ -199,41 +199,37 @@ fn monitor_parser_accepts_any_text_and_says_why_in_one_line() {
     let _guard = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = Folder::new();
     let path = folder.join("monitor.toml");
-    let config = format!("--config={}", path.display());
-    let command = udp_echo::cli::command();
-    let monitor = command.find_subcommand("monitor").unwrap();
-    let names = monitor.get_arguments().filter_map(|it| it.get_long());
-    let names: Vec<_> = names
-        .filter(|name| *name != "config")
-        .map(str::to_owned)
-        .collect();
-    let input = (monitor_file(), args(&names));
-    try_cases("files of targets", 50, &input, |(file, args)| {
+    let monitor = |args: Vec<OsString>| {
+        let args = [vec!["monitor".into()], args].concat();
+        parsed(args).map(|args| match args.command {
+            Some(Command::Monitor(monitor)) => monitor,
+            other => panic!("{other:?}"),
+        })
+    };
+    let of_file = monitor(vec![format!("--config={}", path.display()).into()]).unwrap();
+    try_cases("files of targets", 5, &monitor_file(), |file| {
         std::fs::write(&path, file).unwrap();
-        let read = |args: Vec<OsString>| -> TestCaseResult {
-            let words = ["udp-echo".into(), "monitor".into()];
-            let parsed = Args::parse_from_environment(words.into_iter().chain(args));
-            let args = match parsed {
-                Ok(args) => args,
-                Err(error) => {
-                    prop_assert!([0, 2].contains(&error.exit_code()), "{}", error);
-                    return Ok(());
-                }
-            };
-            let Some(Command::Monitor(monitor)) = args.command else {
-                return Err(TestCaseError::fail("no monitor"));
-            };
-            match monitor.targets() {
-                Ok(targets) => prop_assert!(targets.iter().all(|it| it.flows > 0)),
-                Err(error) => {
-                    let text = error.to_string();
-                    prop_assert!(!text.contains(char::is_control), "{:?}", text);
-                }
+        match of_file.targets() {
+            Ok(targets) => prop_assert!(targets.iter().all(|target| target.flows > 0)),
+            Err(error) => {
+                let text = error.to_string();
+                prop_assert!(!text.contains(char::is_control), "{:?}", text);
             }
-            Ok(())
-        };
-        read(vec![config.as_str().into()])?;
-        read([vec![config.as_str().into()], args].concat())
+        }
+        Ok(())
+    });
+    let command = udp_echo::cli::command();
+    let options = command.find_subcommand("monitor").unwrap();
+    let names = options.get_arguments().filter_map(|it| it.get_long());
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    try_cases("monitor command lines", 50, &args(&names), |args| {
+        match monitor(args) {
+            Ok(monitor) => {
+                let _ = (monitor.config(), monitor.targets());
+            }
+            Err(error) => prop_assert!([0, 2].contains(&error.exit_code()), "{}", error),
+        }
+        Ok(())
     });
 }
 
