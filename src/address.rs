@@ -181,8 +181,8 @@ impl HostPort {
         if found.is_empty() {
             let cause = match family {
                 Family::Any => "the name has no address",
-                Family::Ipv4 => "it has no IPv4 address, and --ipv4 or --source asks for one",
-                Family::Ipv6 => "it has no IPv6 address, and --ipv6 or --source asks for one",
+                Family::Ipv4 => "it has no IPv4 address, and the family or the source asks for one",
+                Family::Ipv6 => "it has no IPv6 address, and the family or the source asks for one",
             };
             return Err(failed(io::Error::other(cause)));
         }

@@ -61,8 +61,7 @@ pub struct MonitorArgs {
 
     /// Serve HTTP metrics
     ///
-    /// HTTP address for metrics, health checks, the status page and /probe, or none for no HTTP. A
-    /// socket passed in by systemd replaces this option.
+    /// HTTP address for metrics, health checks, the status page and /probe, or none for no HTTP.
     #[arg(
         long,
         value_name = "HOST:PORT",

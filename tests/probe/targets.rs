@@ -169,8 +169,8 @@ fn family_option_selects_the_address_of_localhost() {
     assert!(status == 0 && out.contains("127.0.0.1:"), "{out}");
     let (status, _, err) = ended(&mut probe("127.0.0.1", "-c 1 -6"));
     assert_eq!(status, 1);
-    let said = "udp-echo: cannot resolve \"127.0.0.1\": it has no IPv6 address, and --ipv6 or \
-                --source asks for one\n";
+    let said = "udp-echo: cannot resolve \"127.0.0.1\": it has no IPv6 address, and the \
+                family or the source asks for one\n";
     assert_eq!(err, said);
     if !has_ipv6() {
         skip!("no IPv6: an IPv6 address of localhost");
