@@ -203,7 +203,7 @@ pub struct Reflector {
 }
 
 impl Reflector {
-    /// Starts a reflector that returns so many copies of each request.
+    /// Starts a reflector that returns this many copies of each request.
     pub fn start(copies: impl Fn(u64) -> usize + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();

@@ -81,7 +81,7 @@ fn metrics_port_in_use_names_the_option_or_variable() {
 }
 
 #[test]
-fn targets_beyond_the_descriptor_limit_leave_the_others_and_http() {
+fn targets_beyond_the_descriptor_limit_leave_others_and_http() {
     let reflector = Reflector::start(|_| 1);
     let names: Vec<_> = (0..40).map(|number| format!("t{number}")).collect();
     let all: Vec<_> = names
@@ -116,7 +116,7 @@ fn targets_beyond_the_descriptor_limit_leave_the_others_and_http() {
 }
 
 #[test]
-fn suspended_monitor_counts_requests_that_it_did_not_send() {
+fn suspended_monitor_counts_requests_that_are_not_sent() {
     let reflector = Reflector::start(|_| 1);
     let folder = targets(
         "mode = \"echo\"\ninterval = 0.02\nwait = 60",
