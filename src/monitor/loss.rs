@@ -104,6 +104,8 @@ impl LossDirection {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Sends requests with numbers from 0. Each is lost on the way there (`f`), on the way back (`b`)
@@ -187,5 +189,128 @@ mod tests {
             sum.unknown += decided.unknown;
         }
         assert_eq!(sum, LostByDirection::default());
+    }
+
+    /// What happens to a request on a path.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Fate {
+        Answered,
+        LostThere,
+        LostBack,
+        /// Two copies arrive, and both replies return.
+        Doubled,
+        /// Two copies arrive, and one reply returns.
+        DoubledThenLost,
+        /// Arrives after the next request.
+        Swapped,
+    }
+
+    /// The replies that a stateful reflector sends, whose next number is `next`.
+    fn replies(fates: &[Fate], mut next: u32) -> Vec<Option<(u32, u32)>> {
+        let mut order: Vec<_> = (0..fates.len()).collect();
+        for at in 1..fates.len() {
+            if fates[at - 1] == Fate::Swapped {
+                order.swap(at - 1, at);
+            }
+        }
+        let mut replies = vec![None; fates.len()];
+        for at in order {
+            let mut number = || {
+                next = next.wrapping_add(1);
+                next.wrapping_sub(1)
+            };
+            replies[at] = match fates[at] {
+                Fate::Answered | Fate::Swapped => Some(number()).map(|own| (own, own)),
+                Fate::LostThere => None,
+                Fate::LostBack => {
+                    number();
+                    None
+                }
+                Fate::Doubled => Some((number(), number())),
+                Fate::DoubledThenLost => {
+                    let (first, _) = (number(), number());
+                    Some((first, first))
+                }
+            };
+        }
+        replies
+    }
+
+    /// The losses from one answered request to the next, without swaps and doubles. They have no
+    /// known direction while all numbers of replies are those of their requests.
+    fn model(fates: &[Fate], first: u32) -> LostByDirection {
+        let (mut sum, mut gap) = (LostByDirection::default(), [0; 2]);
+        let (mut next, mut differ, mut known) = (first, false, first == 0);
+        for (number, fate) in (0..).zip(fates) {
+            match fate {
+                Fate::LostThere => gap[0] += 1,
+                Fate::LostBack => gap[1] += 1,
+                _ => {
+                    differ |= next != number;
+                    if known && differ {
+                        sum.forward += gap[0];
+                        sum.backward += gap[1];
+                    } else {
+                        sum.unknown += gap[0] + gap[1];
+                    }
+                    (gap, known) = ([0; 2], true);
+                }
+            }
+            next += u32::from(*fate != Fate::LostThere);
+        }
+        sum
+    }
+
+    proptest! {
+        #[test]
+        fn directions_are_exact_without_reordering(
+            fates in prop::collection::vec(
+                prop::sample::select(&[
+                    Fate::Answered,
+                    Fate::Answered,
+                    Fate::LostThere,
+                    Fate::LostBack,
+                ][..]),
+                1..200,
+            ),
+            is_old in any::<bool>(),
+        ) {
+            let first = if is_old { 1_000_000 } else { 0 };
+            let mut direction = LossDirection::default();
+            let mut sum = LostByDirection::default();
+            for (number, replies) in (0..).zip(replies(&fates, first)) {
+                let decided = direction.add(Settled { number, replies });
+                sum.forward += decided.forward;
+                sum.backward += decided.backward;
+                sum.unknown += decided.unknown;
+            }
+            prop_assert_eq!(sum, model(&fates, first));
+        }
+
+        #[test]
+        fn directions_never_exceed_the_losses_on_any_path(
+            fates in prop::collection::vec(
+                prop::sample::select(&[
+                    Fate::Answered,
+                    Fate::Answered,
+                    Fate::LostThere,
+                    Fate::LostBack,
+                    Fate::Doubled,
+                    Fate::DoubledThenLost,
+                    Fate::Swapped,
+                ][..]),
+                1..200,
+            ),
+            first in prop::sample::select(&[0, 5, 1000, u32::MAX - 20][..]),
+        ) {
+            let mut direction = LossDirection::default();
+            let (mut lost, mut sum) = (0, 0);
+            for (number, replies) in (0..).zip(replies(&fates, first)) {
+                lost += u64::from(replies.is_none());
+                let decided = direction.add(Settled { number, replies });
+                sum += decided.forward + decided.backward + decided.unknown;
+                prop_assert!(sum <= lost, "{} of {} lost", sum, lost);
+            }
+        }
     }
 }
