@@ -670,3 +670,6 @@ pub(super) fn connect_options(settings: &TargetSettings) -> ConnectOptions {
 fn nanoseconds(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
