@@ -45,7 +45,12 @@ impl Daemon {
     }
 
     /// Starts the daemon by an unchanged command, and waits until it is ready.
-    pub fn start_exactly(mut command: Command) -> Self {
+    pub fn start_exactly(command: Command) -> Self {
+        Self::start_until(command, "serving in ")
+    }
+
+    /// Starts the program by an unchanged command, and waits for this text in its log.
+    pub fn start_until(mut command: Command, text: &str) -> Self {
         let mut child = tidy::end_with_test(&mut command)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -59,7 +64,7 @@ impl Daemon {
             listen: Vec::new(),
             http: None,
         };
-        daemon.wait_for_log("serving in ");
+        daemon.wait_for_log(text);
         for line in daemon.log() {
             if let Some(rest) = after(&line, "listening on ") {
                 let address = rest.split(' ').next().unwrap().parse();

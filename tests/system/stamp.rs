@@ -42,7 +42,7 @@ fn kept(path: &str, how: &str) -> PathBuf {
     program
 }
 
-fn stamp_suite() -> PathBuf {
+pub fn stamp_suite() -> PathBuf {
     kept(
         "stamp-suite-1.0.0/bin/stamp-suite",
         "cargo install stamp-suite --version 1.0.0 --locked --features ttl-nix,metrics \
@@ -51,11 +51,11 @@ fn stamp_suite() -> PathBuf {
 }
 
 /// A reflector of stamp-suite.
-struct Suite(Child);
+pub struct Suite(Child);
 
 impl Suite {
     /// Starts it in a namespace at 10.77.0.2:862, and waits until it answers.
-    fn start(host: &Namespace, args: &[&str]) -> Self {
+    pub fn start(host: &Namespace, args: &[&str]) -> Self {
         let mut command = Command::new(stamp_suite());
         command.args(["-i", "--local-addr=10.77.0.2", "--local-port=862"]);
         let is_authenticated = args.contains(&"-AA");
