@@ -14,7 +14,7 @@ use super::schedule::Schedule;
 use crate::metrics::errno_name;
 use crate::probe::clock::RunClock;
 use crate::probe::exchange::{DueRecord, Exchanges};
-use crate::probe::flows::{Flows, Moved};
+use crate::probe::flows::{Flows, Moved, OwnAddresses};
 use crate::probe::icmp_kind;
 use crate::probe::stamp::{FirstReply, StampEvent, StampReception, StampSessions};
 use crate::probe::tally::{ReplyKind, Tally};
@@ -34,6 +34,7 @@ pub(super) struct Tools {
     state: Arc<EngineState>,
     /// Descriptors from this number on are left to other uses.
     most_sockets: RawFd,
+    own_addresses: OwnAddresses,
     batch: Option<(usize, Batch)>,
     outgoing: Vec<u8>,
     rejections: Vec<Rejection>,
@@ -81,6 +82,7 @@ impl Tools {
             has_stamp: false,
             state,
             most_sockets,
+            own_addresses: OwnAddresses::default(),
             batch: None,
             outgoing: Vec::new(),
             rejections: Vec::new(),
@@ -606,7 +608,7 @@ impl Measurement {
     ) -> bool {
         let moved = self.flows.as_mut();
         let Some(Moved { socket, from, to }) =
-            moved.and_then(|flows| flows.moved(flow, now, failed))
+            moved.and_then(|flows| flows.moved(flow, now, failed, &mut tools.own_addresses))
         else {
             return false;
         };

@@ -20,10 +20,33 @@ pub(crate) struct Flows {
     sockets: Vec<Socket>,
     /// Whether nothing was received on each flow since its last request.
     silent: Vec<bool>,
-    /// When an address was last found to be right, for flows that are silent and for others.
-    checked: BTreeMap<(IpAddr, bool), Duration>,
+    /// When an address of silent flows was last found to be right.
+    checked: BTreeMap<IpAddr, Duration>,
     /// Datagrams that the kernel dropped on sockets that are closed.
     drops: u64,
+}
+
+/// The addresses of this host that flows send from, and when each was last found to exist. The
+/// flows to all targets share them: a check takes three system calls, more than a request.
+#[derive(Debug, Default)]
+pub(crate) struct OwnAddresses(BTreeMap<SocketAddr, Duration>);
+
+impl OwnAddresses {
+    /// Whether this host has the address. Checks it at most every 100 ms.
+    fn contain(&mut self, mut address: SocketAddr, now: Duration) -> bool {
+        address.set_port(0);
+        let checked = self.0.get(&address);
+        if checked.is_some_and(|checked| now < *checked + CHECK) {
+            return true;
+        }
+        let is_own = udp::is_own(address);
+        if is_own {
+            self.0.insert(address, now);
+        } else {
+            self.0.remove(&address);
+        }
+        is_own
+    }
 }
 
 /// A socket that replaces that of a flow.
@@ -89,16 +112,21 @@ impl Flows {
     /// flow is silent and the route now has another source address. (Routes of equal cost can have
     /// different source addresses, which all work: a flow with replies keeps its address.) Checks an
     /// address at most every 100 ms, except after a failed send.
-    pub(crate) fn moved(&mut self, flow: usize, now: Duration, failed: bool) -> Option<Moved> {
+    pub(crate) fn moved(
+        &mut self,
+        flow: usize,
+        now: Duration,
+        failed: bool,
+        own: &mut OwnAddresses,
+    ) -> Option<Moved> {
         let address = self.sockets[flow].address();
-        let silent = failed || self.silent[flow];
-        let key = (address.ip(), silent);
-        let checked = self.checked.get(&key);
-        if !failed && checked.is_some_and(|checked| now < *checked + CHECK) {
-            return None;
-        }
-        self.checked.insert(key, now);
-        if !silent && udp::is_own(address) {
+        if failed || self.silent[flow] {
+            let checked = self.checked.get(&address.ip());
+            if !failed && checked.is_some_and(|checked| now < *checked + CHECK) {
+                return None;
+            }
+            self.checked.insert(address.ip(), now);
+        } else if own.contain(address, now) {
             return None;
         }
         // Without a route the send fails, too, and says why.
@@ -108,7 +136,7 @@ impl Flows {
             return None;
         }
         // The other flows with this address follow at once.
-        self.checked.remove(&key);
+        self.checked.remove(&address.ip());
         // Where routers spread flows, the port keeps the path of the flow.
         let interface = self.options.source.as_ref();
         let same_port = ConnectOptions {
@@ -174,5 +202,23 @@ impl Flows {
             }
         }
         rejections.len() > before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_address_is_checked_again_after_100_ms() {
+        let mut own = OwnAddresses::default();
+        let here = SocketAddr::from(([127, 0, 0, 1], 7));
+        // TEST-NET-1 is no address of this host: without a check it stays one.
+        let gone = SocketAddr::from(([192, 0, 2, 1], 0));
+        own.0.insert(gone, CHECK);
+        for (now, expected) in [(CHECK, true), (CHECK * 2, false), (CHECK * 2, false)] {
+            assert!(own.contain(here, now));
+            assert_eq!(own.contain(gone, now), expected, "{now:?}");
+        }
     }
 }

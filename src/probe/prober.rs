@@ -15,7 +15,7 @@ use super::Config;
 use super::clock::RunClock;
 use super::event::Event;
 use super::exchange::Exchanges;
-use super::flows::Flows;
+use super::flows::{Flows, OwnAddresses};
 use super::notes::{DeliveryError, Notes};
 use super::output::Output;
 use super::pace::{Frequency, Missed, Pace};
@@ -98,6 +98,7 @@ pub(super) struct Prober<'a> {
     exchanges: Exchanges,
     pace: Pace,
     flows: Flows,
+    own_addresses: OwnAddresses,
     /// The last change of this host's own address: the old address and the new one.
     address_change: Option<(IpAddr, IpAddr)>,
     /// Waits for all sockets, if there are several.
@@ -178,6 +179,7 @@ impl<'a> Prober<'a> {
             config,
             address,
             flows,
+            own_addresses: OwnAddresses::default(),
             address_change: None,
             poller,
             readable: Vec::new(),

@@ -11,7 +11,8 @@ impl Prober<'_> {
     /// Reconnects a flow before it sends, if this host's own address has changed. Returns whether the
     /// flow has a new socket.
     pub(super) fn follow_address(&mut self, flow: usize, now: Duration, failed: bool) -> bool {
-        let Some(Moved { socket, from, to }) = self.flows.moved(flow, now, failed) else {
+        let own = &mut self.own_addresses;
+        let Some(Moved { socket, from, to }) = self.flows.moved(flow, now, failed, own) else {
             return false;
         };
         self.replace_socket(flow, socket);
