@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(sum, LostByDirection::default());
     }
 
-    /// What happens to a request on a path.
+    /// The fate of a request on a path.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Fate {
         Answered,

@@ -1,28 +1,26 @@
 //! The measurement of one address of a target: its requests, its sockets and what it counts.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+mod receiving;
+mod sending;
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use tracing::warn;
 
 use super::config::TargetSettings;
 use super::engine::{BATCH, EngineState};
 use super::figures::{EngineFigures, Figures, FlowFigures, Series};
 use super::loss::LossDirection;
 use super::schedule::Schedule;
-use crate::metrics::errno_name;
 use crate::probe::clock::RunClock;
-use crate::probe::exchange::{DueRecord, Exchanges};
-use crate::probe::flows::{Flows, Moved, OwnAddresses};
-use crate::probe::icmp_kind;
-use crate::probe::stamp::{FirstReply, StampEvent, StampReception, StampSessions};
-use crate::probe::tally::{ReplyKind, Tally};
-use crate::probe::wire::{Change, HEADER_BYTES, Message, Run};
-use crate::record::Record;
-use crate::reflect::Mode;
-use crate::reflect::stamp::{AUTHENTICATED_BYTES, ErrorEstimate};
-use crate::udp::{Batch, ConnectOptions, Rejection, Socket, Wait};
+use crate::probe::exchange::Exchanges;
+use crate::probe::flows::{Flows, OwnAddresses};
+use crate::probe::stamp::StampSessions;
+use crate::probe::tally::Tally;
+use crate::probe::wire::Run;
+use crate::reflect::stamp::ErrorEstimate;
+use crate::udp::{Batch, ConnectOptions, Rejection, Socket};
 
 /// The parts that all measurements share: they run on one thread.
 pub(super) struct Tools {
@@ -45,7 +43,7 @@ pub(super) struct Tools {
 pub(super) struct Measurement {
     id: u64,
     settings: Arc<TargetSettings>,
-    target: std::net::SocketAddr,
+    target: SocketAddr,
     series: Series,
     run: Run,
     stamp: Option<StampSessions>,
@@ -116,7 +114,7 @@ impl Measurement {
     pub(super) fn new(
         id: u64,
         settings: &Arc<TargetSettings>,
-        target: std::net::SocketAddr,
+        target: SocketAddr,
         series: Series,
         random: u32,
     ) -> Self {
@@ -290,373 +288,10 @@ impl Measurement {
         }
     }
 
-    /// Sends a request over a flow. A failed one counts as sent, and is lost after the time to wait.
-    fn send_request(
-        &mut self,
-        flow: usize,
-        tools: &mut Tools,
-        watch: &mut dyn FnMut(usize, &Socket) -> bool,
-    ) {
-        if self.flows.is_none() {
-            self.open(tools.most_sockets, watch);
-        }
-        let now = tools.clock.now();
-        self.follow_address(flow, now, false, tools, watch);
-        let sequence = self.tally.next_sequence();
-        let now = self.write(flow, sequence, tools);
-        self.tally.sent(flow, now);
-        self.exchanges.request_sent(flow, sequence, now);
-        self.in_flight += 1;
-        {
-            let mut figures = self.figures();
-            figures.sent += 1;
-            figures.flows[flow].sent += 1;
-        }
-        let mut sent = self.send(flow, tools);
-        if let Err(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EINVAL) = sent
-            && self.follow_address(flow, now, true, tools, watch)
-        {
-            self.exchanges.request_sent(flow, sequence, now);
-            sent = self.send(flow, tools);
-        }
-        if let Err(errno) = sent {
-            self.exchanges.request_rejected(flow, sequence);
-            let mut figures = self.figures();
-            *figures.send_errors.entry(errno_name(errno)).or_default() += 1;
-        }
-    }
-
-    /// Writes a request. Returns the time at which it is sent.
-    fn write(&mut self, flow: usize, sequence: u64, tools: &mut Tools) -> Duration {
-        tools.outgoing.resize(self.settings.size, 0);
-        let bytes = &mut tools.outgoing;
-        let Some(stamp) = &mut self.stamp else {
-            self.run.write(sequence, bytes);
-            return tools.clock.now();
-        };
-        tools.has_stamp = true;
-        let now = tools.clock.moment();
-        let time_of_day = now.time_of_day();
-        let time_of_day = time_of_day.unwrap_or_else(|| tools.clock.since_1970(now.at));
-        stamp.write(flow, sequence, time_of_day, tools.clock_error, bytes);
-        now.at
-    }
-
-    /// Sends the bytes that were written.
-    fn send(&mut self, flow: usize, tools: &mut Tools) -> Result<(), i32> {
-        let Some(flows) = &mut self.flows else {
-            return Err(self.open_error.unwrap_or_default());
-        };
-        let bytes = &tools.outgoing[..];
-        let sent = flows.send(flow, &mut tools.rejections, |socket| socket.send(bytes));
-        flows.sent_on(flow);
-        self.count_rejections(flow, tools);
-        sent
-    }
-
-    fn send_record(&mut self, due: DueRecord, rtt: Option<Duration>, tools: &mut Tools) {
-        let DueRecord {
-            flow,
-            sequence,
-            attempt,
-        } = due;
-        let record = self.run.record(sequence, attempt, flow, rtt).encode();
-        let Some(flows) = &self.flows else {
-            return;
-        };
-        // A record that is not sent costs the next request at most.
-        let _ = flows.send(flow, &mut tools.rejections, |socket| socket.send(&record));
-        self.count_rejections(flow, tools);
-    }
-
-    /// Receives some datagrams of a flow. Returns their number, errors included.
-    pub(super) fn receive_on(&mut self, flow: usize, tools: &mut Tools) -> usize {
-        let slot_bytes = self.slot_bytes();
-        let Some(flows) = &mut self.flows else {
-            return 0;
-        };
-        let socket = &flows.sockets()[flow];
-        // With one request in flight there is only one datagram to receive (see Batch::receive).
-        let most = usize::try_from(self.in_flight).unwrap_or(BATCH);
-        let received =
-            tools
-                .batch(slot_bytes, socket)
-                .receive(socket, Wait::Poll, most.clamp(1, BATCH));
-        match received {
-            Ok(count) => {
-                flows.received_on(flow);
-                // The batch is apart while the datagrams are handled.
-                let batch = tools.batch.take();
-                if let Some((_, batch)) = &batch {
-                    self.handle_all(flow, batch, count, tools);
-                }
-                tools.batch = batch;
-                count
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => 0,
-            Err(_) => {
-                flows.take_rejections(flow, &mut tools.rejections);
-                self.count_rejections(flow, tools);
-                1
-            }
-        }
-    }
-
-    fn handle_all(&mut self, flow: usize, batch: &Batch, count: usize, tools: &mut Tools) {
-        let now = tools.clock.moment();
-        for slot in 0..count {
-            let meta = batch.meta(slot);
-            let bytes = batch.bytes(slot);
-            let mut received = Received {
-                ttl: meta.ttl,
-                at: now.of_receipt(meta.received_at),
-                by: now.at,
-                in_reflector: Duration::ZERO,
-                first: None,
-            };
-            let message = match &mut self.stamp {
-                None => Some(self.run.parse(bytes, meta.length)),
-                Some(stamp) => {
-                    let reception = StampReception {
-                        at: received.at,
-                        time_of_day: meta.received_at.or(now.time_of_day()),
-                        ttl: meta.ttl,
-                        traffic_class: meta.traffic_class,
-                    };
-                    let sent_at = |sequence| self.tally.sent_at(sequence);
-                    let (answer, event) =
-                        stamp.receive(flow, bytes, meta.length, reception, sent_at);
-                    if let Some(StampEvent::FirstReply(first)) = event {
-                        received.first = Some(first);
-                    }
-                    received.in_reflector = answer.in_reflector();
-                    answer.message(meta.length)
-                }
-            };
-            if let Some(message) = message {
-                self.handle(flow, message, &received, tools);
-            }
-        }
-        if count > 0 {
-            self.settle();
-        }
-    }
-
-    /// Counts a datagram.
-    fn handle(&mut self, flow: usize, message: Message, received: &Received, tools: &mut Tools) {
-        self.notice_hold(received.at);
-        match message {
-            Message::Foreign => {}
-            Message::Damaged => self.figures().corrupted += 1,
-            Message::Record { sequence, attempt } => {
-                if let Some(due) = self.exchanges.record_echoed(flow, sequence, attempt) {
-                    self.send_record(due, None, tools);
-                }
-            }
-            Message::Reply { sequence, change } => {
-                let is_corrupted = match change {
-                    Change::None => false,
-                    // Many STAMP reflectors leave out padding.
-                    Change::Truncated { .. } => self.stamp.is_none(),
-                    Change::Altered => true,
-                };
-                self.handle_reply(sequence, is_corrupted, received, tools);
-            }
-        }
-    }
-
-    fn handle_reply(
-        &mut self,
-        sequence: u64,
-        is_corrupted: bool,
-        received: &Received,
-        tools: &mut Tools,
-    ) {
-        let Received { at, by, .. } = *received;
-        let sent_at = self.tally.sent_at(sequence);
-        let is_late = sent_at.is_some_and(|sent_at| at > sent_at + self.settings.wait);
-        if is_late && self.tally.is_waiting(sequence) {
-            return;
-        }
-        let [counted_at, counted_by] =
-            [at, by].map(|time| time.saturating_sub(received.in_reflector));
-        let corrupted_before = self.tally.totals().corrupted;
-        let kind = self
-            .tally
-            .reply(sequence, is_corrupted, counted_at, counted_by);
-        let corrupted = self.tally.totals().corrupted - corrupted_before;
-        let is_first = matches!(kind, ReplyKind::First { .. });
-        let last_reply = tools.clock.since_1970(at);
-        let mut figures = self.figures();
-        figures.corrupted += corrupted;
-        figures.duplicates += u64::from(matches!(kind, ReplyKind::Duplicate { .. }));
-        if let ReplyKind::First {
-            rtt,
-            variations,
-            reordered,
-            ..
-        } = kind
-        {
-            figures.received += 1;
-            figures.reordered += u64::from(reordered);
-            figures.rtt.add(nanoseconds(rtt));
-            for variation in variations.into_iter().flatten() {
-                figures.jitter.add(nanoseconds(variation));
-            }
-            figures.reply_ttl = received.ttl.or(figures.reply_ttl);
-            figures.last_reply = figures.last_reply.max(last_reply);
-            if let (Some(counts), Some(first)) = (&mut figures.stamp, &received.first) {
-                if let Some(delay) = first.delay() {
-                    counts.forward_delay.add(delay.forward);
-                    counts.backward_delay.add(delay.backward);
-                }
-                for variation in first.variations() {
-                    counts.forward_variation.add(variation.forward);
-                    counts.backward_variation.add(variation.backward);
-                }
-            }
-        }
-        drop(figures);
-        if !is_first {
-            return;
-        }
-        self.in_flight -= 1;
-        if let ReplyKind::First { rtt, flow, .. } = kind
-            && let Some(due) = self.exchanges.reply_received(flow, sequence, rtt, at, by)
-        {
-            self.send_record(due, Some(rtt), tools);
-        }
-    }
-
-    /// Counts the ICMP errors that answer a waiting request. Others are ignored: they may be forged.
-    fn count_rejections(&mut self, flow: usize, tools: &mut Tools) {
-        if !tools.rejections.is_empty() {
-            self.notice_hold(tools.clock.now());
-        }
-        for rejection in std::mem::take(&mut tools.rejections) {
-            let Some(icmp) = rejection.icmp else {
-                continue;
-            };
-            let bytes = &rejection.bytes;
-            let quoted = match &self.stamp {
-                Some(stamp) => stamp.quoted(flow, bytes),
-                None => match self.run.parse(bytes, bytes.len()) {
-                    Message::Reply { sequence, .. } => Some(sequence),
-                    _ => None,
-                },
-            };
-            // An ICMP error need not quote the payload (RFC 792).
-            let is_short = bytes.len() < HEADER_BYTES;
-            let quoted = quoted.or_else(|| {
-                let waiting = is_short.then(|| self.exchanges.waiting_request(flow));
-                waiting.flatten()
-            });
-            let counts = match quoted {
-                Some(sequence) => {
-                    let is_first = self.tally.rejected(sequence).is_some();
-                    if is_first {
-                        self.exchanges.request_rejected(flow, sequence);
-                    }
-                    is_first
-                }
-                None => is_short && self.exchanges.is_plain() && self.tally.rejected_on(flow),
-            };
-            if counts {
-                let mut figures = self.figures();
-                *figures.icmp_errors.entry(icmp_kind(icmp)).or_default() += 1;
-            }
-        }
-    }
-
-    /// Opens the sockets.
-    fn open(&mut self, most_sockets: RawFd, watch: &mut dyn FnMut(usize, &Socket) -> bool) {
-        let opened = Flows::open(
-            self.target,
-            connect_options(&self.settings),
-            self.settings.flows,
-        );
-        // The kernel chooses the lowest free number.
-        let is_left = |socket: &Socket| socket.as_fd().as_raw_fd() < most_sockets;
-        let (errno, error) = match opened {
-            Ok(flows) if flows.sockets().iter().all(is_left) => {
-                let mut sockets = flows.sockets().iter().enumerate();
-                if sockets.all(|(flow, socket)| watch(flow, socket)) {
-                    self.flows = Some(flows);
-                    self.open_error = None;
-                }
-                return;
-            }
-            Ok(_) => (libc::EMFILE, TOO_MANY.to_owned()),
-            Err(error) => (error.errno(), error.to_string()),
-        };
-        if self.open_error.replace(errno) != Some(errno) {
-            let target = &self.settings.name;
-            warn!("cannot probe target {target:?}: {error}; retrying at each request");
-        }
-    }
-
-    /// Reconnects a flow before it sends, if this host's own address has changed. Returns whether it
-    /// has a new socket.
-    fn follow_address(
-        &mut self,
-        flow: usize,
-        now: Duration,
-        failed: bool,
-        tools: &mut Tools,
-        watch: &mut dyn FnMut(usize, &Socket) -> bool,
-    ) -> bool {
-        let moved = self.flows.as_mut();
-        let Some(Moved { socket, from, to }) =
-            moved.and_then(|flows| flows.moved(flow, now, failed, &mut tools.own_addresses))
-        else {
-            return false;
-        };
-        // Replies that have arrived.
-        self.receive_on(flow, tools);
-        if !watch(flow, &socket) {
-            return false;
-        }
-        if let Some(flows) = &mut self.flows {
-            flows.replace(flow, socket);
-        }
-        tracing::debug!(
-            "target {:?}: own address changed from {from} to {to}; using the new one",
-            self.settings.name
-        );
-        // In lockstep mode the exchange is not that of the peer.
-        if self.settings.mode != Mode::Lockstep {
-            self.exchanges.restart(flow);
-        }
-        true
-    }
-
-    fn slot_bytes(&self) -> usize {
-        let least = match self.settings.mode {
-            Mode::Stamp => AUTHENTICATED_BYTES,
-            Mode::Exchange | Mode::Lockstep | Mode::Echo => Record::BYTES,
-        };
-        self.settings.size.max(least) + 1
-    }
-
     fn figures(&self) -> MutexGuard<'_, Figures> {
         let figures = self.series.figures.lock();
         figures.unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A received datagram without its content.
-struct Received {
-    /// TTL (IPv4) or hop limit (IPv6).
-    ttl: Option<u8>,
-    /// When it arrived.
-    at: Duration,
-    /// When it arrived at the latest.
-    by: Duration,
-    /// The part of the round trip that the reflector reports as its own.
-    in_reflector: Duration,
-    /// The first reply to a request, in STAMP mode.
-    first: Option<FirstReply>,
 }
 
 /// The options of the sockets of a target.

@@ -140,7 +140,8 @@ pub fn document(defaults: &str, targets: &[(&str, SocketAddr, &str)]) -> String 
     let mut text = format!("[defaults]\n{defaults}\n");
     for (name, address, more) in targets {
         let more = more.replace(", ", "\n");
-        text += &format!("[[target]]\nname = \"{name}\"\naddress = \"{address}\"\n{more}\n");
+        let lines = format!("[[target]]\nname = \"{name}\"\naddress = \"{address}\"\n{more}\n");
+        text.push_str(&lines);
     }
     text
 }

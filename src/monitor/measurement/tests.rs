@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Mutex;
 
 use super::*;
+use crate::reflect::Mode;
 use crate::udp::Icmp;
 
 /// A measurement and the reflector that it probes, which answers nothing by itself.
