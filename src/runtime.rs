@@ -5,6 +5,10 @@ use std::os::unix::net::UnixStream;
 
 use tokio::runtime::{Builder, Runtime};
 
+/// The most threads for work that blocks: the monitor resolves 16 names and answers 16 requests to
+/// `/probe` at once, and renders its metrics. The limit of its service has to be above it (`TasksMax=`).
+const BLOCKING_THREADS: usize = 40;
+
 /// Builds the single-threaded Tokio runtime.
 ///
 /// # Errors
@@ -17,5 +21,8 @@ pub(crate) fn new() -> io::Result<Runtime> {
         UnixStream::pair()?,
         UnixStream::pair()?,
     ]);
-    Builder::new_current_thread().enable_all().build()
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
 }

@@ -123,7 +123,7 @@ async fn answer(
             return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, line));
         }
         None => {
-            debug!("cannot probe {target}: its name did not resolve in time");
+            debug!("cannot probe {target}: no result in time; its name may resolve too slowly");
             None
         }
     };

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::monitor::endpoint::{CONNECTION_TIMEOUT, ProbeEndpoint, router};
+use crate::service::now;
 use crate::{http, runtime};
 
 /// The longest wait for a condition.
@@ -63,9 +64,27 @@ impl Server {
         }
     }
 
+    /// Probes a target that answers every request: the probe ends with the last reply.
     pub(super) fn probe(&self, target: impl Display, rest: &str) -> Reply {
+        self.probe_within("120", target, rest)
+    }
+
+    /// Probes a target that leaves a request unanswered, so that the probe uses its whole time.
+    /// Repeats it until the counts are as expected: this process may get too little CPU time.
+    pub(super) fn probe_until(&self, counts: &str, target: impl Display, rest: &str) -> Reply {
+        let start = now();
+        loop {
+            let reply = self.probe_within("3", &target, rest);
+            if reply.counts() == counts {
+                return reply;
+            }
+            assert!(now() - start < DEADLINE, "{counts} expected: {reply:?}");
+        }
+    }
+
+    pub(super) fn probe_within(&self, seconds: &str, target: impl Display, rest: &str) -> Reply {
         let path = format!("/probe?target={target}{rest}");
-        self.request("GET", &path, &scrape_timeout("3"))
+        self.request("GET", &path, &scrape_timeout(seconds))
     }
 }
 
