@@ -52,6 +52,24 @@ pub fn own_cpu() -> io::Result<Duration> {
     task_cpu(Path::new("/proc/thread-self"))
 }
 
+/// The CPU time of all threads of a process.
+pub fn process_cpu(pid: u32) -> io::Result<Duration> {
+    let mut total = Duration::ZERO;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        total += task_cpu(&task?.path())?;
+    }
+    Ok(total)
+}
+
+/// The resident memory of a process in KiB.
+pub fn resident(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    value
+        .and_then(|value| field(value, 0))
+        .ok_or_else(|| io::Error::other("no VmRSS in /proc/PID/status"))
+}
+
 /// The CPU time of a thread, from its directory in /proc.
 pub fn task_cpu(task: &Path) -> io::Result<Duration> {
     // Not every kernel has schedstat.

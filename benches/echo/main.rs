@@ -25,6 +25,7 @@ mod gso;
 mod limits;
 mod loads;
 mod machine;
+mod monitor;
 mod peers;
 mod plan;
 mod references;
@@ -58,7 +59,7 @@ struct Args {
     #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Run only this load (repeatable): one, paced, echo, large, gso, exchange, growth, workers,
-    /// stamp, client or limits
+    /// stamp, client, monitor or limits
     #[arg(long)]
     load: Vec<String>,
     /// Run another build of the daemon, too, and compare this build with it
@@ -104,7 +105,7 @@ fn measure(args: &Args) -> io::Result<()> {
     };
     let mut loads = plan::loads();
     if let Some(name) = args.load.iter().find(|name| {
-        ![CLIENT, limits::NAME].contains(&name.as_str())
+        ![CLIENT, monitor::NAME, limits::NAME].contains(&name.as_str())
             && loads.iter().all(|load| load.name != **name)
     }) {
         return Err(io::Error::other(format!("unknown load {name}")));
@@ -144,6 +145,11 @@ fn measure(args: &Args) -> io::Result<()> {
     let mut judged = figures::judged(&loads, &seen);
     if args.load.is_empty() || args.load.iter().any(|name| name == CLIENT) {
         let (text, more) = clients::compare(&mut client, rounds, span)?;
+        print!("{text}");
+        judged.extend(more);
+    }
+    if args.load.is_empty() || args.load.iter().any(|name| name == monitor::NAME) {
+        let (text, more) = monitor::compare(rounds, args.quick)?;
         print!("{text}");
         judged.extend(more);
     }

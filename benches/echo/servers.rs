@@ -1,6 +1,5 @@
 //! The servers: each is a process of its own, on CPUs of its own.
 
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
@@ -88,20 +87,12 @@ impl Server {
 
     /// The CPU time of all its threads.
     pub fn cpu(&self) -> io::Result<Duration> {
-        let mut total = Duration::ZERO;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            total += machine::task_cpu(&task?.path())?;
-        }
-        Ok(total)
+        machine::process_cpu(self.child.id())
     }
 
     /// Its resident memory in KiB.
     pub fn resident(&self) -> io::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        value
-            .and_then(|value| value.split_whitespace().next()?.parse().ok())
-            .ok_or_else(|| other("no VmRSS in /proc/PID/status".into()))
+        machine::resident(self.child.id())
     }
 
     /// Fails if it has ended.
@@ -128,12 +119,17 @@ impl Server {
             .log
             .iter()
             .find_map(|line| address_after(line, "metrics on http://"));
-        let mut stream = TcpStream::connect(http.ok_or(io::ErrorKind::NotConnected)?)?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
+        scrape(http.ok_or(io::ErrorKind::NotConnected)?)
     }
+}
+
+/// Reads the metrics of an HTTP port.
+pub fn scrape(http: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(http)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 impl Drop for Server {
@@ -158,8 +154,11 @@ fn reference_command(reference: Reference) -> io::Result<Command> {
 
 fn daemon_command(path: &Path, args: &[&str], workers: usize) -> Command {
     let mut command = Command::new(path);
+    if !args.iter().any(|arg| arg.starts_with("--listen=")) {
+        command.arg("--listen=127.0.0.1:0");
+    }
     command
-        .args(["--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"])
+        .arg("--metrics-listen=127.0.0.1:0")
         .arg(format!("--recv-buffer={}", wire::RECEIVE_BUFFER))
         .arg(format!("--workers={workers}"))
         .args(args)
@@ -207,7 +206,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Reads lines up to one that contains `last`. A thread discards the others, because a full pipe
 /// would block the child.
-fn read_until(last: &str, from: impl Read + Send + 'static) -> Vec<String> {
+pub fn read_until(last: &str, from: impl Read + Send + 'static) -> Vec<String> {
     let mut lines = BufReader::new(from).lines().map_while(Result::ok);
     let mut log = Vec::new();
     for line in lines.by_ref() {
@@ -221,8 +220,12 @@ fn read_until(last: &str, from: impl Read + Send + 'static) -> Vec<String> {
     log
 }
 
-fn address_after(line: &str, text: &str) -> Option<SocketAddr> {
-    after(line, text)?.split([' ', '/']).next()?.parse().ok()
+pub fn address_after(line: &str, text: &str) -> Option<SocketAddr> {
+    after(line, text)?
+        .split([' ', '/', ';'])
+        .next()?
+        .parse()
+        .ok()
 }
 
 fn after<'a>(line: &'a str, text: &str) -> Option<&'a str> {

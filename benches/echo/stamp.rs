@@ -61,18 +61,19 @@ fn measure(client: &mut Client, span: Span, flows: usize, pause: Duration) -> io
     };
     let server = Server::start(&Start::Daemon(vec!["--mode=stamp"], 1))?;
     let sample = loads::run(client, &server, shape, span)?;
-    let buckets = buckets(&server.metrics()?);
+    let buckets = buckets(&server.metrics()?, "udp_echo_residence_seconds");
     let rate = sample.echoes as f64 / sample.time.as_secs_f64();
     let quantile = |quantile| 1e6 * quantile_of(&buckets, quantile);
     Ok([rate, quantile(0.5), quantile(0.99)])
 }
 
-/// The upper bounds in seconds and the cumulative counts of the histogram.
-fn buckets(metrics: &str) -> Vec<(f64, f64)> {
+/// The upper bounds in seconds and the cumulative counts of a histogram without other labels.
+pub fn buckets(metrics: &str, name: &str) -> Vec<(f64, f64)> {
+    let start = format!("{name}_bucket{{le=\"");
     let lines = metrics.lines();
     lines
         .filter_map(|line| {
-            let rest = line.strip_prefix("udp_echo_residence_seconds_bucket{le=\"")?;
+            let rest = line.strip_prefix(&start)?;
             let (bound, count) = rest.split_once("\"} ")?;
             Some((bound.parse().ok()?, count.parse().ok()?))
         })
@@ -80,7 +81,7 @@ fn buckets(metrics: &str) -> Vec<(f64, f64)> {
 }
 
 /// Interpolates within a bucket, like `histogram_quantile` of Prometheus.
-fn quantile_of(buckets: &[(f64, f64)], quantile: f64) -> f64 {
+pub fn quantile_of(buckets: &[(f64, f64)], quantile: f64) -> f64 {
     let all = buckets.last().map_or(0.0, |(_, count)| *count);
     let rank = quantile * all;
     let mut before = (0.0, 0.0);
