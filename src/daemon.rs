@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::http::{self, HEAD_TIMEOUT};
+use crate::http;
 use crate::metrics::{Clocks, Counts, Metrics, MetricsSources};
 use crate::reflect::{Mode, Reflector};
 use crate::runtime;
@@ -41,12 +41,6 @@ use warnings::DiscardWarnings;
 const END: Duration = Duration::from_millis(800);
 // A stop takes less than a second.
 const _: () = assert!(STOP.as_millis() < END.as_millis() && END.as_millis() < 1000);
-
-/// The longest life of an HTTP connection.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-// SECURITY.md promises that dead connections are closed within 15 seconds.
-const _: () = assert!(HEAD_TIMEOUT.as_secs() < CONNECTION_TIMEOUT.as_secs());
-const _: () = assert!(CONNECTION_TIMEOUT.as_secs() < 15);
 
 /// Runs the daemon until SIGTERM, SIGINT or an event of `--exit-on`.
 ///
@@ -132,7 +126,7 @@ async fn serve(
         let listener = tokio::net::TcpListener::from_std(listener);
         let listener = listener.map_err(cannot("serve HTTP"))?;
         let routes = http::site(Arc::clone(&status) as _);
-        serving.spawn(http::serve(listener, routes, CONNECTION_TIMEOUT, stopping));
+        serving.spawn(http::serve(listener, routes, stopping));
     }
 
     let mut manager = Manager::default();

@@ -9,10 +9,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
@@ -22,12 +23,13 @@ use axum::http::{Method, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::{self, AbortHandle};
 use tokio::time;
 use tracing::{debug, warn};
@@ -41,7 +43,12 @@ const MAX_CONNECTIONS: usize = 64;
 /// With a shorter queue, a scrape loses its SYN when many clients connect.
 const BACKLOG: i32 = i32::MAX;
 /// The longest time until the head of a request is complete.
-pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest life of a connection, unless its response may take [`ExtraTime`].
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+// SECURITY.md promises that dead connections are closed within 15 seconds.
+const _: () = assert!(HEAD_TIMEOUT.as_secs() < CONNECTION_TIMEOUT.as_secs());
+const _: () = assert!(CONNECTION_TIMEOUT.as_secs() < 15);
 /// The time to complete a response after the longest life of its connection.
 const GRACE: Duration = Duration::from_millis(300);
 /// The largest head of a request, in bytes.
@@ -176,14 +183,26 @@ async fn check(request: Request, next: Next) -> Response {
     }
 }
 
-/// Serves `routes` until `stop` becomes true, then waits briefly for open responses. A connection
-/// lives at most as long as `longest`.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    longest: Duration,
-    mut stop: watch::Receiver<bool>,
-) {
+/// How much longer than others the connection of a request may live. A request handler gets it as an
+/// `Extension`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ExtraTime(Arc<AtomicU64>);
+
+impl ExtraTime {
+    /// Lets the connection live longer.
+    pub(crate) fn allow(&self, time: Duration) {
+        self.0.store(time.as_secs(), Relaxed);
+    }
+
+    /// Waits for the longest life of a connection.
+    async fn passed(self) {
+        time::sleep(CONNECTION_TIMEOUT).await;
+        time::sleep(Duration::from_secs(self.0.load(Relaxed))).await;
+    }
+}
+
+/// Serves `routes` until `stop` becomes true, then waits briefly for open responses.
+pub(crate) async fn serve(listener: TcpListener, routes: Router, mut stop: watch::Receiver<bool>) {
     let routes = checked(routes);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     let (started, warnings) = (time::Instant::now(), Throttle::default());
@@ -200,7 +219,7 @@ pub(crate) async fn serve(
                 {
                     oldest.abort();
                 }
-                let task = tokio::spawn(connection(stream, routes.clone(), longest, stop.clone()));
+                let task = tokio::spawn(connection(stream, routes.clone(), stop.clone()));
                 connections.push_back(task.abort_handle());
                 // Answers a request that came with the connection before others make it the oldest.
                 task::yield_now().await;
@@ -237,12 +256,9 @@ pub(crate) async fn serve(
     .await;
 }
 
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    longest: Duration,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
+    let extra = ExtraTime::default();
+    let router = router.layer(Extension(extra.clone()));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -256,7 +272,7 @@ async fn connection(
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
         _ = stop.wait_for(|stop| *stop) => None,
-        () = time::sleep(longest) => None,
+        () = extra.passed() => None,
     };
     let ended = if let Some(ended) = ended {
         ended
@@ -279,6 +295,7 @@ pub(crate) fn site(site: Arc<dyn Site>) -> Router {
         .route("/-/healthy", get(healthy))
         .route("/-/ready", get(ready))
         .with_state(site)
+        .layer(Extension(LastRendered::default()))
 }
 
 /// Adds the response to unknown paths, and the checks that each request has to pass.
@@ -317,15 +334,55 @@ fn nonce() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-async fn metrics(State(site): SiteState) -> Response {
-    let metrics = if site.metrics_are_slow() {
-        let metrics = task::spawn_blocking(move || site.metrics()).await;
-        metrics.unwrap_or_else(|error| Err(error.to_string()))
+/// Metrics that were rendered for one or more scrapes.
+struct Rendered {
+    begun: time::Instant,
+    kind: &'static str,
+    text: String,
+}
+
+/// The metrics that were rendered last, while a response has them. One scrape renders at a time.
+type LastRendered = Arc<Mutex<Weak<Rendered>>>;
+
+/// The text of a response.
+struct Text(Arc<Rendered>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.text.as_bytes()
+    }
+}
+
+/// Scrapes that wait for each other share the metrics that are rendered after all of them came: many
+/// clients then cost as much as two.
+async fn metrics(State(site): SiteState, Extension(last): Extension<LastRendered>) -> Response {
+    let asked = time::Instant::now();
+    // A client that goes away leaves the queue.
+    let mut last = last.lock_owned().await;
+    let shared = last.upgrade().filter(|rendered| rendered.begun >= asked);
+    let rendered = if let Some(shared) = shared {
+        Ok(shared)
     } else {
-        site.metrics()
+        let is_slow = site.metrics_are_slow();
+        let mut render = move || {
+            let begun = time::Instant::now();
+            let (kind, text) = site.metrics()?;
+            let rendered = Arc::new(Rendered { begun, kind, text });
+            *last = Arc::downgrade(&rendered);
+            Ok(rendered)
+        };
+        if is_slow {
+            let rendered = task::spawn_blocking(render).await;
+            rendered.unwrap_or_else(|error| Err(error.to_string()))
+        } else {
+            render()
+        }
     };
-    match metrics {
-        Ok((kind, text)) => ([(CONTENT_TYPE, kind)], text).into_response(),
+    match rendered {
+        Ok(rendered) => {
+            let kind = [(CONTENT_TYPE, rendered.kind)];
+            (kind, Bytes::from_owner(Text(rendered))).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error + "\n").into_response(),
     }
 }
@@ -347,7 +404,7 @@ async fn ready(State(site): SiteState) -> (StatusCode, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::thread;
 
     use socket2::SockRef;
@@ -387,6 +444,80 @@ mod tests {
         assert!(SockRef::from(&listener).reuse_address().unwrap());
     }
 
+    /// Metrics that take until the test receives a message. Counts how often they are rendered.
+    struct Slow(std::sync::mpsc::SyncSender<()>);
+
+    impl Site for Slow {
+        fn metrics(&self) -> Result<(&'static str, String), String> {
+            self.0.send(()).map_err(|error| error.to_string())?;
+            Ok(("text/plain", "a".repeat(1 << 20)))
+        }
+
+        fn metrics_are_slow(&self) -> bool {
+            true
+        }
+
+        fn healthy(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn ready(&self) -> bool {
+            true
+        }
+
+        fn page(&self, _: &str) -> String {
+            String::new()
+        }
+
+        fn page_main(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn scrapes_that_wait_together_are_rendered_once() {
+        let (listener, address) = bind(([127, 0, 0, 1], 0).into(), "").unwrap();
+        // Each rendering ends when it is received.
+        let (sender, renderings) = std::sync::mpsc::sync_channel(0);
+        let (stop, stopped) = watch::channel(false);
+        let server = thread::spawn(move || {
+            runtime::new().unwrap().block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                serve(listener, site(Arc::new(Slow(sender))), stopped).await;
+            });
+        });
+        let get = |path: &str| {
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_mins(3)))
+                .unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            client.write_all(request.as_bytes()).unwrap();
+            client
+        };
+        let read = |mut client: std::net::TcpStream| {
+            let mut text = Vec::new();
+            client.read_to_end(&mut text).unwrap();
+            text
+        };
+        let first = get("/metrics");
+        read(get("/-/healthy"));
+        let others: Vec<_> = (0..10).map(|_| get("/metrics")).collect();
+        // These go away before it is their turn.
+        drop((0..10).map(|_| get("/metrics")).collect::<Vec<_>>());
+        // All of them have been accepted.
+        read(get("/-/healthy"));
+        renderings.recv().unwrap();
+        renderings.recv().unwrap();
+        for client in others.into_iter().chain([first]) {
+            let text = read(client);
+            assert!(text.starts_with(b"HTTP/1.1 200") && text.len() > 1 << 20);
+        }
+        assert!(renderings.try_recv().is_err());
+        let _ = stop.send(true);
+        server.join().unwrap();
+    }
+
     #[test]
     fn connection_ends_when_the_client_reads_nothing() {
         let (listener, address) = bind(([127, 0, 0, 1], 0).into(), "--metrics-listen").unwrap();
@@ -398,7 +529,7 @@ mod tests {
                 let listener = TcpListener::from_std(listener).unwrap();
                 let (stream, _) = listener.accept().await.unwrap();
                 let (_stop, stopped) = watch::channel(false);
-                let ends = connection(stream, site(Arc::new(Large)), HEAD_TIMEOUT, stopped);
+                let ends = connection(stream, site(Arc::new(Large)), stopped);
                 time::timeout(Duration::from_mins(3), ends).await
             })
         });

@@ -15,25 +15,26 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time;
 use tracing::debug;
 
 use super::ProbeEndpoint;
 use crate::address::Family;
-use crate::http::HEAD_TIMEOUT;
+use crate::http::ExtraTime;
 use crate::metrics::Metrics;
 use crate::probe::Signals;
 use crate::probe::once::{OnceFigures, once};
 use crate::service::now;
 use answer::Answer;
-use request::{NOT_ONE_HOST, ProbeRequest, is_one_host};
+pub(super) use request::is_one_host;
+use request::{NOT_ONE_HOST, ProbeRequest};
 
 /// The header with Prometheus's scrape timeout.
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
@@ -46,9 +47,6 @@ const MARGIN: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_millis(300);
 /// The most probes at once.
 const MAX_RUNNING: usize = 16;
-
-/// The longest life of a connection that `/probe` needs.
-pub(super) const CONNECTION_TIMEOUT: Duration = MAX_TIMEOUT.saturating_add(HEAD_TIMEOUT);
 
 struct Endpoint {
     allow: Vec<(IpAddr, u8)>,
@@ -75,9 +73,11 @@ pub(super) fn router(endpoint: ProbeEndpoint) -> Router {
 
 async fn respond(
     State(endpoint): State<Arc<Endpoint>>,
+    Extension(extra): Extension<ExtraTime>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
+    extra.allow(MAX_TIMEOUT);
     match answer(endpoint, &headers, &query.unwrap_or_default()).await {
         Ok(answer) => {
             let headers = [(CONTENT_TYPE, Metrics::CONTENT_TYPE)];

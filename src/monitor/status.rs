@@ -25,8 +25,6 @@ pub(super) struct MonitorStatus {
     shown: Arc<Shown>,
     state: Arc<EngineState>,
     metrics: MonitorMetrics,
-    /// Held while a scrape is rendered.
-    rendering: Mutex<()>,
     ready: AtomicBool,
     awake: AwakeClock,
     /// The last number of turns of the engine, and when it was seen first.
@@ -66,7 +64,6 @@ impl MonitorStatus {
             shown,
             state,
             metrics: MonitorMetrics::new(snapshot, dropped_log_lines, started, clocks)?,
-            rendering: Mutex::default(),
             ready: AtomicBool::new(false),
             awake: AwakeClock::new(now()),
             turns: Mutex::default(),
@@ -144,8 +141,6 @@ impl Shown {
 
 impl Site for MonitorStatus {
     fn metrics(&self) -> Result<(&'static str, String), String> {
-        // One at a time: each takes much memory with many targets.
-        let _turn = lock(&self.rendering);
         let text = self.metrics.text().map_err(|error| error.to_string())?;
         Ok((Metrics::CONTENT_TYPE, text))
     }

@@ -141,8 +141,7 @@ async fn serve(
         if let Some(probe) = &config.probe {
             routes = routes.merge(endpoint::router(probe.clone()));
         }
-        let longest = endpoint::CONNECTION_TIMEOUT;
-        serving.spawn(http::serve(listener, routes, longest, stopping));
+        serving.spawn(http::serve(listener, routes, stopping));
     }
     info!("{}", status.line());
     let mut monitor = Monitor {
@@ -223,8 +222,9 @@ impl Monitor {
                 }
                 _ = signals.hang_up.recv() => self.reload(reload),
                 Some(answer) = self.answered.recv() => {
-                    self.targets.answered(answer, now());
-                    self.status.show(&self.targets);
+                    if self.targets.answered(answer, now()) {
+                        self.status.show(&self.targets);
+                    }
                 }
                 ended = &mut self.ending => return Err(MonitorError::EngineLost(match ended {
                     Ok(Ok(Err(error))) => format!(": cannot wait for replies: {error}"),

@@ -136,7 +136,7 @@ impl ProbeRequest {
 }
 
 /// Whether an address is that of one host.
-pub(super) fn is_one_host(address: IpAddr) -> bool {
+pub(in crate::monitor) fn is_one_host(address: IpAddr) -> bool {
     let address = address.to_canonical();
     !(address.is_multicast() || address.is_unspecified() || address == Ipv4Addr::BROADCAST)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::monitor::endpoint::{CONNECTION_TIMEOUT, ProbeEndpoint, router};
+use crate::monitor::endpoint::{ProbeEndpoint, router};
 use crate::service::now;
 use crate::{http, runtime};
 
@@ -34,7 +34,7 @@ impl Server {
         thread::spawn(move || {
             runtime::new().unwrap().block_on(async {
                 let listener = TcpListener::from_std(listener).unwrap();
-                http::serve(listener, routes, CONNECTION_TIMEOUT, stopped).await;
+                http::serve(listener, routes, stopped).await;
             });
         });
         Self {
