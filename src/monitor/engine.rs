@@ -174,6 +174,7 @@ impl Engine {
             }
         }
         if next.is_none() {
+            measurement.finish();
             self.read_drops(id);
             self.measurements.remove(&id);
             self.ended_drops += self.drops.remove(&id).unwrap_or_default();

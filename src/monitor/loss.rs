@@ -8,6 +8,10 @@
 
 use crate::probe::stamp::{LostByDirection, Settled};
 
+/// How far numbers of replies may be ahead of those of requests, and for how many requests they may be
+/// out of order.
+const WINDOW: i64 = 64;
+
 /// The losses of one session. Requests are added in the order of their numbers, once they are answered
 /// or lost for good.
 #[derive(Debug, Default)]
@@ -64,8 +68,13 @@ impl LossDirection {
             self.requests.checked_sub(arrived),
             arrived.checked_sub(self.answered),
         );
-        if distance <= 0 {
-            // The reflector started its numbers again.
+        let ahead = self.highest - i64::try_from(self.requests).unwrap_or(i64::MAX);
+        let is_undecided = known.0.is_none() || known.1.is_none();
+        if distance <= 0
+            || ahead > WINDOW
+            || (is_undecided && self.requests > WINDOW.unsigned_abs())
+        {
+            // The reflector started its numbers again, or they are not those of this session.
             self.restart(highest);
             return LostByDirection {
                 unknown: lost,
@@ -90,6 +99,13 @@ impl LossDirection {
                 ..nothing
             }
         }
+    }
+
+    /// Returns the losses that no later reply decides, at the end of the session.
+    pub(super) fn finish(&mut self) -> u64 {
+        let lost = self.requests - self.answered;
+        (self.requests, self.answered) = (0, 0);
+        lost
     }
 
     /// Counts from the reply with this number on.
@@ -174,6 +190,21 @@ mod tests {
         assert_eq!(add(6, Some(0)), by_direction(0, 0, 1));
         assert_eq!(add(7, None), by_direction(0, 0, 0));
         assert_eq!(add(8, Some(2)), by_direction(0, 1, 0));
+    }
+
+    #[test]
+    fn numbers_of_another_counter_leave_losses_unknown() {
+        let mut direction = LossDirection::default();
+        let mut sum = 0;
+        // Every second request is lost, and the numbers of replies are far apart.
+        for number in 0..1000_u32 {
+            let reply = number * 1000;
+            let replies = number.is_multiple_of(2).then_some((reply, reply));
+            let decided = direction.add(Settled { number, replies });
+            assert_eq!(decided.forward + decided.backward, 0);
+            sum += decided.unknown;
+        }
+        assert_eq!(sum + direction.finish(), 500);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(super) struct Measurement {
     flows: Option<Flows>,
     /// The errno of the last attempt to open them, if it failed.
     open_error: Option<i32>,
+    /// When to try again to open them.
+    next_open: Duration,
     /// Whether the oldest due request waits for a flow: its delay is not that of this process.
     is_held: bool,
     is_stopping: bool,
@@ -66,8 +68,6 @@ pub(super) struct Measurement {
 const MOST_UNREAD: usize = 1024;
 /// Requested size of a socket's receive buffer in bytes: for some thousand replies to one request.
 const RECEIVE_BUFFER: usize = 1 << 20;
-/// The error of sockets that leave too few descriptors.
-const TOO_MANY: &str = "too many open files; raise the limit (ulimit -n, LimitNOFILE=)";
 /// The fraction of the interval by which the phases of two measurements differ: with the golden ratio
 /// any number of them is spread evenly.
 const GOLDEN: f64 = 0.618_033_988_749_895;
@@ -142,6 +142,7 @@ impl Measurement {
             schedule: Schedule::new(interval, Duration::ZERO),
             flows: None,
             open_error: None,
+            next_open: Duration::ZERO,
             is_held: false,
             is_stopping: false,
             in_flight: 0,
@@ -193,6 +194,15 @@ impl Measurement {
             [overdue, request, record].into_iter().flatten().min()
         };
         self.planned
+    }
+
+    /// Counts the losses whose direction is not decided, at the end.
+    pub(super) fn finish(&mut self) {
+        self.settle();
+        let unknown: u64 = self.loss.iter_mut().map(LossDirection::finish).sum();
+        if let Some(counts) = &mut self.figures().stamp {
+            counts.unknown_lost += unknown;
+        }
     }
 
     /// Returns the number of datagrams that the kernel dropped.

@@ -296,7 +296,7 @@ impl StampSessions {
 
     /// Handles a datagram of `length` bytes that arrived on a flow. `bytes` holds all of it, or at
     /// least one byte more than a reply has. `sent_at` returns the time of a request, by its number in
-    /// the tally.
+    /// the tally, or `None` if a reply to it shows nothing any more.
     pub fn receive(
         &mut self,
         flow: usize,
@@ -323,7 +323,18 @@ impl StampSessions {
         let Some(sent) = session.get(number) else {
             return (Answer::Foreign, None);
         };
-        let round_trip = sent_at(sent.sequence).and_then(|at| reception.at.checked_sub(at));
+        let answer = |in_reflector: Option<u64>| {
+            Answer::Reply(Matched {
+                sequence: sent.sequence,
+                in_reflector: Duration::from_nanos(in_reflector.unwrap_or(0)),
+                is_cut: reply.is_cut,
+                is_altered: reply.is_altered,
+            })
+        };
+        let Some(sent_at) = sent_at(sent.sequence) else {
+            return (answer(None), None);
+        };
+        let round_trip = reception.at.checked_sub(sent_at);
         let (in_reflector, delay) = times(&reply, sent.at, reception, round_trip);
         let is_first = session.is_unanswered(number);
         session.answered(number, reply.fields.sequence, delay);
@@ -337,13 +348,7 @@ impl StampSessions {
                 neighbours: session.neighbours(number),
             })
         });
-        let answer = Answer::Reply(Matched {
-            sequence: sent.sequence,
-            in_reflector: Duration::from_nanos(in_reflector.unwrap_or(0)),
-            is_cut: reply.is_cut,
-            is_altered: reply.is_altered,
-        });
-        (answer, event)
+        (answer(in_reflector), event)
     }
 
     /// Returns the next request of a flow, in order, that is answered or lost for good: its number in

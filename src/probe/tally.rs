@@ -293,7 +293,10 @@ impl Tally {
         if sent_at >= sent_before {
             return None;
         }
-        self.requests.get_mut(self.unreported).status = Status::Lost;
+        let request = self.requests.get_mut(self.unreported);
+        // No ICMP error can be about it any more.
+        self.flows[flow].rejected += u64::from(request.status == Status::Waiting);
+        request.status = Status::Lost;
         self.unreported += 1;
         Some(flow)
     }

@@ -84,7 +84,11 @@ impl Measurement {
                         ttl: meta.ttl,
                         traffic_class: meta.traffic_class,
                     };
-                    let sent_at = |sequence| self.tally.sent_at(sequence);
+                    // A late reply shows nothing.
+                    let sent_at = |sequence| {
+                        let sent_at = self.tally.sent_at(sequence);
+                        sent_at.filter(|sent_at| received.at <= *sent_at + self.settings.wait)
+                    };
                     let (answer, event) =
                         stamp.receive(flow, bytes, meta.length, reception, sent_at);
                     if let Some(StampEvent::FirstReply(first)) = event {
@@ -165,7 +169,7 @@ impl Measurement {
                 figures.jitter.add(nanoseconds(variation));
             }
             figures.reply_ttl = received.ttl.or(figures.reply_ttl);
-            figures.last_reply = figures.last_reply.max(last_reply);
+            figures.last_reply = last_reply;
             if let (Some(counts), Some(first)) = (&mut figures.stamp, &received.first) {
                 if let Some(delay) = first.delay() {
                     counts.forward_delay.add(delay.forward);

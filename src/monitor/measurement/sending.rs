@@ -5,12 +5,19 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::{Measurement, TOO_MANY, Tools, connect_options};
+use super::{Measurement, Tools, connect_options};
 use crate::metrics::errno_name;
 use crate::probe::exchange::DueRecord;
 use crate::probe::flows::{Flows, Moved};
 use crate::reflect::Mode;
 use crate::udp::Socket;
+
+/// Time between two attempts to open the sockets.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// The error of sockets that leave too few descriptors.
+const TOO_MANY: &str = "too many open files; raise the limit (ulimit -n, LimitNOFILE=)";
+/// The error of sockets that `epoll_ctl(2)` does not accept.
+const NO_EPOLL: &str = "cannot wait for its sockets; raise fs.epoll.max_user_watches";
 
 impl Measurement {
     /// Sends a request over a flow. A failed one counts as sent, and is lost after the time to wait.
@@ -20,10 +27,10 @@ impl Measurement {
         tools: &mut Tools,
         watch: &mut dyn FnMut(usize, &Socket) -> bool,
     ) {
-        if self.flows.is_none() {
-            self.open(tools.most_sockets, watch);
-        }
         let now = tools.clock.now();
+        if self.flows.is_none() && now >= self.next_open {
+            self.open(now, tools.most_sockets, watch);
+        }
         self.follow_address(flow, now, false, tools, watch);
         let sequence = self.tally.next_sequence();
         let now = self.write(flow, sequence, tools);
@@ -93,7 +100,12 @@ impl Measurement {
     }
 
     /// Opens the sockets.
-    fn open(&mut self, most_sockets: RawFd, watch: &mut dyn FnMut(usize, &Socket) -> bool) {
+    fn open(
+        &mut self,
+        now: Duration,
+        most_sockets: RawFd,
+        watch: &mut dyn FnMut(usize, &Socket) -> bool,
+    ) {
         let opened = Flows::open(
             self.target,
             connect_options(&self.settings),
@@ -107,15 +119,17 @@ impl Measurement {
                 if sockets.all(|(flow, socket)| watch(flow, socket)) {
                     self.flows = Some(flows);
                     self.open_error = None;
+                    return;
                 }
-                return;
+                (libc::ENOMEM, NO_EPOLL.to_owned())
             }
             Ok(_) => (libc::EMFILE, TOO_MANY.to_owned()),
             Err(error) => (error.errno(), error.to_string()),
         };
+        self.next_open = now + OPEN_AGAIN;
         if self.open_error.replace(errno) != Some(errno) {
             let target = &self.settings.name;
-            warn!("cannot probe target {target:?}: {error}; retrying at each request");
+            warn!("cannot probe target {target:?}: {error}; retrying once per second");
         }
     }
 

@@ -27,7 +27,7 @@ impl Probed {
             target: "a".into(),
             address: address.to_string().into(),
             mode,
-            per_flow: false,
+            flows: 0,
             figures: Arc::new(Mutex::new(Figures::new(mode))),
         };
         let mut measurement = Measurement::new(1, &Arc::new(settings), address, series, 7);

@@ -159,7 +159,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         name: "udp_echo_monitor_lost_by_direction_total",
         help: "Total requests that were not answered in time in mode stamp, by the direction in \
-               which they were lost.",
+               which they were lost; counted at the next reply, which shows it.",
         kind: COUNTER,
         read: |scrape, samples| {
             for (labels, figures) in scrape.stamp() {
@@ -236,8 +236,9 @@ pub(super) const FAMILIES: &[Family] = &[
 
 /// Adds one sample per flow of each address with `per_flow`.
 fn add_flows(scrape: &Scrape<'_>, samples: &mut Samples<'_>, count: fn(&FlowFigures) -> u64) {
-    for address in scrape.addresses.iter().filter(|address| address.per_flow) {
-        for (flow, figures) in address.figures.flows.iter().enumerate() {
+    for address in &scrape.addresses {
+        let flows = address.figures.flows.iter().take(address.flows);
+        for (flow, figures) in flows.enumerate() {
             samples.add_part(&address.labels, "flow", flow, count(figures));
         }
     }
