@@ -234,12 +234,12 @@ impl HostPort {
         self.host.parse().ok()
     }
 
-    /// Whether the host is a name.
     /// Whether a resolver has to be asked for the addresses.
     pub(crate) fn needs_resolver(&self) -> bool {
         self.ip().is_none()
     }
 
+    /// Whether the host is a name.
     fn is_name(&self) -> bool {
         self.host.parse::<IpAddr>().is_err()
     }

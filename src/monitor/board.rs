@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::MAX_ADDRESSES;
 use super::config::TargetSettings;
 use super::figures::{Figures, Series};
 
@@ -25,23 +26,31 @@ struct Entry {
 }
 
 impl Board {
-    /// Returns the series of an address that is probed from now on.
+    /// Returns the series of an address that is probed from now on. It takes the place of the series
+    /// that ended first, if there are [`MAX_ADDRESSES`].
     pub(super) fn begin(&self, settings: &TargetSettings, address: &str) -> Series {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= MAX_ADDRESSES {
+            let ended = entries.iter().filter(|(_, entry)| entry.ended.is_some());
+            let oldest = ended.min_by_key(|(_, entry)| entry.ended);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                entries.remove(&oldest);
+            }
+        }
         let key: Labels = (settings.name.as_str().into(), address.into());
         let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
             series: Series {
                 target: key.0,
                 address: key.1,
                 mode: settings.mode,
-                per_flow: settings.per_flow,
+                flows: shown_flows(settings),
                 figures: Arc::new(Mutex::new(Figures::new(settings.mode))),
             },
             ended: None,
         });
         entry.ended = None;
         entry.series.mode = settings.mode;
-        entry.series.per_flow = settings.per_flow;
+        entry.series.flows = shown_flows(settings);
         entry.series.clone()
     }
 
@@ -70,6 +79,11 @@ impl Board {
     }
 }
 
+/// The number of flows whose counts are served.
+fn shown_flows(settings: &TargetSettings) -> usize {
+    if settings.per_flow { settings.flows } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +103,12 @@ mod tests {
         assert_eq!(again.figures.lock().unwrap().sent, 7);
         board.remove_old(start + KEPT * 2);
         assert_eq!(board.series().len(), 1);
+        // Series that ended make place for others.
+        for number in 0..MAX_ADDRESSES + 10 {
+            let other = board.begin(&settings, &number.to_string());
+            board.end(&other, start + KEPT * 2);
+        }
+        assert_eq!(board.series().len(), MAX_ADDRESSES);
         board.end(&again, start + KEPT * 2);
         board.remove_old(start + KEPT * 3);
         assert!(board.series().is_empty());

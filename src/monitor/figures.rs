@@ -126,8 +126,8 @@ pub struct Series {
     pub address: Arc<str>,
     /// The mode of the target.
     pub mode: Mode,
-    /// Whether to serve the counts of each flow.
-    pub per_flow: bool,
+    /// The number of flows whose counts are served, or 0.
+    pub flows: usize,
     /// The figures. The engine changes them under this lock, so each reading is consistent.
     pub figures: Arc<Mutex<Figures>>,
 }

@@ -100,7 +100,7 @@ struct Address {
     /// The labels `target` and `address`.
     labels: String,
     mode: &'static str,
-    per_flow: bool,
+    flows: usize,
     figures: Figures,
 }
 
@@ -109,7 +109,7 @@ impl<'a> Scrape<'a> {
         let read = |series: Series| Address {
             labels: labels(&[("target", &series.target), ("address", &series.address)]),
             mode: series.mode.name(),
-            per_flow: series.per_flow,
+            flows: series.flows,
             // One copy under one lock: all figures of an address are of one moment.
             figures: series
                 .figures

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::MAX_ADDRESSES;
 use super::board::Board;
 use super::config::TargetSettings;
+use super::endpoint::is_one_host;
 use super::engine::Command;
 use super::figures::Series;
 use super::measurement::{Measurement, connect_options};
@@ -32,6 +33,8 @@ pub(super) struct Targets {
     board: Arc<Board>,
     engine: Sender<Command>,
     all: BTreeMap<String, Target>,
+    /// The number of addresses that are probed.
+    addresses: usize,
     next_id: u64,
     /// The number of the next version of a target: an answer for an older one is ignored.
     next_version: u64,
@@ -81,6 +84,7 @@ impl Targets {
             board,
             engine,
             all: BTreeMap::new(),
+            addresses: 0,
             next_id: 0,
             next_version: 0,
             resolvers: Arc::new(Semaphore::new(RESOLVERS)),
@@ -101,12 +105,6 @@ impl Targets {
             .collect()
     }
 
-    /// The number of addresses that are probed.
-    pub(super) fn addresses(&self) -> usize {
-        let targets = self.all.values();
-        targets.map(|target| target.probed.len()).sum()
-    }
-
     /// Replaces the targets. Those with equal settings are not touched. Must be called on the runtime.
     pub(super) fn replace(&mut self, all: Vec<TargetSettings>, now: Instant) {
         let mut before = std::mem::take(&mut self.all);
@@ -119,13 +117,19 @@ impl Targets {
                 }
                 old => {
                     changed.push(name.clone());
-                    // Its place among the addresses is free for the new one.
+                    self.next_version += 1;
+                    let settings = Arc::new(settings);
+                    let target = Target::new(Arc::clone(&settings), self.next_version);
+                    self.all.insert(name, target);
+                    // Until the name is resolved again, its addresses are those that it had.
+                    let known = old.as_ref().map(|old| old.addresses_for(&settings));
+                    // Their places among the addresses are free for the new ones.
                     if let Some(old) = old {
                         self.end(old, now);
                     }
-                    self.next_version += 1;
-                    let target = Target::new(Arc::new(settings), self.next_version);
-                    self.all.insert(name, target);
+                    for address in known.unwrap_or_default() {
+                        self.begin(&settings, address, now);
+                    }
                 }
             }
         }
@@ -188,17 +192,18 @@ impl Targets {
     }
 
     /// Probes the addresses that were found, and no others. If the name does not resolve, the addresses
-    /// stay.
-    pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
+    /// stay. Returns whether [`Self::resolved`] has changed.
+    pub(super) fn answered(&mut self, answer: Answer, now: Instant) -> bool {
         let Some(target) = self.all.get_mut(&answer.name) else {
-            return;
+            return false;
         };
         if target.version != answer.version {
-            return;
+            return false;
         }
         target.is_asking = false;
         let was_resolved = target.resolved;
         target.resolved = Some(answer.found.is_ok());
+        let has_changed = target.resolved != was_resolved;
         let name = &answer.name;
         let found = match answer.found {
             Ok(found) => found,
@@ -206,7 +211,7 @@ impl Targets {
                 if was_resolved != Some(false) {
                     warn!("target {name:?}: {error}; retrying every 5 s");
                 }
-                return;
+                return has_changed;
             }
         };
         if was_resolved == Some(false) {
@@ -228,11 +233,12 @@ impl Targets {
         for address in fresh {
             self.begin(&settings, address, now);
         }
+        has_changed
     }
 
     fn begin(&mut self, settings: &Arc<TargetSettings>, address: SocketAddr, now: Instant) {
         let shown = udp::named_here(address);
-        if self.addresses() >= MAX_ADDRESSES {
+        if self.addresses >= MAX_ADDRESSES {
             if let Some(more) = self.full.pass(now.saturating_duration_since(self.started)) {
                 warn!(
                     "cannot probe {shown} of target {:?}: there are {MAX_ADDRESSES} addresses \
@@ -250,16 +256,18 @@ impl Targets {
         let _ = self.engine.send(Command::Add(Box::new(measurement)));
         if let Some(target) = self.all.get_mut(&settings.name) {
             target.probed.insert(address, Probed { id, series });
+            self.addresses += 1;
         }
     }
 
-    fn end(&self, target: Target, now: Instant) {
+    fn end(&mut self, target: Target, now: Instant) {
         for probed in target.probed.into_values() {
             self.end_probed(&probed, now);
         }
     }
 
-    fn end_probed(&self, probed: &Probed, now: Instant) {
+    fn end_probed(&mut self, probed: &Probed, now: Instant) {
+        self.addresses -= 1;
         let _ = self.engine.send(Command::Stop(probed.id));
         self.board.end(&probed.series, now);
     }
@@ -276,6 +284,24 @@ impl Target {
             is_asking: false,
             answered: None,
             silent_since: None,
+        }
+    }
+
+    /// The addresses that are also right with other settings: those of the same name.
+    fn addresses_for(&self, settings: &TargetSettings) -> Vec<SocketAddr> {
+        let of_name = |settings: &TargetSettings| {
+            let source = settings.source.clone();
+            (
+                settings.address.clone(),
+                settings.family,
+                settings.all_addresses,
+                source,
+            )
+        };
+        if of_name(&self.settings) == of_name(settings) {
+            self.probed.keys().copied().collect()
+        } else {
+            Vec::new()
         }
     }
 
@@ -311,6 +337,9 @@ impl Target {
     }
 }
 
+/// The error of a name without an address that can be probed.
+const NOT_ONE_HOST: &str = "its addresses are multicast, broadcast or unspecified";
+
 /// Returns the addresses to probe: all of them, or one. That is one of `probed`, if the name still has
 /// it, else the first one that this host has a route to.
 fn addresses(settings: &TargetSettings, probed: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
@@ -318,7 +347,10 @@ fn addresses(settings: &TargetSettings, probed: &[SocketAddr]) -> Result<Vec<Soc
     let family = source.map_or(settings.family, Family::of);
     let found = settings.address.resolve_all(family);
     let mut found = found.map_err(|error| error.to_string())?;
-    found.retain(|address| !address.ip().is_multicast());
+    found.retain(|address| is_one_host(address.ip()));
+    if found.is_empty() {
+        return Err(NOT_ONE_HOST.into());
+    }
     if settings.all_addresses {
         found.sort_unstable();
         found.dedup();
@@ -334,6 +366,43 @@ fn addresses(settings: &TargetSettings, probed: &[SocketAddr]) -> Result<Vec<Soc
     let one = first
         .or_else(|| (found.len() > 1).then(with_route)?)
         .or(found.first());
-    one.map(|one| vec![*one])
-        .ok_or_else(|| "it has multicast addresses only".into())
+    Ok(one.copied().into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::monitor::figures::Figures;
+    use crate::reflect::Mode;
+
+    #[test]
+    fn changed_target_keeps_addresses_of_the_same_name() {
+        let settings = TargetSettings::example("a", "name.invalid:7", Mode::Echo);
+        let mut target = Target::new(Arc::new(settings.clone()), 1);
+        let address: SocketAddr = "192.0.2.1:7".parse().unwrap();
+        let series = Series {
+            target: "a".into(),
+            address: "192.0.2.1:7".into(),
+            mode: Mode::Echo,
+            flows: 0,
+            figures: Arc::new(Mutex::new(Figures::new(Mode::Echo))),
+        };
+        target.probed.insert(address, Probed { id: 1, series });
+        let other = TargetSettings {
+            flows: 8,
+            ..settings.clone()
+        };
+        assert_eq!(target.addresses_for(&other), [address]);
+        for other in [
+            TargetSettings::example("a", "other.invalid:7", Mode::Echo),
+            TargetSettings {
+                family: Family::Ipv4,
+                ..settings
+            },
+        ] {
+            assert!(target.addresses_for(&other).is_empty());
+        }
+    }
 }

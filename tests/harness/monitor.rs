@@ -24,7 +24,7 @@ fn snapshot() -> Snapshot {
         target: "reflector".into(),
         address: "192.0.2.1:862".into(),
         mode: Mode::Stamp,
-        per_flow: true,
+        flows: 8,
         figures: Arc::new(Mutex::new(figures)),
     };
     Snapshot {

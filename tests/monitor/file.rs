@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 
-use crate::harness::shell;
+use nix::sys::stat::{Mode, SFlag, mknod};
+
 use crate::harness::tidy::Folder;
 use crate::{assert_refused, ended, monitor, with_file};
 
@@ -57,8 +58,8 @@ fn monitor_without_a_target_is_refused() {
 fn file_that_cannot_be_read_is_refused() {
     let folder = Folder::new();
     fs::create_dir(folder.join("directory")).unwrap();
-    let made = shell("mkfifo \"$0\"").arg(folder.join("fifo")).status();
-    assert!(made.unwrap().success());
+    let mode = Mode::from_bits_truncate(0o644);
+    mknod(&folder.join("fifo"), SFlag::S_IFIFO, mode, 0).unwrap();
     let large = File::create(folder.join("large")).unwrap();
     large.set_len((64 << 20) + 1).unwrap();
     fs::write(folder.join("latin1"), b"[defaults]\n# caf\xe9\n").unwrap();
@@ -86,7 +87,7 @@ fn more_than_10000_targets_are_refused() {
     }
     let folder = with_file(text);
     let most = "--config=monitor.toml";
-    let line = "cannot probe 10001 targets: 10000 are the most; remove some";
+    let line = "cannot probe 10001 targets: at most 10000 are possible; remove some";
     assert_refused(&folder, &format!("{most} other"), line);
     let mut command = monitor(&format!("{most} --check"));
     let (status, _, stderr) = ended(command.current_dir(&*folder));
@@ -103,7 +104,7 @@ fn target_of_the_command_line_is_refused_without_a_line() {
         ),
         (
             "b b",
-            "cannot add target \"b\" twice: the command line has it before; remove one",
+            "cannot add target \"b\" twice: the command line has the same target; remove one",
         ),
         (
             "224.0.0.1",

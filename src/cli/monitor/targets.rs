@@ -72,7 +72,7 @@ pub(super) fn read(
         }
         count if count > MAX_ADDRESSES => {
             return Err(UnusableTargets(format!(
-                "cannot probe {count} targets: {MAX_ADDRESSES} are the most; remove some"
+                "cannot probe {count} targets: at most {MAX_ADDRESSES} are possible; remove some"
             )));
         }
         _ => {}
@@ -138,6 +138,10 @@ struct Reader<'a> {
     path: &'a str,
 }
 
+/// The shortest interval, and the most requests of a target that wait for replies: each takes memory.
+const SHORTEST: Duration = Duration::from_micros(10);
+const MOST_IN_FLIGHT: u128 = 2_000_000;
+
 /// The first of both settings that is set.
 fn first<T: Clone>(own: Option<&Set<T>>, default: Option<&Set<T>>) -> Option<T> {
     own.or(default).map(|set| set.value.clone())
@@ -163,6 +167,16 @@ impl Reader<'_> {
             });
         }
         let family = self.family(own, &name)?;
+        let host_port = target.host_port();
+        if !host_port.needs_resolver() && host_port.resolve_all(family).is_err() {
+            return Err(Fault {
+                line: address.line,
+                message: format!(
+                    "cannot use {}: it is no address of the family that the target or its source has",
+                    address.shown
+                ),
+            });
+        }
         let stamp = match mode {
             Mode::Stamp => Some(self.stamp(own, &name)?),
             mode => {
@@ -171,6 +185,17 @@ impl Reader<'_> {
             }
         };
         let defaults = &self.defaults;
+        let interval = first(own.interval.as_ref(), defaults.interval.as_ref()).unwrap_or(SECOND);
+        let wait = first(own.wait.as_ref(), defaults.wait.as_ref()).unwrap_or(SECOND);
+        if interval < SHORTEST || wait.as_nanos() / interval.as_nanos() > MOST_IN_FLIGHT {
+            return Err(Fault {
+                line: address.line,
+                message: format!(
+                    "cannot use interval {interval:?} with wait {wait:?}: at least 10us, and at most \
+                     {MOST_IN_FLIGHT} requests in flight, are possible"
+                ),
+            });
+        }
         let size = first(own.size.as_ref(), defaults.size.as_ref()).unwrap_or(SIZE);
         let dscp = first(own.dscp.as_ref(), defaults.dscp.as_ref());
         let is_set = |own: Option<&Set<bool>>, default| first(own, default).unwrap_or(false);
@@ -178,12 +203,12 @@ impl Reader<'_> {
             name,
             address: target.host_port().clone(),
             mode,
-            interval: first(own.interval.as_ref(), defaults.interval.as_ref()).unwrap_or(SECOND),
+            interval,
             flows: first(own.flows.as_ref(), defaults.flows.as_ref())
                 .unwrap_or(1)
                 .into(),
             size: stamp.as_ref().map_or(size.into(), |stamp| stamp.size),
-            wait: first(own.wait.as_ref(), defaults.wait.as_ref()).unwrap_or(SECOND),
+            wait,
             family,
             all_addresses: is_set(own.all_addresses.as_ref(), defaults.all_addresses.as_ref()),
             per_flow: is_set(own.per_flow.as_ref(), defaults.per_flow.as_ref()),
@@ -209,7 +234,7 @@ impl Reader<'_> {
             return Ok(name);
         };
         let (place, same) = match (other, is_named || other_is_named) {
-            (0, _) => ("the command line".to_owned(), "it before"),
+            (0, _) => ("the command line".to_owned(), "the same target"),
             (other, true) if line == 0 => (format!("{}:{other}", self.path), "the same name"),
             (other, false) if line == 0 => (format!("{}:{other}", self.path), "the same address"),
             (other, true) => (format!("line {other}"), "the same name"),

@@ -325,6 +325,21 @@ fn wrong_file_is_an_error_of_its_line() {
             ":2: cannot use address = \"http://h/x\": expected HOST:PORT, such as h:9999",
         ),
         (
+            "[[target]]\naddress = \"127.0.0.1\"\nfamily = \"ipv6\"\n",
+            ":2: cannot use address = \"127.0.0.1\": it is no address of the family that the target \
+             or its source has",
+        ),
+        (
+            "[[target]]\naddress = \"h\"\ninterval = 0.000001\n",
+            ":2: cannot use interval 1µs with wait 1s: at least 10us, and at most 2000000 requests \
+             in flight, are possible",
+        ),
+        (
+            "[[target]]\naddress = \"h\"\ninterval = 0.001\nwait = \"1h\"\n",
+            ":2: cannot use interval 1ms with wait 3600s: at least 10us, and at most 2000000 requests \
+             in flight, are possible",
+        ),
+        (
             "[[target]]\naddress = \"[ff02::1%eth0]\"\n",
             ":2: cannot use address = \"[ff02::1%eth0]\": reflectors refuse multicast; use the \
              address of one reflector",

@@ -36,12 +36,12 @@ fn text(targets: &[(&str, bool)], series: Vec<Series>, engine: EngineFigures) ->
     metrics.unwrap().text().unwrap()
 }
 
-fn series(target: &str, address: &str, mode: Mode, per_flow: bool, figures: Figures) -> Series {
+fn series(target: &str, address: &str, mode: Mode, flows: usize, figures: Figures) -> Series {
     Series {
         target: target.into(),
         address: address.into(),
         mode,
-        per_flow,
+        flows,
         figures: Arc::new(Mutex::new(figures)),
     }
 }
@@ -101,7 +101,7 @@ fn shown(text: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn samples_of_an_address_have_its_labels() {
-    let a = series("a", "192.0.2.1:7", Mode::Echo, false, figures(Mode::Echo));
+    let a = series("a", "192.0.2.1:7", Mode::Echo, 0, figures(Mode::Echo));
     let text = text(
         &[("a", true), ("b", false)],
         vec![a],
@@ -169,7 +169,7 @@ fn samples_of_an_address_have_its_labels() {
 
 #[test]
 fn samples_before_the_first_reply_are_all_0() {
-    let a = series("a", "b", Mode::Stamp, false, Figures::new(Mode::Stamp));
+    let a = series("a", "b", Mode::Stamp, 0, Figures::new(Mode::Stamp));
     let text = text(&[], vec![a], EngineFigures::default());
     assert!(shown(&text, "reply_ttl").is_empty(), "{text}");
     let own = text.lines().filter(|line| line.contains("target=\"a\""));
@@ -180,15 +180,16 @@ fn samples_before_the_first_reply_are_all_0() {
 
 #[test]
 fn flows_have_samples_with_per_flow_only() {
-    let all = [true, false].map(|per_flow| {
-        let name = per_flow.to_string();
-        series(&name, "x", Mode::Echo, per_flow, figures(Mode::Echo))
+    let all = [2, 1, 0].map(|flows| {
+        let name = flows.to_string();
+        series(&name, "x", Mode::Echo, flows, figures(Mode::Echo))
     });
     let text = text(&[], all.into(), EngineFigures::default());
     for (name, counts) in [("sent", [6, 4]), ("lost", [1, 4])] {
         let name = format!("flow_requests_{name}_total");
-        let wanted = [0, 1].map(|flow| {
-            let labels = format!("target=\"true\",address=\"x\",flow=\"{flow}\"");
+        // A target had two flows before a reload, and has one now.
+        let wanted = [(2, 0), (2, 1), (1, 0)].map(|(flows, flow)| {
+            let labels = format!("target=\"{flows}\",address=\"x\",flow=\"{flow}\"");
             format!("{name}{{{labels}}} {}", counts[flow])
         });
         assert_eq!(shown(&text, &name), wanted);
@@ -197,7 +198,7 @@ fn flows_have_samples_with_per_flow_only() {
 
 #[test]
 fn directions_have_samples_in_stamp_mode() {
-    let a = series("a", "x", Mode::Stamp, false, figures(Mode::Stamp));
+    let a = series("a", "x", Mode::Stamp, 0, figures(Mode::Stamp));
     let text = text(&[], vec![a], EngineFigures::default());
     let [forward, backward, unknown] = ["forward", "backward", "unknown"]
         .map(|direction| format!("target=\"a\",address=\"x\",direction=\"{direction}\""));

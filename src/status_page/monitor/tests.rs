@@ -26,7 +26,7 @@ fn series(target: &str, address: &str, received: u64, lost: u64) -> Series {
         target: target.into(),
         address: address.into(),
         mode: Mode::Echo,
-        per_flow: false,
+        flows: 0,
         figures: Arc::new(Mutex::new(figures)),
     }
 }

@@ -92,7 +92,7 @@ proptest! {
             for time in times {
                 figures.rtt.add(*time);
             }
-            series("t", &number.to_string(), Mode::Stamp, true, figures)
+            series("t", &number.to_string(), Mode::Stamp, 2, figures)
         });
         let text = text(&[], addresses.collect(), EngineFigures::default());
         for number in 0..all.len() {
@@ -126,13 +126,7 @@ fn scrape_of_1000_addresses_with_8_flows_takes() {
             let mut figures = figures(mode);
             figures.flows = vec![FlowFigures::default(); 8];
             let target = format!("target-{number}.example.org");
-            series(
-                &target,
-                &format!("192.0.2.{number}:9999"),
-                mode,
-                true,
-                figures,
-            )
+            series(&target, &format!("192.0.2.{number}:9999"), mode, 8, figures)
         });
         let addresses: Vec<_> = addresses.collect();
         let snapshot = move || Snapshot {
