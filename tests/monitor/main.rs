@@ -14,6 +14,7 @@ mod harness;
 
 mod endpoints;
 mod file;
+mod hostile;
 mod measuring;
 mod metrics;
 mod options;
