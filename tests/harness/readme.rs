@@ -33,8 +33,8 @@ pub const ELSEWHERE: [(&str, &str); 4] = [
 /// Tags of fenced blocks without commands.
 const NOT_TYPED: [&str; 5] = ["text", "ini", "yaml", "json", "mermaid"];
 
-/// The client's name. Without a host it is not a command.
-const CLIENT: &str = "udp-echo probe";
+/// The names of the client and the monitor. Without a host they are not commands.
+const CLIENTS: [&str; 2] = ["udp-echo probe", "udp-echo monitor"];
 
 /// Clients of other projects.
 const OTHER_CLIENTS: [&str; 5] = ["hping3", "ncat", "nping", "python3", "socat"];
@@ -233,7 +233,7 @@ fn is_command(span: &str) -> bool {
                 .all(|character| character.is_ascii_uppercase() || ":_-".contains(character))
     };
     is_name
-        && span != CLIENT
+        && !CLIENTS.contains(&span)
         && !words.contains(&"=")
         && !words.iter().any(is_placeholder)
         && (words.len() > 1 || is_program(&root().join(span)))
