@@ -119,10 +119,13 @@ impl Targets {
                     changed.push(name.clone());
                     self.next_version += 1;
                     let settings = Arc::new(settings);
-                    let target = Target::new(Arc::clone(&settings), self.next_version);
-                    self.all.insert(name, target);
+                    let mut target = Target::new(Arc::clone(&settings), self.next_version);
                     // Until the name is resolved again, its addresses are those that it had.
                     let known = old.as_ref().map(|old| old.addresses_for(&settings));
+                    if known.as_ref().is_some_and(|known| !known.is_empty()) {
+                        target.resolved = old.as_ref().and_then(|old| old.resolved);
+                    }
+                    self.all.insert(name, target);
                     // Their places among the addresses are free for the new ones.
                     if let Some(old) = old {
                         self.end(old, now);

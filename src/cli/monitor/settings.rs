@@ -122,7 +122,7 @@ fn is_text(value: &Value, expected: &str) -> bool {
 fn text(value: &Value) -> Result<&str, String> {
     match value {
         Value::Text(text) => Ok(text),
-        _ => Err("expected a text in quotes".to_owned()),
+        _ => Err("expected a string in quotes".to_owned()),
     }
 }
 
@@ -159,7 +159,7 @@ fn boolean(value: &Value) -> Result<bool, &'static str> {
 /// A name, as the label `target` has it.
 fn label(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains(is_control) {
-        return Err("expected a text without control characters, not an empty one".to_owned());
+        return Err("expected a non-empty string without control characters".to_owned());
     }
     Ok(text.to_owned())
 }

@@ -187,13 +187,13 @@ fn source_decides_the_family() {
 const WRONG_SETTINGS: &[(&str, &str)] = &[
     (
         "name = \"\"",
-        "expected a text without control characters, not an empty one",
+        "expected a non-empty string without control characters",
     ),
     (
         "name = \"a\\u0007\"",
-        "expected a text without control characters, not an empty one",
+        "expected a non-empty string without control characters",
     ),
-    ("name = 7", "expected a text in quotes"),
+    ("name = 7", "expected a string in quotes"),
     (
         "mode = \"ecko\"",
         "expected \"exchange\", \"lockstep\", \"echo\" or \"stamp\"",
