@@ -271,6 +271,14 @@ impl HostPort {
     }
 }
 
+/// Whether an address is that of one host: neither multicast nor broadcast nor unspecified. A directed
+/// broadcast address looks like a unicast one: only packet info shows it.
+pub(crate) fn is_one_host(address: IpAddr) -> bool {
+    // An IPv6 socket bound to ::ffff:0.0.0.0 receives for every IPv4 address.
+    let address = address.to_canonical();
+    !(address.is_multicast() || address.is_unspecified() || address == Ipv4Addr::BROADCAST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

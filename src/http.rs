@@ -3,17 +3,18 @@
 //! The number of connections is bounded, and each has a few seconds for one request. Clients that
 //! are slow, silent or too many are cut off, so that they disturb neither scrapes nor datagrams.
 
+mod scrape;
+
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
@@ -29,7 +30,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::{self, AbortHandle};
 use tokio::time;
 use tracing::{debug, warn};
@@ -291,11 +292,11 @@ type SiteState = State<Arc<dyn Site>>;
 pub(crate) fn site(site: Arc<dyn Site>) -> Router {
     Router::new()
         .route("/", get(page))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(scrape::metrics))
         .route("/-/healthy", get(healthy))
         .route("/-/ready", get(ready))
         .with_state(site)
-        .layer(Extension(LastRendered::default()))
+        .layer(Extension(scrape::LastRendered::default()))
 }
 
 /// Adds the response to unknown paths, and the checks that each request has to pass.
@@ -334,59 +335,6 @@ fn nonce() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
-/// Metrics that were rendered for one or more scrapes.
-struct Rendered {
-    begun: time::Instant,
-    kind: &'static str,
-    text: String,
-}
-
-/// The metrics that were rendered last, while a response has them. One scrape renders at a time.
-type LastRendered = Arc<Mutex<Weak<Rendered>>>;
-
-/// The text of a response.
-struct Text(Arc<Rendered>);
-
-impl AsRef<[u8]> for Text {
-    fn as_ref(&self) -> &[u8] {
-        self.0.text.as_bytes()
-    }
-}
-
-/// Scrapes that wait for each other share the metrics that are rendered after all of them came: many
-/// clients then cost as much as two.
-async fn metrics(State(site): SiteState, Extension(last): Extension<LastRendered>) -> Response {
-    let asked = time::Instant::now();
-    // A client that goes away leaves the queue.
-    let mut last = last.lock_owned().await;
-    let shared = last.upgrade().filter(|rendered| rendered.begun >= asked);
-    let rendered = if let Some(shared) = shared {
-        Ok(shared)
-    } else {
-        let is_slow = site.metrics_are_slow();
-        let mut render = move || {
-            let begun = time::Instant::now();
-            let (kind, text) = site.metrics()?;
-            let rendered = Arc::new(Rendered { begun, kind, text });
-            *last = Arc::downgrade(&rendered);
-            Ok(rendered)
-        };
-        if is_slow {
-            let rendered = task::spawn_blocking(render).await;
-            rendered.unwrap_or_else(|error| Err(error.to_string()))
-        } else {
-            render()
-        }
-    };
-    match rendered {
-        Ok(rendered) => {
-            let kind = [(CONTENT_TYPE, rendered.kind)];
-            (kind, Bytes::from_owner(Text(rendered))).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error + "\n").into_response(),
-    }
-}
-
 async fn healthy(State(site): SiteState) -> (StatusCode, String) {
     match site.healthy() {
         Ok(()) => (StatusCode::OK, "healthy\n".into()),
@@ -403,137 +351,4 @@ async fn ready(State(site): SiteState) -> (StatusCode, &'static str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::thread;
-
-    use socket2::SockRef;
-
-    use super::*;
-    use crate::runtime;
-
-    /// A page that is larger than the buffers of a connection.
-    struct Large;
-
-    impl Site for Large {
-        fn metrics(&self) -> Result<(&'static str, String), String> {
-            Ok(("text/plain", "a".repeat(64 << 20)))
-        }
-
-        fn healthy(&self) -> Result<(), String> {
-            Ok(())
-        }
-
-        fn ready(&self) -> bool {
-            true
-        }
-
-        fn page(&self, _: &str) -> String {
-            String::new()
-        }
-
-        fn page_main(&self) -> String {
-            String::new()
-        }
-    }
-
-    /// After a stop, connections that the daemon closed keep the port for a minute.
-    #[test]
-    fn listener_takes_a_port_with_closed_connections() {
-        let (listener, _) = bind(([127, 0, 0, 1], 0).into(), "").unwrap();
-        assert!(SockRef::from(&listener).reuse_address().unwrap());
-    }
-
-    /// Metrics that take until the test receives a message. Counts how often they are rendered.
-    struct Slow(std::sync::mpsc::SyncSender<()>);
-
-    impl Site for Slow {
-        fn metrics(&self) -> Result<(&'static str, String), String> {
-            self.0.send(()).map_err(|error| error.to_string())?;
-            Ok(("text/plain", "a".repeat(1 << 20)))
-        }
-
-        fn metrics_are_slow(&self) -> bool {
-            true
-        }
-
-        fn healthy(&self) -> Result<(), String> {
-            Ok(())
-        }
-
-        fn ready(&self) -> bool {
-            true
-        }
-
-        fn page(&self, _: &str) -> String {
-            String::new()
-        }
-
-        fn page_main(&self) -> String {
-            String::new()
-        }
-    }
-
-    #[test]
-    fn scrapes_that_wait_together_are_rendered_once() {
-        let (listener, address) = bind(([127, 0, 0, 1], 0).into(), "").unwrap();
-        // Each rendering ends when it is received.
-        let (sender, renderings) = std::sync::mpsc::sync_channel(0);
-        let (stop, stopped) = watch::channel(false);
-        let server = thread::spawn(move || {
-            runtime::new().unwrap().block_on(async {
-                let listener = TcpListener::from_std(listener).unwrap();
-                serve(listener, site(Arc::new(Slow(sender))), stopped).await;
-            });
-        });
-        let get = |path: &str| {
-            let mut client = std::net::TcpStream::connect(address).unwrap();
-            client
-                .set_read_timeout(Some(Duration::from_mins(3)))
-                .unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-            client.write_all(request.as_bytes()).unwrap();
-            client
-        };
-        let read = |mut client: std::net::TcpStream| {
-            let mut text = Vec::new();
-            client.read_to_end(&mut text).unwrap();
-            text
-        };
-        let first = get("/metrics");
-        read(get("/-/healthy"));
-        let others: Vec<_> = (0..10).map(|_| get("/metrics")).collect();
-        // These go away before it is their turn.
-        drop((0..10).map(|_| get("/metrics")).collect::<Vec<_>>());
-        // All of them have been accepted.
-        read(get("/-/healthy"));
-        renderings.recv().unwrap();
-        renderings.recv().unwrap();
-        for client in others.into_iter().chain([first]) {
-            let text = read(client);
-            assert!(text.starts_with(b"HTTP/1.1 200") && text.len() > 1 << 20);
-        }
-        assert!(renderings.try_recv().is_err());
-        let _ = stop.send(true);
-        server.join().unwrap();
-    }
-
-    #[test]
-    fn connection_ends_when_the_client_reads_nothing() {
-        let (listener, address) = bind(([127, 0, 0, 1], 0).into(), "--metrics-listen").unwrap();
-        let mut client = std::net::TcpStream::connect(address).unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
-        client.write_all(request).unwrap();
-        let served = thread::spawn(move || {
-            runtime::new().unwrap().block_on(async {
-                let listener = TcpListener::from_std(listener).unwrap();
-                let (stream, _) = listener.accept().await.unwrap();
-                let (_stop, stopped) = watch::channel(false);
-                let ends = connection(stream, site(Arc::new(Large)), stopped);
-                time::timeout(Duration::from_mins(3), ends).await
-            })
-        });
-        assert!(served.join().unwrap().is_ok(), "not closed");
-        drop(client);
-    }
-}
+mod tests;

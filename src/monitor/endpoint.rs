@@ -26,14 +26,13 @@ use tokio::time;
 use tracing::debug;
 
 use super::ProbeEndpoint;
-use crate::address::Family;
+use crate::address::{Family, is_one_host};
 use crate::http::ExtraTime;
 use crate::metrics::Metrics;
 use crate::probe::Signals;
 use crate::probe::once::{OnceFigures, once};
 use crate::service::now;
 use answer::Answer;
-pub(super) use request::is_one_host;
 use request::{NOT_ONE_HOST, ProbeRequest};
 
 /// The header with Prometheus's scrape timeout.

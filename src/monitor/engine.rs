@@ -93,7 +93,7 @@ impl Engine {
             self.state.turns.fetch_add(1, Relaxed);
             self.obey();
             let now = self.tools.clock.now();
-            // Measurements that are due again at once wait for the replies of others.
+            // A measurement that is due again at once waits until all sockets were read.
             let due: Vec<_> = self.due.range(..=(now, u64::MAX)).copied().collect();
             for (_, id) in due {
                 self.turn(id, now);

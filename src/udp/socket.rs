@@ -1,11 +1,12 @@
 //! One UDP socket: bound or passed in, with its options, buffers and drop counter.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::address::is_one_host;
 use socket2::{Domain, Protocol, Type};
 
 use super::error::SocketAction;
@@ -339,14 +340,4 @@ fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
     } else {
         format!("a socket of family {domain:?} and type {kind:?}")
     }))
-}
-
-/// Whether a socket bound to this address receives for one unicast address only. A directed
-/// broadcast address looks like a unicast one: only packet info shows it.
-fn is_one_host(ip: IpAddr) -> bool {
-    // An IPv6 socket bound to ::ffff:0.0.0.0 receives for every IPv4 address.
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => !(v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast()),
-        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_multicast()),
-    }
 }

@@ -1,7 +1,6 @@
 //! The parameters of `/probe`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -133,12 +132,6 @@ impl ProbeRequest {
             padding: Padding::default(),
         })
     }
-}
-
-/// Whether an address is that of one host.
-pub(in crate::monitor) fn is_one_host(address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    !(address.is_multicast() || address.is_unspecified() || address == Ipv4Addr::BROADCAST)
 }
 
 /// Why an address cannot be the target.

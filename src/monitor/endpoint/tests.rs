@@ -90,7 +90,7 @@ fn targets_without_a_reply_are_no_success() {
         let reply = server.probe_until("0 1 0 1", silent, &format!("&mode={mode}&count=1"));
         assert!(!reply.has_rtt(), "{reply:?}");
     }
-    // A connected socket keeps its port, and takes no datagram of others.
+    // A connected socket keeps its port, and receives from its peer only.
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
     closed.connect(silent).unwrap();
     let reply = server.probe(closed.local_addr().unwrap(), "&count=2&interval=10ms");
