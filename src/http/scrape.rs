@@ -1,6 +1,6 @@
 //! The response to a scrape, which many clients may share.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Bytes;
@@ -20,8 +20,8 @@ pub(super) struct Rendered {
     text: String,
 }
 
-/// The metrics that were rendered last, while a response has them. One scrape renders at a time.
-pub(super) type LastRendered = Arc<Mutex<Weak<Rendered>>>;
+/// The metrics that were rendered last, kept for scrapes that wait. One scrape renders at a time.
+pub(super) type LastRendered = Arc<Mutex<Option<Arc<Rendered>>>>;
 
 /// The text of a response.
 struct Text(Arc<Rendered>);
@@ -41,7 +41,7 @@ pub(super) async fn metrics(
     let asked = time::Instant::now();
     // A client that goes away leaves the queue.
     let mut last = last.lock_owned().await;
-    let shared = last.upgrade().filter(|rendered| rendered.begun >= asked);
+    let shared = last.clone().filter(|rendered| rendered.begun >= asked);
     let rendered = if let Some(shared) = shared {
         Ok(shared)
     } else {
@@ -50,7 +50,7 @@ pub(super) async fn metrics(
             let begun = time::Instant::now();
             let (kind, text) = site.metrics()?;
             let rendered = Arc::new(Rendered { begun, kind, text });
-            *last = Arc::downgrade(&rendered);
+            *last = Some(Arc::clone(&rendered));
             Ok(rendered)
         };
         if is_slow {
