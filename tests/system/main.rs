@@ -25,6 +25,7 @@ mod lasting;
 mod listening;
 mod machine;
 mod memcheck;
+mod mesh;
 mod monitor;
 mod monitored;
 mod moving;

@@ -49,6 +49,11 @@ impl Namespace {
         (left, right)
     }
 
+    /// The name that `ip netns` knows.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Adds an address to the veth interface.
     pub fn add_address(&self, address: &str) {
         if address.contains(':') {
