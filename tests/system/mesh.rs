@@ -1,5 +1,7 @@
 //! Three hosts on one network that measure each other, and a Prometheus that watches all of them.
 
+mod beside;
+
 use std::fs;
 use std::process::Stdio;
 
