@@ -36,6 +36,9 @@ const NOT_TYPED: [&str; 5] = ["text", "ini", "yaml", "json", "mermaid"];
 /// The names of the client and the monitor. Without a host they are not commands.
 const CLIENTS: [&str; 2] = ["udp-echo probe", "udp-echo monitor"];
 
+/// The section about three hosts that measure each other.
+const MESH: &str = "A mesh in five minutes";
+
 /// Clients of other projects.
 const OTHER_CLIENTS: [&str; 5] = ["hping3", "ncat", "nping", "python3", "socat"];
 
@@ -49,6 +52,8 @@ pub enum Place {
     Checkout,
     /// A host beside that of a reflector in echo mode: clients of other projects.
     Neighbor,
+    /// Three hosts on one network.
+    Mesh,
     /// A step of `.ci/run`: `cargo test`, `cargo bench`.
     Step,
     /// `packaging/build-deb`, which built the package that the machine has.
@@ -83,7 +88,9 @@ impl Section {
 
     pub fn place(&self, command: &str) -> Place {
         let command = bare(command);
-        if ELSEWHERE.iter().any(|(name, _)| *name == command) {
+        if self.title == MESH {
+            Place::Mesh
+        } else if ELSEWHERE.iter().any(|(name, _)| *name == command) {
             Place::Elsewhere
         } else if command == "packaging/build-deb" {
             Place::Package

@@ -3,6 +3,7 @@
 
 mod changes;
 mod claims;
+mod mesh;
 mod neighbor;
 mod typed;
 
