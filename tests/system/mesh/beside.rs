@@ -1,5 +1,5 @@
-//! The monitor beside `smokeping_prober` and `blackbox_exporter`: what each sees of the same faults, which
-//! README's table states.
+//! The monitor beside `smokeping_prober` and `blackbox_exporter`, with the same faults for all of them, as
+//! in the table of README.md.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,7 +37,7 @@ const NAMES: &str = "127.0.0.1 localhost\n10.77.0.2 b\n";
 const BLACKBOX: &str =
     "modules: {icmp: {prober: icmp, timeout: 500ms, icmp: {preferred_ip_protocol: ip4}}}\n";
 
-/// What each program has seen of one target until now: probes, and those of them that were lost.
+/// The probes of one target until now, and the lost ones among them, by program.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Seen {
     monitor: [f64; 2],
@@ -160,7 +160,7 @@ impl<'a> Programs<'a> {
         self.read(9115, &format!("/probe?module=icmp&target={target}"))
     }
 
-    /// What each sees while a fault is there, of at least 200 requests, 50 pings and 10 probes.
+    /// The probes during a fault: at least 200 requests, 50 pings and 10 probes of `blackbox_exporter`.
     fn during(&mut self, fault: impl FnOnce(), end: impl FnOnce()) -> Seen {
         let before = self.at_rest();
         fault();
