@@ -1,5 +1,6 @@
 //! Three hosts on one network that measure each other, and a Prometheus that watches all of them.
 
+mod alerts;
 mod beside;
 
 use std::fs;

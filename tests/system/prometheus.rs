@@ -87,12 +87,17 @@ impl Prometheus {
 
     /// The current values of a query.
     pub fn query(&self, query: &str) -> Vec<f64> {
-        let result = self.api(&format!("/api/v1/query?query={}", escaped(query)));
-        let result = result["result"].as_array().expect("a vector");
-        let values = result.iter().map(|sample| sample["value"][1].as_str());
+        let samples = self.samples(query);
+        let values = samples.iter().map(|sample| sample["value"][1].as_str());
         values
             .map(|value| value.unwrap().parse().unwrap())
             .collect()
+    }
+
+    /// The current samples of a query, each with `metric` and `value`.
+    pub fn samples(&self, query: &str) -> Vec<Value> {
+        let mut answer = self.api(&format!("/api/v1/query?query={}", escaped(query)));
+        serde_json::from_value(answer["result"].take()).expect("a vector")
     }
 
     /// Waits until a query has exactly this value.
