@@ -26,6 +26,7 @@ const PATHS: &[&str] = &[
     "./usr/share/udp-echo/balancing/bird.conf",
     "./usr/share/udp-echo/balancing/nftables.conf",
     "./usr/share/udp-echo/balancing/nginx-stream.conf",
+    "./usr/share/udp-echo/grafana/udp-echo-mesh.json",
     "./usr/share/udp-echo/grafana/udp-echo.json",
     "./usr/share/udp-echo/prometheus/alerting.rules.yml",
     "./usr/share/udp-echo/prometheus/monitor.alerting.rules.yml",
