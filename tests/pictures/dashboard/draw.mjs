@@ -1,17 +1,20 @@
-// Draws the dashboard into dashboard.png. run starts this in a network namespace of its own.
+// Draws a dashboard into dashboard.png. run starts this in a network namespace of its own.
 
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
-import { load, prometheus } from './load.mjs';
+import UPNG from 'upng-js';
 
-const DASHBOARD = `${process.env.ROOT}/packaging/grafana/udp-echo.json`;
+const [NAME, AGAIN] = process.argv.slice(2);
+const DASHBOARD = `${process.env.ROOT}/packaging/grafana/${NAME}.json`;
+const { load, prometheus } = await import(NAME === 'udp-echo-mesh' ? './mesh.mjs' : './load.mjs');
 // As in packaging/prometheus/scrape.yml.
 const SCRAPE_SECONDS = 15;
 const MINUTES = 10;
 // Grafana's grid: 24 columns; the height of a cell and the space between cells, in pixels.
-const WIDTH = 1300;
+const WIDTHS = { 'udp-echo': 1300, 'udp-echo-mesh': 1000 };
+const WIDTH = WIDTHS[NAME];
 const CELL = 30;
 const GAP = 8;
 
@@ -32,8 +35,17 @@ const SPAN = 'span.json';
 // Ctrl-C, as the first process of a namespace.
 process.on('SIGINT', () => process.exit(130));
 
+// Grafana imports the default of a CommonJS module, which is not the component in an .mjs file.
+const scrollbars = {
+  name: 'scrollbars',
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /CustomScrollbar\.mjs$/ }, ({ path }) => ({
+      contents: readFileSync(path, 'utf8').replace('import Scrollbars', 'import { Scrollbars }'),
+    })),
+};
+
 await build({
-  entryPoints: ['panels.jsx'],
+  entryPoints: ['../panels.jsx'],
   outfile: 'panels.js',
   bundle: true,
   format: 'esm',
@@ -41,9 +53,10 @@ await build({
   jsx: 'automatic',
   define: { 'process.env.NODE_ENV': '"production"' },
   loader: { '.woff': 'dataurl', '.woff2': 'dataurl', '.ttf': 'empty' },
+  plugins: [scrollbars],
   logLevel: 'error',
 });
-if (process.argv[2] === '--again') {
+if (AGAIN === '--again') {
   await prometheus();
 } else {
   writeFileSync(SPAN, JSON.stringify(await load(MINUTES)));
@@ -57,6 +70,12 @@ async function ask(path, parameters) {
   return data.result;
 }
 
+// The preset value of a variable.
+function variable(name) {
+  const { current } = dashboard.templating.list.find((variable) => variable.name === name);
+  return current.value === '$__all' ? '.+' : [current.value].flat().join('|');
+}
+
 // As Grafana's data source does: one point per pixel, and at most one per scrape.
 async function series(target, width) {
   const step = Math.max(SCRAPE_SECONDS, Math.ceil((to - from) / width));
@@ -64,8 +83,7 @@ async function series(target, width) {
   const query = target.expr
     .replaceAll('$__rate_interval', `${interval}s`)
     .replaceAll('$__range', `${to - from}s`)
-    .replaceAll('"$job"', '".+"')
-    .replaceAll('"$instance"', '".+"');
+    .replace(/"\$(\w+)"/g, (_, name) => `"${variable(name)}"`);
   const result = target.instant
     ? await ask('query', { query, time: to })
     : await ask('query_range', { query, start: from - (from % step), end: to - (to % step), step });
@@ -102,7 +120,7 @@ writeFileSync('dashboard.html', `<!doctype html>
 <link rel="stylesheet" href="panels.css">
 <div id="root"></div>
 <script>
-window.__grafana_public_path__ = 'node_modules/@grafana/ui/dist/public/';
+window.__grafana_public_path__ = '../node_modules/@grafana/ui/dist/public/';
 window.drawn = ${data.replaceAll('<', '\\u003c')};
 </script>
 <script type="module" src="panels.js"></script>
@@ -111,5 +129,9 @@ execFileSync('chromium', ['--headless', '--no-sandbox', '--disable-gpu', '--hide
   '--allow-file-access-from-files', `--window-size=${WIDTH},${GAP + rows * (CELL + GAP)}`,
   '--virtual-time-budget=10000', '--screenshot=dashboard.png', pathToFileURL('dashboard.html').href],
   { stdio: 'ignore' });
+// 256 colors are enough, and a third of the size.
+const { decode, encode, toRGBA8 } = UPNG;
+const picture = decode(readFileSync('dashboard.png'));
+writeFileSync('dashboard.png', Buffer.from(encode(toRGBA8(picture), picture.width, picture.height, 256)));
 // Ends the namespace with its processes.
 process.exit();

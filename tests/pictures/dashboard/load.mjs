@@ -17,7 +17,7 @@ const LOST = [200, 100, 40, 60, 150];
 // A firewall rejects replies to this port.
 const BLOCKED = 5555;
 
-const start = (program, ...options) =>
+export const start = (program, ...options) =>
   spawn(program, options, { stdio: ['ignore', 'ignore', 'inherit'] });
 const daemon = (port, http, ...options) =>
   start(UDP_ECHO, '--log=error', `--listen=127.0.0.1:${port}`, `--metrics-listen=127.0.0.1:${http}`,
@@ -35,7 +35,11 @@ export async function prometheus() {
   const text = readFileSync(`${ROOT}/packaging/prometheus/scrape.yml`, 'utf8')
     .replaceAll('/usr/share/udp-echo', `${ROOT}/packaging`)
     .replace('- 127.0.0.1:9862', targets.join('\n          '));
-  writeFileSync('prometheus.yml', text);
+  await watch(text);
+}
+
+export async function watch(configuration) {
+  writeFileSync('prometheus.yml', configuration);
   start('prometheus', '--log.level=error', '--config.file=prometheus.yml',
     '--storage.tsdb.path=data', '--web.listen-address=127.0.0.1:9090');
   const ready = () => fetch('http://127.0.0.1:9090/-/ready').then(({ ok }) => ok, () => false);

@@ -11,9 +11,21 @@ import {
   getDisplayValueAlignmentFactors,
   getFieldDisplayValues,
   standardFieldConfigEditorRegistry,
+  standardTransformers,
+  standardTransformersRegistry,
+  transformDataFrame,
 } from '@grafana/data';
-import { BigValue, GlobalStyles, PanelChrome, ThemeContext, TimeSeries, VizRepeater } from '@grafana/ui';
+import {
+  BigValue,
+  GlobalStyles,
+  PanelChrome,
+  Table,
+  ThemeContext,
+  TimeSeries,
+  VizRepeater,
+} from '@grafana/ui';
 import { createRoot } from 'react-dom/client';
+import { Heatmap } from './heatmap.jsx';
 
 const { panels, marks, from, to } = window.drawn;
 const theme = createTheme({ colors: { mode: 'light' } });
@@ -44,9 +56,17 @@ const GRAPH = {
   hideFrom: { tooltip: false, viz: false, legend: false },
   thresholdsStyle: { mode: 'off' },
 };
+const CELLS = {
+  align: 'auto',
+  cellOptions: { type: 'auto' },
+  inspect: false,
+  minWidth: 150,
+  width: undefined,
+};
 const DEFAULTS = {
-  stat: { color: { mode: 'thresholds' } },
-  timeseries: { color: { mode: 'palette-classic' } },
+  stat: { color: { mode: 'thresholds' }, custom: {} },
+  table: { color: { mode: 'thresholds' }, custom: CELLS },
+  timeseries: { color: { mode: 'palette-classic' }, custom: GRAPH },
 };
 const THRESHOLDS = {
   mode: 'absolute',
@@ -63,8 +83,16 @@ const property = (path, isCustom) => ({
 });
 standardFieldConfigEditorRegistry.setInit(() => [
   ...STANDARD.map((path) => property(path, false)),
-  ...Object.keys(GRAPH).map((path) => property(path, true)),
+  ...Object.keys({ ...GRAPH, ...CELLS }).map((path) => property(path, true)),
 ]);
+const { groupingToMatrixTransformer, organizeFieldsTransformer, sortByTransformer } = standardTransformers;
+standardTransformersRegistry.setInit(() =>
+  [groupingToMatrixTransformer, organizeFieldsTransformer, sortByTransformer].map((transformation) => ({
+    id: transformation.id,
+    name: transformation.name,
+    transformation,
+  })),
+);
 
 // JSON has null for the threshold at minus infinity.
 const thresholds = ({ mode, steps }) => ({
@@ -72,18 +100,9 @@ const thresholds = ({ mode, steps }) => ({
   steps: steps.map(({ color, value }) => ({ color, value: value ?? -Infinity })),
 });
 
-function prepare({ panel, series }) {
-  const { defaults, overrides } = panel.fieldConfig;
-  const fieldConfig = {
-    defaults: {
-      ...DEFAULTS[panel.type],
-      ...defaults,
-      thresholds: thresholds(defaults.thresholds ?? THRESHOLDS),
-      custom: panel.type === 'timeseries' ? { ...GRAPH, ...defaults.custom } : {},
-    },
-    overrides,
-  };
-  const frames = series.map(({ refId, step, name, labels, times, values }) => ({
+// One frame per series.
+const frames = (series) =>
+  series.map(({ refId, step, name, labels, times, values }) => ({
     refId,
     length: times.length,
     fields: [
@@ -98,8 +117,43 @@ function prepare({ panel, series }) {
       },
     ],
   }));
-  const replaceVariables = (text) => text;
-  const data = applyFieldOverrides({ data: frames, fieldConfig, replaceVariables, theme, timeZone });
+
+// One frame with a row per series and a column per label.
+function rows(series) {
+  const names = [...new Set(series.flatMap(({ labels }) => Object.keys(labels)))].sort();
+  const column = (name, type, value) => ({ name, type, values: series.map(value), config: {} });
+  const fields = [
+    column('Time', FieldType.time, ({ times }) => times[0]),
+    ...names.map((name) => column(name, FieldType.string, ({ labels }) => labels[name] ?? '')),
+    column('Value', FieldType.number, ({ values }) => values[0]),
+  ];
+  return [{ length: series.length, fields }];
+}
+
+const replaceVariables = (text) => text;
+
+function transformed(transformations, data) {
+  let result;
+  transformDataFrame(transformations, data, { interpolate: replaceVariables }).subscribe((done) => {
+    result = done;
+  });
+  return result;
+}
+
+function prepare({ panel, series }) {
+  const { defaults, overrides } = panel.fieldConfig;
+  const { custom, ...preset } = DEFAULTS[panel.type];
+  const fieldConfig = {
+    defaults: {
+      ...preset,
+      ...defaults,
+      thresholds: thresholds(defaults.thresholds ?? THRESHOLDS),
+      custom: { ...custom, ...defaults.custom },
+    },
+    overrides,
+  };
+  const raw = panel.type === 'table' ? transformed(panel.transformations, rows(series)) : frames(series);
+  const data = applyFieldOverrides({ data: raw, fieldConfig, replaceVariables, theme, timeZone });
   return { data, fieldConfig, replaceVariables };
 }
 
@@ -192,7 +246,35 @@ function Series({ drawn, width, height }) {
   );
 }
 
-const DRAW = { stat: Stat, timeseries: Series };
+function Cells({ drawn, width, height }) {
+  const { data, fieldConfig } = prepare(drawn);
+  const { cellHeight, sortBy } = drawn.panel.options;
+  return (
+    <Table
+      data={data[0]}
+      fieldConfig={fieldConfig}
+      width={width}
+      height={height}
+      cellHeight={cellHeight}
+      initialSortBy={sortBy}
+    />
+  );
+}
+
+function Buckets({ drawn, width, height }) {
+  return (
+    <Heatmap
+      {...drawn}
+      theme={theme}
+      timeZone={timeZone}
+      range={range}
+      width={width}
+      height={height}
+    />
+  );
+}
+
+const DRAW = { heatmap: Buckets, stat: Stat, table: Cells, timeseries: Series };
 
 function Panel({ drawn }) {
   const { panel, place } = drawn;
