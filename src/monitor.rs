@@ -5,7 +5,7 @@
 //! - `engine`: the probing thread. `measurement`: one address, with its `schedule` and the directions
 //!   of its `loss`.
 //! - [`figures`]: what is counted for one address of a target, and [`buckets`] for its times.
-//!   `board`: the series of all addresses.
+//!   `recent`: its counts of the last minutes. `board`: the series of all addresses.
 //! - [`MonitorMetrics`]: the figures as metrics. `status`: health and the status page.
 //! - `endpoint`: `/probe`, a single run.
 //! - `supervise`: starts and stops all of them.
@@ -19,6 +19,7 @@ pub mod figures;
 mod loss;
 mod measurement;
 mod metrics;
+pub mod recent;
 mod schedule;
 mod status;
 mod supervise;

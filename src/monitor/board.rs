@@ -45,6 +45,7 @@ impl Board {
                 mode: settings.mode,
                 flows: shown_flows(settings),
                 figures: Arc::new(Mutex::new(Figures::new(settings.mode))),
+                recent: Arc::default(),
             },
             ended: None,
         });

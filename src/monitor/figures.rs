@@ -1,10 +1,11 @@
 //! The figures that the monitor serves.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::buckets::Buckets;
+use super::recent::{Counts, PERIODS, RecentCounts};
 use crate::metrics::ErrorCounts;
 use crate::probe::ICMP_KINDS;
 use crate::reflect::Mode;
@@ -130,6 +131,24 @@ pub struct Series {
     pub flows: usize,
     /// The figures. The engine changes them under this lock, so each reading is consistent.
     pub figures: Arc<Mutex<Figures>>,
+    /// The counts of the last minutes.
+    pub recent: Arc<RecentCounts>,
+}
+
+impl Series {
+    /// Ends a period of the counts of the last minutes.
+    pub(crate) fn end_period(&self) {
+        self.recent.end_period(|| self.counts());
+    }
+
+    /// The counts of the last periods, oldest first. The last one is under way.
+    pub(crate) fn periods(&self) -> [Counts; PERIODS] {
+        self.recent.periods(|| self.counts())
+    }
+
+    fn counts(&self) -> Counts {
+        Counts::of(&self.figures.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// All that one scrape shows.

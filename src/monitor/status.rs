@@ -9,11 +9,12 @@ use super::MonitorMetrics;
 use super::board::Board;
 use super::engine::EngineState;
 use super::figures::{Series, Snapshot};
+use super::recent::PERIOD;
 use super::targets::Targets;
 use crate::http::Site;
 use crate::metrics::{Clocks, Metrics};
 use crate::service::{AwakeClock, clocks, now, today};
-use crate::status_page::monitor::{self as page, LossHistory, MonitorFacts, SAMPLE_PERIOD};
+use crate::status_page::monitor::{self as page, MonitorFacts};
 
 /// The probing thread is stalled if its loop has not turned for this long on the [`AwakeClock`].
 const STALLED: Duration = Duration::from_secs(2);
@@ -29,9 +30,8 @@ pub(super) struct MonitorStatus {
     awake: AwakeClock,
     /// The last number of turns of the engine, and when it was seen first.
     turns: Mutex<(u64, Duration)>,
-    losses: LossHistory,
-    /// When the history gets its next sample.
-    next_sample: Mutex<Instant>,
+    /// When the period of the counts of the last minutes ends.
+    period_end: Mutex<Instant>,
 }
 
 /// The sources of a scrape beside the engine's figures.
@@ -67,8 +67,7 @@ impl MonitorStatus {
             ready: AtomicBool::new(false),
             awake: AwakeClock::new(now()),
             turns: Mutex::default(),
-            losses: LossHistory::default(),
-            next_sample: Mutex::new(now()),
+            period_end: Mutex::new(now() + PERIOD),
         })
     }
 
@@ -90,14 +89,16 @@ impl MonitorStatus {
         self.metrics.uptime()
     }
 
-    /// Advances the awake clock, and adds a sample to the history if it is time.
+    /// Advances the awake clock, and ends a period if it is time.
     pub(super) fn beat(&self) {
         let _ = self.healthy();
         let now = now();
-        let mut next = lock(&self.next_sample);
-        if now >= *next {
-            *next = now + SAMPLE_PERIOD;
-            self.losses.add(&self.metrics.snapshot());
+        let mut end = lock(&self.period_end);
+        if now >= *end {
+            *end = now + PERIOD;
+            for series in self.shown.board.series() {
+                series.end_period();
+            }
         }
     }
 
@@ -183,7 +184,7 @@ impl Site for MonitorStatus {
             today: today(),
             options: &self.options,
         };
-        page::main(&facts, &self.losses)
+        page::main(&facts)
     }
 }
 

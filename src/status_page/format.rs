@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::monitor::buckets::Quantile;
+
 /// Formats a rate: `0`, `3.3`, `12 346`.
 #[expect(
     clippy::cast_possible_truncation,
@@ -51,6 +53,21 @@ pub(super) fn short_time(seconds: f64) -> String {
     };
     let number = format!("{:.1}", seconds / unit);
     format!("{} {name}", number.trim_end_matches(".0"))
+}
+
+/// Formats an estimate with two digits: `150 µs`, `1.5 ms`, `> 10 s`.
+pub(super) fn rough_time(seconds: f64) -> String {
+    if seconds.is_infinite() {
+        return format!("> {}", short_time(Quantile::MOST));
+    }
+    let digit = 10_f64.powf(seconds.abs().log10().floor() - 1.0);
+    // No time has no digits.
+    let rounded = if seconds == 0.0 {
+        0.0
+    } else {
+        (seconds / digit).round() * digit
+    };
+    short_time(rounded)
 }
 
 /// Formats a number with spaces between its thousands.
@@ -138,6 +155,24 @@ mod tests {
             (16.0, "16 s"),
         ] {
             assert_eq!(short_time(seconds), text);
+        }
+    }
+
+    #[test]
+    fn estimates_have_two_digits() {
+        for (seconds, text) in [
+            (0.0, "0 ns"),
+            (0.000_001_54, "1.5 µs"),
+            (0.000_149_6, "150 µs"),
+            (0.000_996, "1 ms"),
+            (0.001_54, "1.5 ms"),
+            (0.015_4, "15 ms"),
+            (0.154, "150 ms"),
+            (1.54, "1.5 s"),
+            (10.0, "10 s"),
+            (f64::INFINITY, "> 10 s"),
+        ] {
+            assert_eq!(rough_time(seconds), text);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The status page of the monitor.
 
-mod losses;
+mod trend;
 
 use std::cmp::Ordering;
 use std::fmt::Write;
@@ -8,17 +8,18 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::facts::{bad_unless_0, write_health};
-use super::format::{ago, grouped, short_time};
+use super::format::{ago, grouped, rough_time};
 use super::tables::{escaped, write_options};
+use crate::monitor::buckets::Quantile;
 use crate::monitor::figures::{Series, Snapshot};
+use crate::monitor::recent::{Counts, PERIOD, PERIODS};
 use crate::probe::Percent;
-use losses::Sample;
-pub(crate) use losses::{LossHistory, SAMPLE_PERIOD};
+use trend::write_trend;
 
 /// The most rows of the table of targets.
 const ROWS: usize = 200;
 
-/// The content of the monitor's page, apart from the history.
+/// The content of the monitor's page.
 #[derive(Debug)]
 pub(crate) struct MonitorFacts<'a> {
     pub(crate) uptime: Duration,
@@ -34,13 +35,13 @@ pub(crate) struct MonitorFacts<'a> {
 
 /// The whole page. The browser applies only the style and script that carry the `nonce`.
 pub(crate) fn page(nonce: &str, main: &str) -> String {
-    let note = "losses and round-trip times are those of the last 5 minutes, or less after a start";
+    let note = "in the first 5 minutes after a start, all figures are since the start";
     super::frame(nonce, "monitor", "the monitor", note, main)
 }
 
 /// The content of the page's `main` element.
-pub(crate) fn main(facts: &MonitorFacts<'_>, losses: &LossHistory) -> String {
-    let mut rows = rows(facts, losses);
+pub(crate) fn main(facts: &MonitorFacts<'_>) -> String {
+    let mut rows = rows(facts);
     rows.sort_by(Row::worst_first);
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -49,8 +50,9 @@ pub(crate) fn main(facts: &MonitorFacts<'_>, losses: &LossHistory) -> String {
 }
 
 /// The state of an address, the worst first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
+    #[default]
     NotResolved,
     Silent,
     Answering,
@@ -67,24 +69,22 @@ impl State {
             Self::Starting => "starting",
         }
     }
-
-    /// The attribute that highlights a fault.
-    fn class(self) -> &'static str {
-        bad_unless_0(u64::from(self <= Self::Silent))
-    }
 }
 
 /// A row of the table: an address, or a target without one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Row<'a> {
     target: &'a str,
-    address: &'a str,
-    mode: &'static str,
+    /// `None` for a target without an address.
+    series: Option<&'a Series>,
     state: State,
     sent: u64,
-    /// The counts of the last minutes, and of the whole time.
-    recent: Sample,
-    all: Sample,
+    /// Requests lost, and requests answered or lost.
+    lost: u64,
+    finished: u64,
+    /// The counts of the last minutes, and their 99th percentile.
+    recent: Counts,
+    p99: Option<Quantile>,
     /// The time since the last reply.
     last_reply: Option<Duration>,
 }
@@ -92,19 +92,35 @@ struct Row<'a> {
 impl Row<'_> {
     fn worst_first(&self, other: &Self) -> Ordering {
         // Compares two fractions.
-        let by_loss = |a: Sample, b: Sample| {
+        let by_loss = |a: Percent, b: Percent| {
             let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
-            product(b.lost, a.finished().max(1)).cmp(&product(a.lost, b.finished().max(1)))
+            product(b.0, a.1.max(1)).cmp(&product(a.0, b.1.max(1)))
         };
+        // Buckets instead of times: rows seldom change places.
+        let bucket = |row: &Self| row.p99.map(|p99| p99.bucket);
         self.state
             .cmp(&other.state)
-            .then_with(|| by_loss(self.recent, other.recent))
-            .then_with(|| by_loss(self.all, other.all))
-            .then_with(|| (self.target, self.address).cmp(&(other.target, other.address)))
+            .then_with(|| by_loss(self.recent_loss(), other.recent_loss()))
+            .then_with(|| bucket(other).cmp(&bucket(self)))
+            .then_with(|| by_loss(self.loss(), other.loss()))
+            .then_with(|| (self.target, self.address()).cmp(&(other.target, other.address())))
+    }
+
+    fn address(&self) -> &str {
+        self.series.map_or("", |series| &series.address)
+    }
+
+    fn recent_loss(&self) -> Percent {
+        Percent(self.recent.lost.into(), self.recent.finished())
+    }
+
+    /// The loss since the start.
+    fn loss(&self) -> Percent {
+        Percent(self.lost, self.finished)
     }
 }
 
-fn rows<'a>(facts: &MonitorFacts<'a>, losses: &LossHistory) -> Vec<Row<'a>> {
+fn rows<'a>(facts: &MonitorFacts<'a>) -> Vec<Row<'a>> {
     let Snapshot {
         targets, series, ..
     } = facts.snapshot;
@@ -116,53 +132,51 @@ fn rows<'a>(facts: &MonitorFacts<'a>, losses: &LossHistory) -> Vec<Row<'a>> {
         .iter()
         .map(|series| {
             without.remove(&*series.target);
-            let is_resolved = !unresolved.contains(&*series.target);
-            row(series, is_resolved, facts.today, losses)
+            row(series, !unresolved.contains(&*series.target), facts.today)
         })
         .collect();
     rows.extend(without.into_iter().map(|target| Row {
         target,
-        address: "",
-        mode: "",
-        state: State::NotResolved,
-        sent: 0,
-        recent: Sample::default(),
-        all: Sample::default(),
-        last_reply: None,
+        ..Row::default()
     }));
     rows
 }
 
-fn row<'a>(
-    series: &'a Series,
-    is_resolved: bool,
-    today: Duration,
-    losses: &LossHistory,
-) -> Row<'a> {
+fn row(series: &Series, is_resolved: bool, today: Duration) -> Row<'_> {
+    let periods = series.periods();
+    let recent = sum(&periods);
     let figures = series.figures.lock();
     let figures = figures.unwrap_or_else(PoisonError::into_inner);
-    let all = Sample::of(&figures);
-    let [newest, recent] = losses.recent(series, all);
+    let [received, lost] = [figures.received, figures.lost];
+    let last_reply = (figures.last_reply > Duration::ZERO).then_some(figures.last_reply);
     // The shortest time in which a request was answered or lost decides.
-    let mut known = [newest, recent, all].into_iter();
-    let known = known.find(|sample| sample.finished() > 0);
-    let state = match known {
+    let replies = [sum(&periods[PERIODS - 2..]), recent]
+        .into_iter()
+        .map(|counts| (counts.received(), counts.finished()))
+        .chain([(received, received + lost)])
+        .find(|(_, finished)| *finished > 0);
+    let state = match replies {
         _ if !is_resolved => State::NotResolved,
         None => State::Starting,
-        Some(Sample { received: 0, .. }) => State::Silent,
+        Some((0, _)) => State::Silent,
         Some(_) => State::Answering,
     };
-    let last = (figures.last_reply > Duration::ZERO).then_some(figures.last_reply);
     Row {
         target: &series.target,
-        address: &series.address,
-        mode: series.mode.name(),
+        series: Some(series),
         state,
         sent: figures.sent,
+        lost,
+        finished: received + lost,
+        p99: Quantile::of(0.99, &recent.rtts),
         recent,
-        all,
-        last_reply: last.map(|last| today.saturating_sub(last)),
+        last_reply: last_reply.map(|last| today.saturating_sub(last)),
     }
+}
+
+fn sum(periods: &[Counts]) -> Counts {
+    let all = periods.iter().copied();
+    all.fold(Counts::default(), Counts::and)
 }
 
 fn write_main(out: &mut String, facts: &MonitorFacts<'_>, rows: &[Row<'_>]) -> std::fmt::Result {
@@ -216,49 +230,84 @@ fn write_tiles(out: &mut String, facts: &MonitorFacts<'_>, rows: &[Row<'_>]) -> 
     Ok(())
 }
 
-/// Writes the table of targets. The state and the loss come early: a phone shows the first columns.
+/// The head of the table. A phone shows the first columns, with the state below the target.
+const HEAD: &str = "<thead><tr><th scope=\"col\" rowspan=\"2\">target\
+    <th scope=\"col\" rowspan=\"2\" class=\"state\">state\
+    <th scope=\"colgroup\" colspan=\"6\">last 5 minutes\
+    <th scope=\"col\" rowspan=\"2\">last reply\
+    <th scope=\"colgroup\" colspan=\"3\">since start\
+    <th scope=\"col\" rowspan=\"2\">address<th scope=\"col\" rowspan=\"2\">mode\n\
+    <tr><th scope=\"col\">loss<th scope=\"col\">p50<th scope=\"col\">p99<th scope=\"col\">trend\
+    <th scope=\"col\">mean<th scope=\"col\">jitter<th scope=\"col\">sent<th scope=\"col\">lost<th scope=\"col\">loss\n\
+    <tbody>";
+
 fn write_targets(out: &mut String, rows: &[Row<'_>]) -> std::fmt::Result {
-    out.push_str(
-        "<h2 id=\"targets\">Targets</h2>\n<div class=\"wide\" role=\"region\" \
-         aria-labelledby=\"targets\" tabindex=\"0\"><table aria-labelledby=\"targets\">\n\
-         <tr><th scope=\"col\">target<th scope=\"col\">state<th scope=\"col\">loss\
-         <th scope=\"col\">round trip<th scope=\"col\">last reply<th scope=\"col\">sent\
-         <th scope=\"col\">lost<th scope=\"col\">loss since start<th scope=\"col\">address\
-         <th scope=\"col\">mode\n",
-    );
-    let none = || "–".to_owned();
-    let loss = |sample: Sample| match sample.finished() {
-        0 => none(),
-        finished => escaped(&Percent(sample.lost, finished).to_string()),
-    };
+    write!(
+        out,
+        "<h2 id=\"targets\">Targets, the worst first</h2>\n<div class=\"wide\" role=\"region\" \
+         aria-labelledby=\"targets\" tabindex=\"0\"><table aria-labelledby=\"targets\">\n{HEAD}"
+    )?;
     for row in rows.iter().take(ROWS) {
-        writeln!(
-            out,
-            "<tr><th scope=\"row\">{}<td{}>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}",
-            escaped(row.target),
-            row.state.class(),
-            row.state.name(),
-            loss(row.recent),
-            row.recent.mean_rtt().map_or_else(none, short_time),
-            row.last_reply.map_or_else(none, ago),
-            grouped(row.sent),
-            grouped(row.all.lost),
-            loss(row.all),
-            escaped(row.address),
-            row.mode,
-        )?;
+        write_row(out, row)?;
     }
     out.push_str("</table></div>\n");
-    match rows.len().saturating_sub(ROWS) {
-        0 => Ok(()),
-        hidden => writeln!(
+    if let hidden @ 1.. = rows.len().saturating_sub(ROWS) {
+        writeln!(
             out,
-            "<p class=\"dim\">{} more with less loss {} not shown. \
+            "<p class=\"dim\">{} more, none of them worse, {} not shown. \
              <a href=\"/metrics\">/metrics</a> has all.</p>",
             grouped(hidden as u64),
             if hidden == 1 { "is" } else { "are" },
-        ),
+        )?;
     }
+    writeln!(
+        out,
+        "<p class=\"dim\">Trend: <span class=\"key loss\">loss in each {} s</span>, \
+         <span class=\"key rtt\">mean round-trip time</span> from 0 to the maximum of the row. \
+         p50 and p99 of the round-trip time are estimates from the histogram, as \
+         <code>histogram_quantile</code> computes them. Jitter is the mean difference between \
+         consecutive round-trip times.</p>",
+        PERIOD.as_secs(),
+    )
+}
+
+fn write_row(out: &mut String, row: &Row<'_>) -> std::fmt::Result {
+    let loss = |loss: Percent| match loss.1 {
+        0 => "–".to_owned(),
+        _ => escaped(&loss.to_string()),
+    };
+    let time = |seconds: Option<f64>| seconds.map_or("–".to_owned(), rough_time);
+    let bad = if row.state <= State::Silent {
+        " bad"
+    } else {
+        ""
+    };
+    let state = row.state.name();
+    write!(
+        out,
+        "<tr><th scope=\"row\">{}<span class=\"state{bad}\">{state}</span>\
+         <td class=\"state{bad}\">{state}<td{}>{}<td>{}<td>{}<td>",
+        escaped(row.target),
+        bad_unless_0(row.recent.lost.into()),
+        loss(row.recent_loss()),
+        time(Quantile::of(0.5, &row.recent.rtts).map(|p50| p50.seconds)),
+        time(row.p99.map(|p99| p99.seconds)),
+    )?;
+    if let Some(series) = row.series {
+        write_trend(out, &series.periods())?;
+    }
+    writeln!(
+        out,
+        "<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}",
+        time(row.recent.mean_rtt()),
+        time(row.recent.mean_jitter()),
+        row.last_reply.map_or("–".to_owned(), ago),
+        grouped(row.sent),
+        grouped(row.lost),
+        loss(row.loss()),
+        escaped(row.address()),
+        row.series.map_or("", |series| series.mode.name()),
+    )
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ fn snapshot() -> Snapshot {
         mode: Mode::Stamp,
         flows: 8,
         figures: Arc::new(Mutex::new(figures)),
+        recent: Arc::default(),
     };
     Snapshot {
         targets: vec![(Arc::clone(&series.target), true)],

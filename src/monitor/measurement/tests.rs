@@ -29,6 +29,7 @@ impl Probed {
             mode,
             flows: 0,
             figures: Arc::new(Mutex::new(Figures::new(mode))),
+            recent: Arc::default(),
         };
         let mut measurement = Measurement::new(1, &Arc::new(settings), address, series, 7);
         measurement.start(Duration::ZERO);

@@ -43,6 +43,7 @@ fn series(target: &str, address: &str, mode: Mode, flows: usize, figures: Figure
         mode,
         flows,
         figures: Arc::new(Mutex::new(figures)),
+        recent: Arc::default(),
     }
 }
 

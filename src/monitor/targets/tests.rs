@@ -15,6 +15,7 @@ fn changed_target_keeps_addresses_of_the_same_name() {
         mode: Mode::Echo,
         flows: 0,
         figures: Arc::new(Mutex::new(Figures::new(Mode::Echo))),
+        recent: Arc::default(),
     };
     target.probed.insert(address, Probed { id: 1, series });
     let other = TargetSettings {

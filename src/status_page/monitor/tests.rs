@@ -19,7 +19,7 @@ fn series(target: &str, address: &str, received: u64, lost: u64) -> Series {
         },
         ..Figures::new(Mode::Echo)
     };
-    for _ in 0..received.min(10) {
+    for _ in 0..received {
         figures.rtt.add(1_500_000);
     }
     Series {
@@ -28,6 +28,17 @@ fn series(target: &str, address: &str, received: u64, lost: u64) -> Series {
         mode: Mode::Echo,
         flows: 0,
         figures: Arc::new(Mutex::new(figures)),
+        recent: Arc::default(),
+    }
+}
+
+/// Adds requests answered after a time in nanoseconds, and lost ones.
+fn add(series: &Series, received: u64, rtt: i64, lost: u64) {
+    let mut figures = series.figures.lock().unwrap();
+    figures.received += received;
+    figures.lost += lost;
+    for _ in 0..received {
+        figures.rtt.add(rtt);
     }
 }
 
@@ -52,21 +63,31 @@ fn facts(snapshot: &Snapshot) -> MonitorFacts<'_> {
     }
 }
 
-fn shown(snapshot: &Snapshot, losses: &LossHistory) -> String {
-    main(&facts(snapshot), losses).replace('\u{202f}', " ")
+fn shown(snapshot: &Snapshot) -> String {
+    main(&facts(snapshot)).replace('\u{202f}', " ")
 }
 
 /// The target and the state of each row.
-fn states(snapshot: &Snapshot, losses: &LossHistory) -> Vec<(String, String)> {
-    let page = shown(snapshot, losses);
+fn states(snapshot: &Snapshot) -> Vec<(String, String)> {
+    let page = shown(snapshot);
     let rows = page.split("<tr><th scope=\"row\">").skip(1);
     let cells = rows.map(|row| {
-        let mut cells = row.split("<td");
-        let mut next = || cells.next().unwrap().to_owned();
-        let target = next();
-        (target, next().split('>').nth(1).unwrap().to_owned())
+        let (target, rest) = row.split_once("<span").unwrap();
+        let state = rest.split(['<', '>']).nth(1).unwrap();
+        (target.to_owned(), state.to_owned())
     });
     cells.collect()
+}
+
+/// The cells of the row of target `a`, without their tags.
+fn cells(snapshot: &Snapshot) -> Vec<String> {
+    let page = shown(snapshot);
+    let row = page.split("<tr><th scope=\"row\">a<").nth(1).unwrap();
+    let row = row.split('\n').next().unwrap();
+    let cells = row.split("<td").skip(1);
+    cells
+        .map(|cell| cell.split_once('>').unwrap().1.to_owned())
+        .collect()
 }
 
 #[test]
@@ -78,16 +99,23 @@ fn page_shows_the_figures_of_each_address() {
             series("bad", "192.0.2.2:7", 0, 1234),
         ],
     );
+    let jitter = |nanoseconds| {
+        let mut figures = snapshot.series[0].figures.lock().unwrap();
+        figures.jitter.add(nanoseconds);
+    };
+    [10_000, 30_000].into_iter().for_each(jitter);
     snapshot.engine.not_sent = 5;
     snapshot.engine.socket_drops = 1000;
-    let page = shown(&snapshot, &LossHistory::default());
+    let page = shown(&snapshot);
     for part in [
         "<p>monitor of 2 targets<br>",
         " class=\"dim\">healthy</span>",
-        "<tr><th scope=\"row\">bad<td class=\"bad\">silent<td>100%<td>–<td>–<td>1 234<td>1 234\
-         <td>100%<td>192.0.2.2:7<td>echo\n\
-         <tr><th scope=\"row\">good<td>answering<td>0%<td>1.5 ms<td>1m 2s ago<td>10<td>0<td>0%\
-         <td>192.0.2.1:7<td>echo\n</table>",
+        "<tr><th scope=\"row\">bad<span class=\"state bad\">silent</span>\
+         <td class=\"state bad\">silent<td class=\"bad\">100%<td>–<td>–<td><svg ",
+        "</svg><td>–<td>–<td>–<td>1 234<td>1 234<td>100%<td>192.0.2.2:7<td>echo\n\
+         <tr><th scope=\"row\">good<span class=\"state\">answering</span>\
+         <td class=\"state\">answering<td>0%<td>1.5 ms<td>2 ms<td><svg ",
+        "</svg><td>1.5 ms<td>20 µs<td>1m 2s ago<td>10<td>0<td>0%<td>192.0.2.1:7<td>echo\n</table>",
         "<b>1</b>answering<",
         "<b class=\"bad\">1</b>silent<",
         "<b>0</b>not resolved<",
@@ -97,11 +125,11 @@ fn page_shows_the_figures_of_each_address() {
     ] {
         assert!(page.contains(part), "{part} in {page}");
     }
-    for absent in ["more with less loss", "reload"] {
+    for absent in ["not shown", "reload"] {
         assert!(!page.contains(absent), "{absent} in {page}");
     }
     snapshot.reload_succeeded = false;
-    assert!(shown(&snapshot, &LossHistory::default()).contains("The last reload"));
+    assert!(shown(&snapshot).contains("The last reload"));
     let whole = page_of("<p>x");
     assert!(whole.contains("No answer from the monitor."), "{whole}");
     assert!(whole.contains("<main><p>x</main>") && whole.contains("nonce=\"abc\""));
@@ -113,18 +141,25 @@ fn page_of(main: &str) -> String {
 
 #[test]
 fn rows_begin_with_the_worst() {
+    let [slow, faster] = ["slow", "faster"].map(|name| series(name, "x", 0, 0));
+    // In one bucket, the times do not count.
+    add(&slow, 1000, 1_600_000, 0);
+    add(&slow, 20, 3_000_000, 0);
+    add(&faster, 1000, 3_900_000, 0);
     let snapshot = snapshot(
         &[("lost name", false), ("gone", false), ("a", true)],
         vec![
             series("starting", "x", 0, 0),
             series("good", "x", 1000, 0),
+            slow,
+            faster,
             series("half", "x", 500, 500),
             series("gone", "x", 100, 3),
             series("silent", "x", 0, 3),
             series("tenth", "x", 9, 1),
         ],
     );
-    let states = states(&snapshot, &LossHistory::default());
+    let states = states(&snapshot);
     let states: Vec<_> = states.iter().map(|(a, b)| (&**a, &**b)).collect();
     assert_eq!(
         states,
@@ -134,6 +169,8 @@ fn rows_begin_with_the_worst() {
             ("silent", "silent"),
             ("half", "answering"),
             ("tenth", "answering"),
+            ("faster", "answering"),
+            ("slow", "answering"),
             ("good", "answering"),
             ("starting", "starting"),
         ]
@@ -141,34 +178,78 @@ fn rows_begin_with_the_worst() {
 }
 
 #[test]
-fn loss_is_that_of_the_last_minutes() {
-    let address = series("a", "x", 1000, 1000);
-    let figures = Arc::clone(&address.figures);
-    let snapshot = snapshot(&[("a", true)], vec![address]);
-    let losses = LossHistory::default();
-    let cells = |losses: &LossHistory| {
-        let page = shown(&snapshot, losses);
-        let row = page.split("<tr><th scope=\"row\">a<td").nth(1).unwrap();
-        let cells: Vec<_> = row.split("<td>").map(str::to_owned).collect();
-        [0, 1, 6].map(|cell| cells[cell].clone())
+fn figures_are_those_of_the_last_minutes() {
+    let snapshot = snapshot(&[("a", true)], vec![series("a", "x", 1000, 1000)]);
+    let series = &snapshot.series[0];
+    // State, loss, p50, p99, mean and loss since the start.
+    let figures = || {
+        let cells = cells(&snapshot);
+        [0, 1, 2, 3, 5, 10].map(|cell| cells[cell].clone())
     };
-    losses.add(&snapshot);
-    figures.lock().unwrap().received += 10;
-    assert_eq!(cells(&losses), [">answering", "0%", "49.75%"]);
+    series.end_period();
+    assert_eq!(
+        figures(),
+        ["answering", "50%", "1.5 ms", "2 ms", "1.5 ms", "50%"]
+    );
+    // After five minutes, the first period does not count.
+    (0..9).for_each(|_| series.end_period());
+    assert_eq!(figures(), ["answering", "–", "–", "–", "–", "50%"]);
+    add(series, 10, 70_000_000, 0);
+    assert_eq!(
+        figures(),
+        ["answering", "0%", "75 ms", "100 ms", "70 ms", "49.75%"]
+    );
     // A lost request alone does not make an address silent, but the lack of any reply does.
-    figures.lock().unwrap().lost += 1;
-    losses.add(&snapshot);
-    assert_eq!(cells(&losses), [">answering", "9.09%", "49.78%"]);
-    losses.add(&snapshot);
-    figures.lock().unwrap().lost += 9;
-    assert_eq!(cells(&losses), [" class=\"bad\">silent", "50%", "50%"]);
-    figures.lock().unwrap().received += 1;
-    assert_eq!(cells(&losses)[0], ">answering");
-    // After five minutes, the oldest sample is gone.
-    for _ in 0..10 {
-        losses.add(&snapshot);
-    }
-    assert_eq!(cells(&losses), [">answering", "–", "49.98%"]);
+    add(series, 0, 0, 1);
+    series.end_period();
+    assert_eq!(figures()[..2], ["answering", "9.09%"]);
+    series.end_period();
+    add(series, 0, 0, 9);
+    assert_eq!(figures()[..2], ["silent", "50%"]);
+    add(series, 1, 10_000_000_001, 0);
+    assert_eq!(figures()[..4], ["answering", "47.62%", "78 ms", "> 10 s"]);
+}
+
+#[test]
+fn trend_shows_loss_and_time_of_each_period() {
+    let snapshot = snapshot(&[("a", true)], vec![series("a", "x", 0, 0)]);
+    let series = &snapshot.series[0];
+    let trend = || cells(&snapshot)[4].clone();
+    assert_eq!(trend(), "");
+    add(series, 999, 10_000_000, 1);
+    let start = "<svg class=\"trend\" viewBox=\"0 0 100 40\" preserveAspectRatio=\"none\" \
+                 role=\"img\"><title>";
+    // The period under way is at the right, and the smallest bar is visible.
+    let loss = "<path class=\"loss\" d=\"M91,40V36h8V40\"/>";
+    assert_eq!(
+        trend(),
+        format!(
+            "{start}loss in 1 of 1 period of 30 s, up to 0.1%; mean round-trip time 10 ms</title>\
+             {loss}<path class=\"rtt\" d=\"M90,2h10\"/></svg>"
+        )
+    );
+    series.end_period();
+    add(series, 3, 20_000_000, 1);
+    series.end_period();
+    // No request ends in this period, and no reply comes in the next.
+    series.end_period();
+    add(series, 0, 0, 7);
+    series.end_period();
+    add(series, 5, 5_000_000, 0);
+    assert_eq!(
+        trend(),
+        format!(
+            "{start}loss in 3 of 4 periods of 30 s, up to 100%; mean round-trip time 5 ms to 20 ms\
+             </title><path class=\"loss\" d=\"M51,40V36h8V40M61,40V30h8V40M81,40V0h8V40\"/>\
+             <path class=\"rtt\" d=\"M50,20h10V2h10M90,29h10\"/></svg>"
+        )
+    );
+    (0..10).for_each(|_| series.end_period());
+    assert_eq!(trend(), "");
+    add(series, 0, 0, 1);
+    let title = "loss in 1 of 1 period of 30 s, up to 100%; no replies</title>";
+    let bar = "<path class=\"loss\" d=\"M91,40V0h8V40\"/></svg>";
+    assert_eq!(trend(), format!("{start}{title}{bar}"));
 }
 
 #[test]
@@ -181,11 +262,11 @@ fn names_and_options_are_escaped() {
     let options = [("FILE".to_owned(), "<script>".to_owned())];
     facts.options = &options;
     facts.health = Err("<target>".into());
-    let page = main(&facts, &LossHistory::default());
+    let page = main(&facts);
     for part in [
-        "&lt;b>&amp;<td>",
+        "&lt;b>&amp;<span ",
         "&lt;x>",
-        "&lt;i><td ",
+        "&lt;i><span ",
         "&lt;script>",
         "class=\"bad\">&lt;target></span>",
     ] {
@@ -200,14 +281,14 @@ fn names_and_options_are_escaped() {
 fn rows_above_the_limit_are_counted_only() {
     let row = |number: u64| series(&format!("t{number:03}"), "x", 1000, number);
     let snapshot = |rows: u64| snapshot(&[], (0..rows).map(row).collect());
-    let page = |rows| shown(&snapshot(rows), &LossHistory::default());
+    let page = |rows| shown(&snapshot(rows));
     let all = page(200);
     assert!(
         all.contains(">t000<") && !all.contains("not shown"),
         "{all}"
     );
     let page = page(1201);
-    assert!(page.contains("<p class=\"dim\">1 001 more with less loss are not shown."));
+    assert!(page.contains("<p class=\"dim\">1 001 more, none of them worse, are not shown."));
     assert_eq!(page.matches("<th scope=\"row\">").count(), 200);
     assert!(
         page.contains(">t1200<") && !page.contains(">t1000<"),
