@@ -5,6 +5,7 @@ mod losing;
 mod moving;
 mod names;
 mod others;
+mod page;
 mod reflector;
 mod reloads;
 mod replies;
