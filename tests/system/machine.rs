@@ -40,9 +40,7 @@ pub struct Machine {
 impl Machine {
     /// Boots a new machine.
     pub fn boot() -> Self {
-        fs::create_dir_all(KEPT).unwrap();
-        let turn = File::create(Path::new(KEPT).join("turn")).unwrap();
-        turn.lock().unwrap();
+        let turn = take_turn();
         let name = format!("udp-echo-{}", std::process::id());
         let folder = Path::new(KEPT).join(&name);
         remove_leftovers();
@@ -266,6 +264,14 @@ impl Drop for Machine {
     }
 }
 
+/// The lock of the machines and of the kept trees.
+fn take_turn() -> File {
+    fs::create_dir_all(KEPT).unwrap();
+    let turn = File::create(Path::new(KEPT).join("turn")).unwrap();
+    turn.lock().unwrap();
+    turn
+}
+
 /// Boots the tree of a machine's folder.
 fn start(folder: &Path) -> Child {
     let console = File::create(folder.join("console")).unwrap();
@@ -291,28 +297,52 @@ exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --
     --private-network --console=pipe --system-call-filter="adjtimex clock_adjtime"
 "#;
 
-/// The kept Debian tree. Made if missing, under the lock of [`Machine::boot`].
+/// The kept Debian tree of machines. Made if missing, under the lock of [`Machine::boot`].
 fn tree() -> PathBuf {
-    let making = Path::new(KEPT).join("making");
-    let line = format!(
-        "unshare --mount debootstrap --variant=minbase --include={PACKAGES} {RELEASE} {making} {} \
-         && systemctl --root={making} mask prometheus && rm -f {making}/var/cache/apt/archives/*.deb",
-        mirror(),
-        making = making.display(),
-    );
-    let mut hasher = DefaultHasher::new();
-    (PACKAGES, RELEASE).hash(&mut hasher);
-    let mut name = String::from(RELEASE);
-    write!(name, "-{:016x}", hasher.finish()).unwrap();
-    let tree = Path::new(KEPT).join(name);
+    let tree = kept_tree(PACKAGES);
+    make_tree(&tree, &format!("--include={PACKAGES}"), |making| {
+        shell(&format!("systemctl --root={making} mask prometheus"));
+    });
+    tree
+}
+
+/// The kept tree of a minimal Debian, for images. Made if missing.
+pub fn minimal_tree() -> PathBuf {
+    let tree = kept_tree("");
+    // Without the lock if there is a tree: a machine has the lock for a long time.
     if !tree.exists() {
-        eprintln!("making the Debian tree {}, about 100 s", tree.display());
-        remove(&making);
-        shell(&line);
-        // Renamed, so that no incomplete tree has the name.
-        fs::rename(&making, &tree).unwrap();
+        let _turn = take_turn();
+        make_tree(&tree, "", |_| ());
     }
     tree
+}
+
+/// The place of a Debian tree with these packages beyond a minimal one.
+fn kept_tree(packages: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    (packages, RELEASE).hash(&mut hasher);
+    let mut name = String::from(RELEASE);
+    write!(name, "-{:016x}", hasher.finish()).unwrap();
+    Path::new(KEPT).join(name)
+}
+
+/// Makes a tree if it is missing. Needs the lock.
+fn make_tree(tree: &Path, options: &str, finish: impl FnOnce(&str)) {
+    if tree.exists() {
+        return;
+    }
+    eprintln!("making the Debian tree {}, about 100 s", tree.display());
+    let making = Path::new(KEPT).join("making");
+    remove(&making);
+    let making = making.to_str().unwrap();
+    shell(&format!(
+        "unshare --mount debootstrap --variant=minbase {options} {RELEASE} {making} {} \
+         && rm -f {making}/var/cache/apt/archives/*.deb",
+        mirror(),
+    ));
+    finish(making);
+    // Renamed, so that no incomplete tree has the name.
+    fs::rename(making, tree).unwrap();
 }
 
 /// The package mirror of this host.

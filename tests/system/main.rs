@@ -19,8 +19,10 @@ mod booted;
 mod browser;
 mod changed;
 mod client;
+mod container;
 mod dashboard;
 mod hostile;
+
 mod lasting;
 mod listening;
 mod machine;
@@ -35,6 +37,7 @@ mod offload;
 mod operated;
 mod package;
 mod page;
+mod podman;
 mod probe;
 mod prometheus;
 mod readme;
