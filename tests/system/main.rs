@@ -22,7 +22,7 @@ mod client;
 mod container;
 mod dashboard;
 mod hostile;
-
+mod kubernetes;
 mod lasting;
 mod listening;
 mod machine;

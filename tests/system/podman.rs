@@ -1,5 +1,6 @@
 //! Podman with storage of its own, and the image of the package in it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -7,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::harness::tidy::Folder;
-use crate::harness::{run, wait_until};
+use crate::harness::{request_to, run, samples, wait_until};
 use crate::machine::minimal_tree;
 use crate::namespace::{Namespace, shell};
 use crate::package::package;
@@ -240,4 +241,12 @@ impl Drop for Container {
             .podman
             .attempt(&["rm", "--force", "--time=0", &self.name]);
     }
+}
+
+/// The metrics of a container, from the network namespace of this thread.
+pub fn metrics(address: &str) -> BTreeMap<String, f64> {
+    let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    let response = request_to(address.parse().unwrap(), request);
+    assert_eq!(response.status, 200, "{response:?}");
+    samples(&response.body)
 }
