@@ -95,6 +95,12 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "group|groups",
         "a key and an operator of Prometheus",
     ),
+    (
+        "packaging/kubernetes/",
+        "group left",
+        "an operator of Prometheus",
+    ),
+    ("", "run as group", "a field of Kubernetes"),
 ];
 
 /// A word of a text, and its place.

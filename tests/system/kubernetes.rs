@@ -102,9 +102,15 @@ fn manifests_agree_with_each_other_and_the_image() {
     assert_eq!(port["targetPort"], daemon["ports"][0]["name"]);
     assert_eq!(port["protocol"], daemon["ports"][0]["protocol"]);
 
-    // The names of the HTTP ports.
+    // The names of the HTTP ports. There is no schema of the fields of the operator.
+    assert_eq!(podmonitor["apiVersion"], "monitoring.coreos.com/v1");
     let endpoints = list(&podmonitor["spec"]["podMetricsEndpoints"]);
+    assert_eq!(endpoints.len(), 2);
     for (container, endpoint) in [daemon, monitor].into_iter().zip(endpoints) {
+        for field in endpoint.as_object().unwrap().keys() {
+            let known = ["port", "interval", "relabelings", "metricRelabelings"];
+            assert!(known.contains(&field.as_str()), "{field}");
+        }
         let http = list(&container["ports"]).last().unwrap();
         for user in [
             &endpoint["port"],

@@ -42,8 +42,8 @@ exec cat
 const OMITTED: &str = "--exclude=./var/cache/* --exclude=./var/lib/apt/lists/* \
     --exclude=./usr/share/doc/* --exclude=./usr/share/man/* --exclude=./usr/share/locale/*";
 
-/// What a container gets: the network namespace of the test, and nothing else. The limits are here
-/// because podman raises them above those of this process, which needs `CAP_SYS_RESOURCE`.
+/// A container gets the network namespace of the test, and no privilege. The limits are here because
+/// podman raises them above those of this process, which needs `CAP_SYS_RESOURCE`.
 const CONFINED: [&str; 9] = [
     "--detach",
     "--network=host",
