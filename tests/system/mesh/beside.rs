@@ -1,5 +1,6 @@
 //! The monitor beside `smokeping_prober` and `blackbox_exporter`, with the same faults for all of them, as
 //! in the table of README.md.
+#![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,7 +60,7 @@ impl Seen {
 /// The three programs on host `a`.
 struct Programs<'a> {
     network: &'a Network,
-    monitor: Monitor,
+    _monitor: Monitor,
     _processes: [Process; 2],
     /// Probes of `blackbox_exporter`, and the failed ones, by target.
     probes: BTreeMap<&'static str, [f64; 2]>,
@@ -99,7 +100,7 @@ impl<'a> Programs<'a> {
         ];
         let programs = Self {
             network,
-            monitor: network.monitor("a", TARGETS),
+            _monitor: network.monitor("a", TARGETS),
             _processes: processes,
             probes: BTreeMap::new(),
             _folder: folder,
