@@ -100,7 +100,7 @@ impl Row<'_> {
         let bucket = |row: &Self| row.p99.map(|p99| p99.bucket);
         self.state
             .cmp(&other.state)
-            .then_with(|| by_loss(self.recent_loss(), other.recent_loss()))
+            .then_with(|| by_loss(loss_in(&self.recent), loss_in(&other.recent)))
             .then_with(|| bucket(other).cmp(&bucket(self)))
             .then_with(|| by_loss(self.loss(), other.loss()))
             .then_with(|| (self.target, self.address()).cmp(&(other.target, other.address())))
@@ -108,10 +108,6 @@ impl Row<'_> {
 
     fn address(&self) -> &str {
         self.series.map_or("", |series| &series.address)
-    }
-
-    fn recent_loss(&self) -> Percent {
-        Percent(self.recent.lost.into(), self.recent.finished())
     }
 
     /// The loss since the start.
@@ -172,6 +168,10 @@ fn row(series: &Series, is_resolved: bool, today: Duration) -> Row<'_> {
         recent,
         last_reply: last_reply.map(|last| today.saturating_sub(last)),
     }
+}
+
+fn loss_in(counts: &Counts) -> Percent {
+    Percent(counts.lost.into(), counts.finished())
 }
 
 fn sum(periods: &[Counts]) -> Counts {
@@ -272,11 +272,15 @@ fn write_targets(out: &mut String, rows: &[Row<'_>]) -> std::fmt::Result {
 }
 
 fn write_row(out: &mut String, row: &Row<'_>) -> std::fmt::Result {
+    // One reading for all cells.
+    let periods = row.series.map(Series::periods).unwrap_or_default();
+    let recent = sum(&periods);
     let loss = |loss: Percent| match loss.1 {
         0 => "–".to_owned(),
         _ => escaped(&loss.to_string()),
     };
     let time = |seconds: Option<f64>| seconds.map_or("–".to_owned(), rough_time);
+    let quantile = |part| Quantile::of(part, &recent.rtts).map(|quantile| quantile.seconds);
     let bad = if row.state <= State::Silent {
         " bad"
     } else {
@@ -288,19 +292,17 @@ fn write_row(out: &mut String, row: &Row<'_>) -> std::fmt::Result {
         "<tr><th scope=\"row\">{}<span class=\"state{bad}\">{state}</span>\
          <td class=\"state{bad}\">{state}<td{}>{}<td>{}<td>{}<td>",
         escaped(row.target),
-        bad_unless_0(row.recent.lost.into()),
-        loss(row.recent_loss()),
-        time(Quantile::of(0.5, &row.recent.rtts).map(|p50| p50.seconds)),
-        time(row.p99.map(|p99| p99.seconds)),
+        bad_unless_0(recent.lost.into()),
+        loss(loss_in(&recent)),
+        time(quantile(0.5)),
+        time(quantile(0.99)),
     )?;
-    if let Some(series) = row.series {
-        write_trend(out, &series.periods())?;
-    }
+    write_trend(out, &periods)?;
     writeln!(
         out,
         "<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}",
-        time(row.recent.mean_rtt()),
-        time(row.recent.mean_jitter()),
+        time(recent.mean_rtt()),
+        time(recent.mean_jitter()),
         row.last_reply.map_or("–".to_owned(), ago),
         grouped(row.sent),
         grouped(row.lost),

@@ -36,7 +36,7 @@ fn container_echoes_is_scraped_and_stops_without_privileges() {
         wait_until("the echoes are counted", || {
             metric(DAEMON, "udp_echo_datagrams_echoed_total{") > 4.5
         });
-        assert!(container.is_healthy());
+        wait_until("the daemon is healthy", || container.is_healthy());
         let log = container.log();
         assert!(!log.contains(" WARN ") && !log.contains("ERROR"), "{log}");
         assert_eq!(container.stop(), "0");
@@ -81,13 +81,16 @@ fn monitor_container_measures_reloads_and_stops() {
         assert!(!log.contains(" WARN ") && !log.contains("ERROR"), "{log}");
 
         // Each check is that of its own container, even if both are on one network.
-        assert!(daemon.is_healthy() && monitor.is_healthy());
+        wait_until("both are healthy", || {
+            daemon.is_healthy() && monitor.is_healthy()
+        });
         daemon.signal("STOP");
-        assert!(!daemon.is_healthy() && monitor.is_healthy());
+        assert!(!daemon.is_healthy());
+        wait_until("the monitor is healthy", || monitor.is_healthy());
         daemon.signal("CONT");
         wait_until("the daemon is healthy", || daemon.is_healthy());
         assert_eq!(monitor.stop(), "0");
-        assert!(daemon.is_healthy());
+        wait_until("the daemon is healthy", || daemon.is_healthy());
         assert_eq!(daemon.stop(), "0");
     });
 }

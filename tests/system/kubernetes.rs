@@ -205,6 +205,11 @@ fn nodes_measure_each_other_as_the_manifests_say() {
         let targets = "count(count by (target) (udp_echo_monitor_requests_sent_total{\
                        job=\"udp-echo-monitor\", instance=\"node-1\"}))";
         prometheus.wait_for(targets, 4.0);
+        // A daemon that no longer answers is lost, not left out.
+        containers[0][1].signal("STOP");
+        prometheus.wait_for("up{job=\"udp-echo\", instance=\"node-2\"}", 0.0);
+        prometheus.wait_for(&format!("count(({query}) > 0)"), 2.0);
+        containers[0][1].signal("CONT");
     });
     for container in containers.into_iter().flatten() {
         assert_eq!(container.stop(), "0");

@@ -27,15 +27,6 @@ impl Network {
         let switch = Namespace::new();
         switch.shell("ip link add br0 type bridge; ip link set br0 up");
         switch.shell("ip address add 10.77.0.254/24 dev br0");
-        let all = HOSTS.into_iter().zip(ADDRESSES);
-        let names: String = all
-            .flat_map(|(name, address)| {
-                [
-                    address, " ", name, "
-",
-                ]
-            })
-            .collect();
         let hosts = [1, 2, 3].map(|number| {
             let host = Namespace::new();
             shell(&format!(
@@ -47,7 +38,7 @@ impl Network {
             host.shell(&format!(
                 "ip address add 10.77.0.{number}/24 dev eth0; ip link set eth0 up"
             ));
-            host.write_hosts(&format!("127.0.0.1 localhost\n{names}"));
+            host.write_hosts(&format!("127.0.0.1 localhost\n{}", names(&HOSTS)));
             host
         });
         Self { hosts, switch }
@@ -55,8 +46,7 @@ impl Network {
 
     /// A host by its name.
     pub fn host(&self, name: &str) -> &Namespace {
-        let number = HOSTS.iter().position(|host| *host == name);
-        &self.hosts[number.expect("a name of a host")]
+        &self.hosts[number(name)]
     }
 
     /// The host that joins the others.
@@ -103,4 +93,19 @@ pub struct Monitor {
     pub process: Daemon,
     /// Holds its file.
     _folder: Folder,
+}
+
+fn number(host: &str) -> usize {
+    let number = HOSTS.iter().position(|name| *name == host);
+    number.expect("a name of a host")
+}
+
+fn address(host: &str) -> &'static str {
+    ADDRESSES[number(host)]
+}
+
+/// A hosts file with these hosts.
+fn names(hosts: &[&str]) -> String {
+    let lines = hosts.iter().map(|host| [address(host), " ", host, "\n"]);
+    lines.flatten().collect()
 }

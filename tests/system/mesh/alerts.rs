@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::{ADDRESSES, HOSTS, Monitor, Network};
+use super::{ADDRESSES, HOSTS, Monitor, Network, address, names, number};
 use crate::harness::calm::undisturbed;
 use crate::harness::tidy::Folder;
 use crate::harness::{DEADLINE, Daemon, wait_until};
@@ -38,7 +38,7 @@ const SCALE: [(&str, &str); 18] = [
     (" offset 15m", " offset 5s"),
     (" >= 12\n", " >= 8\n"),
     ("interval: 1m\n", "interval: 500ms\n"),
-    ("for: 30s\n", "for: 1s\n"),
+    ("for: 90s\n", "for: 1s\n"),
     ("for: 1m\n", "for: 4s\n"),
     ("for: 2m\n", "for: 1s\n"),
     ("for: 5m\n", "for: 3s\n"),
@@ -215,21 +215,6 @@ fn targets(host: &str) -> String {
         format!("[[target]]\nname = \"{name}\"\naddress = \"{name}:9999\"\nmode = \"{mode}\"\n")
     });
     DEFAULTS.to_owned() + &others.collect::<Vec<_>>().concat()
-}
-
-fn number(host: &str) -> usize {
-    let number = HOSTS.iter().position(|name| *name == host);
-    number.expect("a name of a host")
-}
-
-fn address(host: &str) -> &'static str {
-    ADDRESSES[number(host)]
-}
-
-/// A hosts file with these hosts.
-fn names(hosts: &[&str]) -> String {
-    let lines = hosts.iter().map(|host| [address(host), " ", host, "\n"]);
-    lines.flatten().collect()
 }
 
 /// The packaged rules with shorter times.

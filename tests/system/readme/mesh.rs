@@ -1,6 +1,7 @@
 //! The commands for three hosts that measure each other.
 
 use std::fs;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
@@ -43,6 +44,11 @@ fn every_command_of_the_mesh_works_on_three_hosts() {
         command.arg(&*installed).arg(line);
         command
     };
+    // The service that the package enables, and that of Prometheus.
+    let _services: Vec<_> = HOSTS
+        .iter()
+        .map(|host| network.host(host).inside(service_ports))
+        .collect();
     let mut running = Vec::new();
     let mut queries = 0;
     for (hosts, block) in blocks() {
@@ -123,4 +129,13 @@ fn blocks() -> Vec<(Vec<&'static str>, Passage)> {
 fn value(line: &str) -> Option<f64> {
     let (_, value) = line.split_once("=> ")?;
     value.split(' ').next()?.parse().ok()
+}
+
+/// Holds the ports of the services that the packages start.
+fn service_ports() -> (UdpSocket, [TcpListener; 2]) {
+    let tcp = ["127.0.0.1:9862", "0.0.0.0:9090"];
+    (
+        UdpSocket::bind("127.0.0.1:9999").unwrap(),
+        tcp.map(|address| TcpListener::bind(address).unwrap()),
+    )
 }
