@@ -101,7 +101,7 @@ struct Periods {
 }
 
 impl RecentCounts {
-    /// Ends a period. Called once per [`PERIOD`]. `read` returns the counts up to now.
+    /// Ends a period. Called once per `PERIOD`. `read` returns the counts up to now.
     pub fn end_period(&self, read: impl FnOnce() -> Counts) {
         let mut periods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = read();

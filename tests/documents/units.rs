@@ -118,12 +118,13 @@ fn sockets_have_the_addresses_and_names_of_the_program() {
 #[test]
 fn texts_have_the_ports_of_the_sockets() {
     let port = |unit, name| one(unit, name).rsplit(':').next().unwrap().to_owned();
-    // The last two are those of the monitor and of Prometheus.
+    // The others are those of the monitor, and of Prometheus as a service and by hand.
     let ports = [
         port(ECHO, "ListenDatagram"),
         port(METRICS, "ListenStream"),
         "9863".to_owned(),
         "9090".to_owned(),
+        "9091".to_owned(),
     ];
     let mut count = 0;
     for file in ["README.md", "packaging/balancing/bird.conf"] {
