@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::sync::mpsc;
 use std::thread;
 
 use socket2::SockRef;
@@ -6,12 +7,16 @@ use socket2::SockRef;
 use super::*;
 use crate::runtime;
 
-/// A page that is larger than the buffers of a connection.
-struct Large;
+/// A site that has only metrics, which are always slow.
+struct MetricsOnly<F>(F);
 
-impl Site for Large {
+impl<F: Fn() -> String + Send + Sync + 'static> Site for MetricsOnly<F> {
     fn metrics(&self) -> Result<(&'static str, String), String> {
-        Ok(("text/plain", "a".repeat(64 << 20)))
+        Ok(("text/plain", (self.0)()))
+    }
+
+    fn metrics_are_slow(&self) -> bool {
+        true
     }
 
     fn healthy(&self) -> Result<(), String> {
@@ -38,55 +43,36 @@ fn listener_takes_a_port_with_closed_connections() {
     assert!(SockRef::from(&listener).reuse_address().unwrap());
 }
 
-/// Metrics that take until the test receives a message. Counts how often they are rendered.
-struct Slow(std::sync::mpsc::SyncSender<()>);
-
-impl Site for Slow {
-    fn metrics(&self) -> Result<(&'static str, String), String> {
-        self.0.send(()).map_err(|error| error.to_string())?;
-        Ok(("text/plain", "a".repeat(1 << 20)))
-    }
-
-    fn metrics_are_slow(&self) -> bool {
-        true
-    }
-
-    fn healthy(&self) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn ready(&self) -> bool {
-        true
-    }
-
-    fn page(&self, _: &str) -> String {
-        String::new()
-    }
-
-    fn page_main(&self) -> String {
-        String::new()
-    }
-}
-
 #[test]
 fn scrapes_that_wait_together_are_rendered_once() {
     let (listener, address) = bind(([127, 0, 0, 1], 0).into(), "").unwrap();
-    // Each rendering ends when it is received.
-    let (sender, renderings) = std::sync::mpsc::sync_channel(0);
+    // A rendering takes until the test has received two messages: it has begun, and it may end.
+    let (sender, renderings) = mpsc::sync_channel(0);
+    let slow = MetricsOnly(move || {
+        sender.send(()).unwrap();
+        sender.send(()).unwrap();
+        "a".repeat(1 << 20)
+    });
+    let (requested, requests) = mpsc::channel();
+    let count = move |request: Request, next: Next| {
+        requested.send(()).unwrap();
+        next.run(request)
+    };
+    let routes = site(Arc::new(slow)).layer(middleware::from_fn(count));
     let (stop, stopped) = watch::channel(false);
     let server = thread::spawn(move || {
         runtime::new().unwrap().block_on(async {
             let listener = TcpListener::from_std(listener).unwrap();
-            serve(listener, site(Arc::new(Slow(sender))), stopped).await;
+            serve(listener, routes, stopped).await;
         });
     });
+    let deadline = Duration::from_mins(3);
     let get = |path: &str| {
         let mut client = std::net::TcpStream::connect(address).unwrap();
-        client
-            .set_read_timeout(Some(Duration::from_mins(3)))
-            .unwrap();
+        client.set_read_timeout(Some(deadline)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         client.write_all(request.as_bytes()).unwrap();
+        requests.recv_timeout(deadline).unwrap();
         client
     };
     let read = |mut client: std::net::TcpStream| {
@@ -94,17 +80,13 @@ fn scrapes_that_wait_together_are_rendered_once() {
         client.read_to_end(&mut text).unwrap();
         text
     };
-    // The first response shows that all requests before were accepted, the second one that they were
-    // read: their sockets were ready before its own.
-    let all_are_read = || (0..2).for_each(|_| drop(read(get("/-/healthy"))));
+    let next_message = || renderings.recv_timeout(deadline).unwrap();
     let first = get("/metrics");
-    all_are_read();
+    next_message();
     let others: Vec<_> = (0..10).map(|_| get("/metrics")).collect();
-    // These go away before it is their turn.
-    drop((0..10).map(|_| get("/metrics")).collect::<Vec<_>>());
-    all_are_read();
-    renderings.recv().unwrap();
-    renderings.recv().unwrap();
+    // The server has one thread: with this response, it has put the requests before in the queue.
+    read(get("/-/healthy"));
+    (0..3).for_each(|_| next_message());
     for client in others.into_iter().chain([first]) {
         let text = read(client);
         assert!(text.starts_with(b"HTTP/1.1 200") && text.len() > 1 << 20);
@@ -117,6 +99,8 @@ fn scrapes_that_wait_together_are_rendered_once() {
 #[test]
 fn connection_ends_when_the_client_reads_nothing() {
     let (listener, address) = bind(([127, 0, 0, 1], 0).into(), "--metrics-listen").unwrap();
+    // More than the buffers of a connection hold.
+    let large = MetricsOnly(|| "a".repeat(64 << 20));
     let mut client = std::net::TcpStream::connect(address).unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
     client.write_all(request).unwrap();
@@ -125,7 +109,7 @@ fn connection_ends_when_the_client_reads_nothing() {
             let listener = TcpListener::from_std(listener).unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             let (_stop, stopped) = watch::channel(false);
-            let ends = connection(stream, site(Arc::new(Large)), stopped);
+            let ends = connection(stream, site(Arc::new(large)), stopped);
             time::timeout(Duration::from_mins(3), ends).await
         })
     });
