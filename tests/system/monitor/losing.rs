@@ -61,9 +61,9 @@ fn monitor_loses_each_tenth_request_that_the_link_drops() {
         end.count(&series)
     };
     // Only a later reply shows the direction of a loss: that of the last request stays unknown.
-    let last = u64::from(sent_by_stamp % 10 == 1);
+    let unknown = u64::from(sent_by_stamp % 10 == 1);
     let lost = ["forward", "backward", "unknown"].map(by_direction);
-    assert_eq!(lost, [dropped[1] - last, 0, last]);
+    assert_eq!(lost, [dropped[1] - unknown, 0, unknown]);
     assert_nothing_else(&end, "echo");
     assert_nothing_else(&end, "stamp");
 }
