@@ -1,5 +1,4 @@
-//! The monitor beside `smokeping_prober` and `blackbox_exporter`, with the same faults for all of them, as
-//! in the table of README.md.
+//! The monitor beside `smokeping_prober` and `blackbox_exporter`: the faults of the table in README.md.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
 use std::collections::BTreeMap;
