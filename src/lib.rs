@@ -16,6 +16,7 @@ pub mod address;
 pub mod cli;
 pub mod daemon;
 mod http;
+pub mod kernel_echo;
 pub mod metrics;
 pub mod monitor;
 pub mod probe;
