@@ -7,7 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Arg, Command};
 use udp_echo::cli;
-use udp_echo::metrics::{Clocks, Counts, Metrics, MetricsSources, SocketReading, WorkerMetrics};
+use udp_echo::kernel_echo::KernelCounts;
+use udp_echo::metrics::{
+    Clocks, Counts, KernelMetrics, Metrics, MetricsSources, SocketReading, WorkerMetrics,
+};
 use udp_echo::worker::StampClock;
 
 const TEMPLATES: [(&str, &str); 3] = [
@@ -268,6 +271,7 @@ fn exposition() -> prometheus::Result<String> {
                 })
             }),
         }],
+        kernel: Some(kernel()),
         timestamps: true,
         stamp_clock: Some(StampClock::NotSynchronized),
         config_info: ["mode", "timeout", "offload", "kernel_echo"]
@@ -280,6 +284,23 @@ fn exposition() -> prometheus::Result<String> {
         last: std::sync::Mutex::default(),
     })?
     .text()
+}
+
+/// A program of the kernel path on one interface.
+fn kernel() -> KernelMetrics {
+    let counts = || KernelCounts {
+        listen: ([127, 0, 0, 1], 9999).into(),
+        interface: "eth0".into(),
+        datagrams: 0,
+        bytes: 0,
+        passed: 0,
+        since_last: None,
+    };
+    KernelMetrics::new(
+        Box::new(move || vec![counts()]),
+        Box::new(|| vec![("eth0".into(), true)]),
+        |address| address.to_string(),
+    )
 }
 
 #[expect(

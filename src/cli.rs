@@ -1,5 +1,6 @@
 //! The command line: options, environment variables, help. Over 400 lines: the help is half of it.
 
+mod attach;
 mod combinations;
 mod control;
 mod dscp;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use attach::{AttachArgs, DetachArgs, UnusableAttach};
 pub use key_file::UnusableKeyFile;
 pub use monitor::{MonitorArgs, UnusableTargets};
 pub use probe::{MetricsUrl, PathMtu, ProbeArgs, Target};
@@ -31,6 +33,7 @@ pub use values::{LogFormat, MaybeTimeout, MetricsListen, Offload, Workers};
 
 use crate::address::HostPort;
 use crate::daemon::Given;
+use crate::daemon::KernelPath;
 use crate::reflect::stamp::{BYTES_PER_SESSION, StampKeys};
 use crate::reflect::{BUCKETS, BYTES_PER_PEER, End, ExitOn, LEAK, Mode, Rate};
 use crate::telemetry;
@@ -159,6 +162,26 @@ pub struct Args {
         default_value = "0"
     )]
     pub busy_poll: Duration,
+
+    /// Use attached XDP programs
+    ///
+    /// Keep the programs of udp-echo attach answering: they echo datagrams in the network driver, and
+    /// pass everything else to the socket. Their counts are part of the daemon's. Needs --mode echo,
+    /// concrete addresses and the settings that the programs were attached with.
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "off")]
+    pub kernel_echo: KernelPath,
+
+    /// Pins
+    ///
+    /// Folder with the pins of udp-echo attach, for --kernel-echo.
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_hint = clap::ValueHint::DirPath,
+        value_parser = values::path,
+        default_value = crate::kernel_echo::PINS
+    )]
+    pub pins: std::path::PathBuf,
 
     /// Use UDP GRO and GSO
     ///
@@ -311,6 +334,10 @@ pub enum Command {
     Probe(ProbeArgs),
     #[allow(missing_docs, reason = "as above")]
     Monitor(MonitorArgs),
+    #[allow(missing_docs, reason = "as above")]
+    Attach(AttachArgs),
+    #[allow(missing_docs, reason = "as above")]
+    Detach(DetachArgs),
 }
 
 impl Args {
@@ -357,6 +384,7 @@ impl Args {
             match command {
                 Command::Probe(probe) => probe.settle(&given)?,
                 Command::Monitor(monitor) => monitor.given = given,
+                Command::Attach(_) | Command::Detach(_) => {}
             }
         }
         args.check_combinations()?;
@@ -399,6 +427,8 @@ impl Args {
             min_source_port: self.min_source_port,
             rate_limits: [self.rate_limit, self.rate_limit_total],
             busy_poll: self.busy_poll,
+            kernel_echo: self.kernel_echo,
+            pins: self.pins.clone(),
             stamp: self.stamp.settings(self.keys()?),
             stamp_clock: self.stamp.stamp_clock,
             socket: udp::SocketOptions {
@@ -449,8 +479,11 @@ pub fn command() -> clap::Command {
     Args::command()
         .mut_args(|argument| option::complete(argument, environment::DAEMON))
         .mut_subcommands(|subcommand| {
-            let prefix = environment::prefix(subcommand.get_name());
-            subcommand.mut_args(|argument| option::complete(argument, &prefix))
+            let name = subcommand.get_name().to_owned();
+            subcommand.mut_args(|argument| {
+                let prefix = environment::prefix(&name, argument.get_id().as_str());
+                option::complete(argument, &prefix)
+            })
         })
 }
 

@@ -8,6 +8,7 @@ mod supervise;
 mod warnings;
 
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::http;
-use crate::metrics::{Clocks, Counts, Metrics, MetricsSources};
+use crate::kernel_echo::{Expected, KernelEcho};
+use crate::metrics::{Clocks, Counts, KernelMetrics, Metrics, MetricsSources};
 use crate::reflect::{Mode, Reflector};
 use crate::runtime;
 use crate::service::{Signals, clocks, now, today};
@@ -28,7 +30,7 @@ use crate::telemetry::Log;
 use crate::udp;
 use crate::worker::{self, Shared, Stopped, Worker};
 
-pub use config::{Config, Given};
+pub use config::{Config, Given, KernelPath};
 pub use error::DaemonError;
 pub use sockets::Inherited;
 use sockets::{Sockets, log_start, read_limits, worker_metrics};
@@ -61,6 +63,7 @@ async fn serve(
     log: &Log,
 ) -> Result<(), DaemonError> {
     let options = worker_options(config, started, &sockets);
+    let kernel = kernel_path(config, &sockets.echo)?;
     let in_force = config.in_force(&sockets.replaced);
     let (http, sockets) = (sockets.http, sockets.echo);
     // Opens the socket that each scrape reads the limits from, before descriptors can run out.
@@ -69,6 +72,9 @@ async fn serve(
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
     let metrics = Metrics::new(MetricsSources {
         workers: worker_metrics(config, &sockets, &counts),
+        kernel: kernel
+            .as_ref()
+            .map(|programs| kernel_metrics(programs, &sockets)),
         timestamps: config.socket.timestamps,
         stamp_clock: (config.mode == Mode::Stamp).then_some(config.stamp_clock),
         config_info: config.info(),
@@ -133,12 +139,17 @@ async fn serve(
     let mut warnings = DiscardWarnings::default();
     let outcome = tokio::select! {
         outcome = supervise(
-            &status, &config.given, &mut signals, &mut endings, &mut manager, &mut warnings,
+            &status, &config.given, kernel.as_deref(), &mut signals, &mut endings, &mut manager,
+            &mut warnings,
         ) => outcome,
         Some(_) = serving.join_next() => Err(DaemonError::HttpLost),
     };
 
     let asked = now();
+    // From now on, every datagram goes to the sockets, which a successor may have, too.
+    if let Some(programs) = &kernel {
+        programs.stop();
+    }
     status.ready.store(false, Relaxed);
     manager.stopping();
     shared.stop.store(true, Relaxed);
@@ -151,6 +162,57 @@ async fn serve(
     info!("stopped: {}", status.summary());
     log.end_within(END.saturating_sub(now() - asked));
     outcome
+}
+
+/// Opens the programs of the kernel path, if they are to be used and can be.
+fn kernel_path(
+    config: &Config,
+    sockets: &[Arc<udp::Socket>],
+) -> Result<Option<Arc<KernelEcho>>, DaemonError> {
+    if config.kernel_echo == KernelPath::Off {
+        return Ok(None);
+    }
+    let expected = Expected {
+        listen: sockets.iter().map(|socket| socket.address()).collect(),
+        max_datagram: config.max_datagram.into(),
+        min_source_port: config.min_source_port,
+    };
+    match KernelEcho::open(&config.pins, &expected) {
+        Ok(programs) => {
+            let interfaces = programs.active().into_iter().map(|(name, _)| name);
+            let interfaces: Vec<_> = interfaces.collect();
+            info!("kernel path on {}", interfaces.join(", "));
+            Ok(Some(Arc::new(programs)))
+        }
+        Err(error) if config.kernel_echo == KernelPath::Require => Err(error.into()),
+        Err(error) => {
+            warn!("kernel path disabled: {error}");
+            Ok(None)
+        }
+    }
+}
+
+/// The metrics of the programs.
+fn kernel_metrics(programs: &Arc<KernelEcho>, sockets: &[Arc<udp::Socket>]) -> KernelMetrics {
+    let [counts, active] = [(); 2].map(|()| Arc::clone(programs));
+    KernelMetrics::new(
+        Box::new(move || counts.counts()),
+        Box::new(move || active.active()),
+        |address| label(address, sockets),
+    )
+}
+
+/// The `listen` label of an address of the kernel path.
+fn label(address: SocketAddr, sockets: &[Arc<udp::Socket>]) -> String {
+    let own = |socket: &&Arc<udp::Socket>| {
+        let own = socket.address();
+        SocketAddr::new(own.ip().to_canonical(), own.port()) == address
+    };
+    let socket = sockets.iter().find(own);
+    socket.map_or_else(
+        || address.to_string(),
+        |socket| udp::named(socket.address(), &**socket),
+    )
 }
 
 /// The error of a step of the start.

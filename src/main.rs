@@ -4,9 +4,9 @@ use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
-use udp_echo::cli::{Args, Command, MonitorArgs, ProbeArgs};
+use udp_echo::cli::{Args, AttachArgs, Command, DetachArgs, MonitorArgs, ProbeArgs};
 use udp_echo::daemon::Inherited;
-use udp_echo::{daemon, monitor, probe, telemetry};
+use udp_echo::{daemon, kernel_echo, monitor, probe, telemetry};
 
 fn main() -> ExitCode {
     let args = match Args::parse_from_environment(std::env::args_os()) {
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let serves = match &args.command {
         None => !args.check,
         Some(Command::Monitor(monitor)) => !monitor.check,
-        Some(Command::Probe(_)) => false,
+        Some(Command::Probe(_) | Command::Attach(_) | Command::Detach(_)) => false,
     };
     // Daemon and monitor log it.
     if let Some(warning) = args.warning().filter(|_| !serves) {
@@ -32,6 +32,8 @@ fn main() -> ExitCode {
     }
     match &args.command {
         Some(Command::Probe(args)) => probe(args),
+        Some(Command::Attach(args)) => attach(args),
+        Some(Command::Detach(args)) => detach(args),
         Some(Command::Monitor(monitor)) if serves => watch(&args, monitor),
         Some(Command::Monitor(monitor)) => match monitor.targets() {
             Ok(_) => print_options(&monitor.in_force()),
@@ -71,6 +73,29 @@ fn probe(args: &ProbeArgs) -> ExitCode {
     match probe::run(&config) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(&error),
+    }
+}
+
+fn attach(args: &AttachArgs) -> ExitCode {
+    let settings = match args.settings() {
+        Ok(settings) => settings,
+        Err(error) => return usage(&error),
+    };
+    match settings.run() {
+        Ok(warnings) => {
+            for warning in warnings {
+                telemetry::last_line(&format_args!("udp-echo: warning: {warning}"));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn detach(args: &DetachArgs) -> ExitCode {
+    match kernel_echo::detach(&args.pins, &args.interface) {
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
 }

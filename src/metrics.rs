@@ -5,6 +5,7 @@
 mod catalogue;
 mod clocks;
 mod counts;
+mod kernel;
 mod process;
 mod stamp;
 mod summary;
@@ -29,6 +30,7 @@ pub use clocks::Clocks;
 use clocks::steady;
 pub(crate) use counts::errno_name;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment, StampCounts};
+pub use kernel::KernelMetrics;
 pub(crate) use process::Process;
 pub use summary::{MetricsSummary, SocketState};
 
@@ -78,6 +80,8 @@ impl fmt::Debug for WorkerMetrics {
 pub struct MetricsSources {
     /// One per socket.
     pub workers: Vec<WorkerMetrics>,
+    /// The programs of the kernel path, if the daemon uses them.
+    pub kernel: Option<KernelMetrics>,
     /// Whether the kernel timestamps received datagrams.
     pub timestamps: bool,
     /// The clock of STAMP packets, if the daemon reflects them.
@@ -155,7 +159,10 @@ impl Collector for All {
         let workers = self.sources.workers.iter();
         let scrape = Scrape {
             sources: &self.sources,
-            listens: self.sources.listens(),
+            listens: {
+                self.sources.read_kernel();
+                self.sources.listens()
+            },
             sockets: workers.map(|worker| (worker.read_socket)().ok()).collect(),
             limits: (self.sources.read_limits)(),
             clock_error: self.sources.clock_error(),
@@ -203,7 +210,10 @@ impl Family {
 
 /// All metrics of the catalogues.
 fn families() -> impl Iterator<Item = &'static Family> {
-    catalogue::FAMILIES.iter().chain(stamp::FAMILIES)
+    catalogue::FAMILIES
+        .iter()
+        .chain(kernel::FAMILIES)
+        .chain(stamp::FAMILIES)
 }
 
 /// The series of one metric.
@@ -305,22 +315,35 @@ impl Series {
 }
 
 impl MetricsSources {
+    /// The counts of every worker and of every program, each with its `listen` address.
+    fn all_counts(&self) -> impl Iterator<Item = (&str, &Counts)> {
+        let workers = self.workers.iter();
+        let workers = workers.map(|worker| (worker.listen.as_str(), &*worker.counts));
+        workers.chain(self.kernel.iter().flat_map(KernelMetrics::counts))
+    }
+
+    /// Reads the counts of the programs.
+    fn read_kernel(&self) {
+        if let Some(kernel) = &self.kernel {
+            kernel.read(self.started.monotonic, (self.clocks)().monotonic);
+        }
+    }
+
     /// The workers' counters by `listen` address, in the order of the addresses.
     fn listens(&self) -> Vec<(&str, Vec<&Counts>)> {
         let mut listens: Vec<(&str, Vec<&Counts>)> = Vec::new();
-        for worker in &self.workers {
-            let listen = worker.listen.as_str();
+        for (listen, counts) in self.all_counts() {
             match listens.iter_mut().find(|(known, _)| *known == listen) {
-                Some((_, counts)) => counts.push(&worker.counts),
-                None => listens.push((listen, vec![&worker.counts])),
+                Some((_, all)) => all.push(counts),
+                None => listens.push((listen, vec![counts])),
             }
         }
         listens
     }
 
     fn sum(&self, count: impl Fn(&Counts) -> u64) -> u64 {
-        let workers = self.workers.iter();
-        workers.fold(0, |sum, worker| sum.saturating_add(count(&worker.counts)))
+        let all = self.all_counts();
+        all.fold(0, |sum, (_, counts)| sum.saturating_add(count(counts)))
     }
 
     /// The error estimate that STAMP replies have now; `None` in other modes.
@@ -331,9 +354,9 @@ impl MetricsSources {
     /// The arrival of the last datagram.
     fn last_arrival(&self) -> Option<Instant> {
         let epoch = self.started.monotonic;
-        let workers = self.workers.iter();
-        workers
-            .filter_map(|worker| worker.counts.last_datagram.get(epoch))
+        self.read_kernel();
+        let all = self.all_counts();
+        all.filter_map(|(_, counts)| counts.last_datagram.get(epoch))
             .max()
     }
 

@@ -70,6 +70,20 @@ impl FromStr for Filter {
     }
 }
 
+impl Filter {
+    /// Whether the log has a line for each datagram.
+    pub fn shows_each_datagram(&self) -> bool {
+        let Ok(filter) = EnvFilter::builder().parse(&self.0) else {
+            return false;
+        };
+        let log = tracing_subscriber::registry().with(filter);
+        tracing::subscriber::with_default(
+            log,
+            || tracing::enabled!(target: "udp_echo::worker::log", tracing::Level::DEBUG),
+        )
+    }
+}
+
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -6,6 +6,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use super::{Args, MaybeTimeout, Workers};
+use crate::daemon::KernelPath;
 use crate::reflect::{End, Mode};
 
 impl Args {
@@ -43,6 +44,11 @@ impl Args {
                 self.given.name_of("timeout")
             ));
         }
+        if self.kernel_echo != KernelPath::Off
+            && let Some(conflict) = self.conflict_of_kernel_path()
+        {
+            return Some(conflict);
+        }
         let never = [(End::Empty, "empty"), (End::DecodeError, "decode-error")];
         let never = never.iter().find(|(end, _)| self.exit_on.contains(end));
         match never {
@@ -52,6 +58,50 @@ impl Args {
             )),
             _ => None,
         }
+    }
+
+    /// The first option that the programs of the kernel path cannot serve.
+    fn conflict_of_kernel_path(&self) -> Option<String> {
+        let own = self
+            .given
+            .with("kernel_echo", &super::in_force::name(&self.kernel_echo));
+        if self.mode != Mode::Echo {
+            let mode = self.given.with("mode", self.mode.name());
+            return Some(format!(
+                "cannot use {own} with {mode}: the kernel path only echoes; use --mode echo"
+            ));
+        }
+        if let Some(wildcard) = self.listen.iter().find(|listen| listen.is_wildcard()) {
+            return Some(format!(
+                "cannot use {own} on {wildcard}: the kernel path needs concrete addresses; name \
+                 them in {}",
+                self.given.name_of("listen")
+            ));
+        }
+        let others = [
+            (
+                "rate_limit",
+                self.rate_limit.is_some(),
+                "does not limit rates",
+            ),
+            (
+                "rate_limit_total",
+                self.rate_limit_total.is_some(),
+                "does not limit rates",
+            ),
+            ("timestamps", self.timestamps, "measures no residence time"),
+            (
+                "exit_on",
+                self.exit_on.contains(&End::Timeout),
+                "does not reset the idle time",
+            ),
+            ("log", self.log.shows_each_datagram(), "logs no datagrams"),
+        ];
+        let (field, _, reason) = others.into_iter().find(|(_, is_set, _)| *is_set)?;
+        let other = self.given.name_of(field);
+        Some(format!(
+            "cannot use {own} with {other}: the kernel path {reason}; remove one of the two"
+        ))
     }
 
     fn listen_conflict(&self) -> Option<String> {

@@ -15,9 +15,16 @@ pub(super) const DAEMON: &str = "UDP_ECHO_";
 /// Starts the names of the client's variables.
 pub(super) const PROBE: &str = "UDP_ECHO_PROBE_";
 
-/// Starts the names of a subcommand's variables.
-pub(super) fn prefix(subcommand: &str) -> String {
-    format!("{DAEMON}{}_", subcommand.to_uppercase())
+/// The options of `attach` that have the daemon's variables.
+const ATTACH_AND_DAEMON: [&str; 3] = ["listen", "max_datagram", "min_source_port"];
+
+/// Starts the name of the variable of an option of a subcommand. `detach` has those of `attach`.
+pub(super) fn prefix(subcommand: &str, option: &str) -> String {
+    match subcommand {
+        "attach" if ATTACH_AND_DAEMON.contains(&option) => DAEMON.to_owned(),
+        "detach" => format!("{DAEMON}ATTACH_"),
+        _ => format!("{DAEMON}{}_", subcommand.to_uppercase()),
+    }
 }
 
 /// The variables of the client that also have a name without `PROBE_`, for older scripts.
@@ -139,7 +146,7 @@ impl Args {
 fn help_for(variable: &str) -> String {
     let command = super::command();
     let mut names = command.get_subcommands().map(Command::get_name);
-    match names.find(|name| variable.starts_with(&prefix(name))) {
+    match names.find(|name| variable.starts_with(&prefix(name, ""))) {
         Some(name) => format!("`udp-echo {name} --help`"),
         None => "`udp-echo --help`".to_owned(),
     }

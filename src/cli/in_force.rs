@@ -37,6 +37,8 @@ impl Args {
             ("SEND_BUFFER", maybe(self.send_buffer)),
             ("WORKERS", self.workers.to_string()),
             ("BUSY_POLL", time(self.busy_poll)),
+            ("KERNEL_ECHO", name(&self.kernel_echo)),
+            ("PINS", self.pins.display().to_string()),
             ("OFFLOAD", name(&offload)),
             ("MAX_PEERS", self.max_peers.to_string()),
             ("EXIT_ON", list(exit_on.iter().map(name))),

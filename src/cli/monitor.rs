@@ -143,7 +143,7 @@ impl MonitorArgs {
     /// Each option's variable and the value in force, in the order of `--help`.
     pub fn in_force(&self) -> Vec<(String, String)> {
         let metrics_listen = self.metrics_listen.0.as_ref().map(ToString::to_string);
-        let prefix = environment::prefix("monitor");
+        let prefix = environment::prefix("monitor", "");
         [
             (
                 "CONFIG",

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,17 @@ impl Given {
     }
 }
 
+/// Whether to use the programs of the kernel path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum KernelPath {
+    /// Never
+    Off,
+    /// If they have the same settings; else warn and use the socket
+    Auto,
+    /// Always; else do not start
+    Require,
+}
+
 /// The daemon's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -63,6 +75,10 @@ pub struct Config {
     pub min_source_port: u16,
     /// The datagrams answered per second, per source and in total.
     pub rate_limits: [Option<Rate>; 2],
+    /// Whether to use the programs of the kernel path.
+    pub kernel_echo: KernelPath,
+    /// The folder of their pins.
+    pub pins: PathBuf,
     /// How long a worker polls before it sleeps.
     pub busy_poll: Duration,
     /// The settings of STAMP mode.
@@ -84,7 +100,7 @@ impl Config {
             ("mode", value("UDP_ECHO_MODE")),
             ("timeout", value("UDP_ECHO_TIMEOUT")),
             ("offload", value("UDP_ECHO_OFFLOAD")),
-            ("kernel_echo", "off".into()),
+            ("kernel_echo", value("UDP_ECHO_KERNEL_ECHO")),
         ]
     }
 

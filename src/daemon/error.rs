@@ -20,6 +20,8 @@ pub enum DaemonError {
     Socket(#[from] udp::SocketError),
     #[error(transparent)]
     Http(#[from] http::BindError),
+    #[error("cannot use the kernel path: {0}")]
+    KernelPath(#[from] crate::kernel_echo::Unusable),
     #[error("cannot register the metrics: {0}; report this as a bug")]
     Metrics(#[from] prometheus::Error),
     #[error("cannot {action}: {cause}{}", hint(.cause))]

@@ -13,6 +13,7 @@ use super::error::DaemonError;
 use super::status::Status;
 use super::warnings::DiscardWarnings;
 use crate::http::Site;
+use crate::kernel_echo::{HEARTBEAT, KernelEcho};
 use crate::reflect::End;
 use crate::service::{BEAT, Signals, heartbeat, interval, stop_signal, tick};
 use crate::status_page;
@@ -38,15 +39,17 @@ pub(super) type Ending = (usize, Stopped);
 pub(super) async fn supervise(
     status: &Status,
     given: &Given,
+    kernel: Option<&KernelEcho>,
     signals: &mut Signals,
     endings: &mut UnboundedReceiver<Ending>,
     manager: &mut Manager,
     warnings: &mut DiscardWarnings,
 ) -> Result<(), DaemonError> {
     let mut alive = systemd::watchdog().map(|allowed| interval(heartbeat(allowed)));
+    let mut kernel_alive = kernel.map(|_| interval(HEARTBEAT));
     let mut beat = interval(BEAT);
     let mut starting = interval(Duration::from_millis(1));
-    let suppressed = Throttle::default();
+    let [suppressed, beats_failed] = [(); 2].map(|()| Throttle::default());
     let Signals {
         terminate,
         interrupt,
@@ -79,6 +82,15 @@ pub(super) async fn supervise(
                     }
                 }
             },
+            () = tick(&mut kernel_alive), if status.ready() => {
+                // A stalled worker could not answer what the programs pass.
+                if let Some(programs) = kernel.filter(|_| status.healthy().is_ok())
+                    && let Err(error) = programs.beat()
+                    && let Some(more) = beats_failed.pass(status.since_epoch())
+                {
+                    error!("cannot keep the kernel path answering: {error}; restart udp-echo{more}");
+                }
+            }
             _ = beat.tick() => {
                 warnings.log_if_due(status.since_epoch(), &status.beat());
                 if status.ready() {

@@ -72,6 +72,7 @@ impl Metrics {
     /// Sums over all workers.
     pub fn summary(&self) -> MetricsSummary {
         let sources = &self.sources;
+        sources.read_kernel();
         let workers = sources.workers.iter();
         let readings = workers.filter_map(|worker| (worker.read_socket)().ok());
         MetricsSummary {

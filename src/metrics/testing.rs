@@ -9,6 +9,7 @@ use super::{Clocks, MetricsSources, WorkerMetrics};
 pub(super) fn sources(workers: Vec<WorkerMetrics>) -> MetricsSources {
     MetricsSources {
         workers,
+        kernel: None,
         timestamps: false,
         stamp_clock: None,
         config_info: Vec::new(),

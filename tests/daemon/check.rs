@@ -8,7 +8,7 @@ use crate::inherited::command_with_socket;
 use crate::usage::ended;
 
 /// Options that are not the defaults, and what `--check` prints for them.
-const OPTIONS: [(&str, &str); 26] = [
+const OPTIONS: [(&str, &str); 28] = [
     ("--listen=*:0,[::1]:0", "LISTEN=0.0.0.0:0,[::1]:0"),
     ("--mode=echo", "MODE=echo"),
     ("--timeout=90", "TIMEOUT=1m30s"),
@@ -17,6 +17,8 @@ const OPTIONS: [(&str, &str); 26] = [
     ("--send-buffer=4096", "SEND_BUFFER=4096"),
     ("--workers=auto", "WORKERS=auto"),
     ("--busy-poll=0.00005", "BUSY_POLL=50us"),
+    ("--kernel-echo=off", "KERNEL_ECHO=off"),
+    ("--pins=/no/pins", "PINS=/no/pins"),
     ("--offload=off", "OFFLOAD=off"),
     ("--max-peers=7", "MAX_PEERS=7"),
     ("--exit-on=timeout", "EXIT_ON=timeout"),
@@ -49,6 +51,7 @@ fn check_prints_every_default_in_the_order_of_help() {
             // An empty variable counts as unset.
             "the kernel's" | "nothing" | "none" => "",
             "off" if name.contains("RATE_LIMIT") => "",
+            "off" if name.contains("KERNEL_ECHO") => "off",
             "off" => "false",
             default => default,
         };

@@ -5,12 +5,13 @@ use crate::harness::{program, shell};
 use crate::usage::{assert_wrong_usage, ended};
 
 /// Options and defaults of each command, as users and scripts know them.
-const DEFAULTS: [(&str, &str); 3] = [
+const DEFAULTS: [(&str, &str); 5] = [
     (
         "",
         "listen=localhost:9999 mode=exchange timeout=5s max-datagram=1024 \
-         recv-buffer=auto send-buffer=the_kernel's workers=1 busy-poll=0 offload=auto \
-         max-peers=65536 exit-on=nothing reuse-address=off timestamps=off min-source-port=1024 \
+         recv-buffer=auto send-buffer=the_kernel's workers=1 busy-poll=0 \
+         kernel-echo=off pins=/sys/fs/bpf/udp-echo offload=auto max-peers=65536 exit-on=nothing \
+         reuse-address=off timestamps=off min-source-port=1024 \
          rate-limit=off rate-limit-total=off metrics-listen=127.0.0.1:9862 log=info \
          log-format=auto stamp-sequence=stateful stamp-session-timeout=15m \
          stamp-min-request=14 stamp-key-file=none stamp-clock=auto stamp-dscp=copy \
@@ -28,6 +29,12 @@ const DEFAULTS: [(&str, &str); 3] = [
         "config=none metrics-listen=127.0.0.1:9863 probe-endpoint=on probe-allow=all log=info \
          log-format=auto",
     ),
+    (
+        "attach",
+        "interface=none listen=none max-datagram=1024 min-source-port=1024 generic=off \
+         pins=/sys/fs/bpf/udp-echo owner=root",
+    ),
+    ("detach", "interface=all pins=/sys/fs/bpf/udp-echo"),
 ];
 
 /// An action: it has no variable and no default.
@@ -106,9 +113,12 @@ fn long_help_has_variable_and_default_of_each_option() {
         for (entry, option) in entries.iter().zip(defaults.split(' ')) {
             let (name, default) = option.split_once('=').unwrap();
             assert_eq!(entry.split([' ', '\n']).next(), Some(name));
-            let prefix = match command {
-                "" => String::new(),
-                command => format!("{}_", command.to_uppercase()),
+            let prefix = match (command, name) {
+                ("", _) | ("attach", "listen" | "max-datagram" | "min-source-port") => {
+                    String::new()
+                }
+                ("detach", _) => "ATTACH_".to_owned(),
+                (command, _) => format!("{}_", command.to_uppercase()),
             };
             let variable = name.to_uppercase().replace('-', "_");
             let variable = format!("UDP_ECHO_{prefix}{variable}");

@@ -19,6 +19,7 @@ mod help;
 mod http;
 mod inherited;
 mod journal;
+mod kernel_path;
 mod limits;
 mod log;
 mod manager;

@@ -172,7 +172,14 @@ fn command_line_overrides_the_variable_of_each_option() {
         names.remove(&name);
     }
     // These have tests of their own.
-    for name in ["BUSY_POLL", "EXIT_ON", "REUSE_ADDRESS", "TIMESTAMPS"] {
+    for name in [
+        "BUSY_POLL",
+        "KERNEL_ECHO",
+        "PINS",
+        "EXIT_ON",
+        "REUSE_ADDRESS",
+        "TIMESTAMPS",
+    ] {
         assert!(names.remove(&format!("UDP_ECHO_{name}")), "{name}");
     }
     // `check::check_output_sets_the_same_options_as_an_environment` has those of STAMP.

@@ -22,7 +22,7 @@ const OFFERED: &str = "
     --workers= |
     stray |
     pro | probe
-    help= | probe monitor help
+    help= | probe attach detach monitor help
     mon | monitor
     monitor --log= | off error warn info debug trace
     monitor --probe-endpoint= | on off
@@ -94,7 +94,11 @@ fn zsh_completion_offers_hosts_and_files() {
         assert!(!zsh.contains(wrong), "{wrong} in {zsh}");
     }
     let mut files = zsh.lines().filter(|line| line.contains("_files"));
-    let is_file = |line: &str| line.contains("key-file=") || line.contains("--config=");
+    let is_file = |line: &str| {
+        ["key-file=", "--config=", "--pins="]
+            .iter()
+            .any(|option| line.contains(option))
+    };
     assert!(files.all(is_file), "{zsh}");
 }
 

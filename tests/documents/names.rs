@@ -216,7 +216,10 @@ fn all_series() -> BTreeSet<String> {
     let of_monitor = text.lines().filter(|line| !line.starts_with('#'));
     let of_monitor = of_monitor.map(|line| line.rsplit_once(' ').unwrap().0.to_owned());
     let series = series.map(|(series, _)| series).chain(of_monitor);
-    series.collect()
+    // A daemon has these only with a program in the kernel.
+    let kernel_path = ["datagrams_total", "bytes_total", "passed_total", "active"];
+    let kernel_path = kernel_path.map(|name| format!("udp_echo_kernel_echo_{name}"));
+    series.chain(kernel_path).collect()
 }
 
 fn name(series: &str) -> &str {

@@ -29,6 +29,7 @@ const PATHS: &[&str] = &[
     "./usr/share/udp-echo/container/Containerfile",
     "./usr/share/udp-echo/grafana/udp-echo-mesh.json",
     "./usr/share/udp-echo/grafana/udp-echo.json",
+    "./usr/share/udp-echo/kernel-echo/kernel-echo.conf",
     "./usr/share/udp-echo/kubernetes/daemonset.yaml",
     "./usr/share/udp-echo/kubernetes/kustomization.yaml",
     "./usr/share/udp-echo/kubernetes/monitor.toml",

@@ -1,0 +1,122 @@
+//! `--kernel-echo` without attached programs, and options that it excludes.
+
+use crate::harness::service::{Service, assert_has};
+use crate::harness::{program, run};
+
+const ECHO: [&str; 3] = [
+    "--mode=echo",
+    "--listen=127.0.0.1:0",
+    "--metrics-listen=none",
+];
+
+#[test]
+fn required_kernel_path_without_programs_ends_the_start() {
+    let mut command = program();
+    command
+        .args(ECHO)
+        .args(["--kernel-echo=require", "--pins=/no/pins"]);
+    let (status, _, said) = run(&mut command);
+    assert_eq!(status.code(), Some(1), "{said}");
+    let expected = "udp-echo: cannot use the kernel path: no program is attached: there are no pins in \
+                    /no/pins; run `udp-echo attach`\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn automatic_kernel_path_without_programs_warns_and_serves() {
+    let mut command = program();
+    command.env("UDP_ECHO_KERNEL_ECHO", "auto");
+    command.env("UDP_ECHO_PINS", "/no/pins");
+    let service = Service::start(command, &["--mode=echo"]);
+    let client = crate::harness::client(service.listen);
+    client.send(b"datagram").unwrap();
+    assert_eq!(crate::harness::receive(&client), b"datagram");
+    let (status, log) = service.end_with_whole_log();
+    assert!(status.success(), "{log}");
+    assert_has(&log, "kernel path disabled: no program is attached");
+    assert_eq!(log.matches(" WARN ").count(), 1, "{log}");
+}
+
+#[test]
+fn options_that_the_kernel_path_cannot_serve_are_errors() {
+    for (options, expected) in [
+        (
+            "--mode exchange --kernel-echo auto",
+            "cannot use --kernel-echo auto with --mode exchange: the kernel path only echoes; use \
+             --mode echo",
+        ),
+        (
+            "--mode echo --kernel-echo require --listen *:9999",
+            "cannot use --kernel-echo require on 0.0.0.0:9999: the kernel path needs concrete \
+             addresses; name them in --listen",
+        ),
+        (
+            "--mode echo --kernel-echo auto --rate-limit 9",
+            "with --rate-limit: the kernel path does not limit rates; remove one of the two",
+        ),
+        (
+            "--mode echo --kernel-echo auto --rate-limit-total 9",
+            "with --rate-limit-total: the kernel path does not limit rates",
+        ),
+        (
+            "--mode echo --kernel-echo auto --timestamps",
+            "with --timestamps: the kernel path measures no residence time",
+        ),
+        (
+            "--mode echo --kernel-echo auto --exit-on timeout",
+            "with --exit-on: the kernel path does not reset the idle time",
+        ),
+        (
+            "--mode echo --kernel-echo auto --log debug",
+            "with --log: the kernel path logs no datagrams",
+        ),
+        (
+            "--mode echo --kernel-echo auto --log warn,udp_echo=trace",
+            "with --log: the kernel path logs no datagrams",
+        ),
+    ] {
+        let mut command = program();
+        let (status, _, said) = run(command.args(options.split(' ')));
+        assert_eq!(status.code(), Some(2), "{options}: {said}");
+        assert_has(&said, expected);
+    }
+    // A log of other modules shows no datagrams.
+    let mut command = program();
+    command
+        .args(ECHO)
+        .args(["--kernel-echo=auto", "--log=hyper=debug", "--check"]);
+    let (status, _, said) = run(&mut command);
+    assert!(status.success(), "{said}");
+}
+
+#[test]
+fn wrong_address_of_attach_is_a_usage_error() {
+    for (options, expected) in [
+        ("--listen *:9999", "0.0.0.0:9999 is a wildcard, broadcast"),
+        ("--listen [ff02::1]:9999", "[ff02::1]:9999 is a wildcard"),
+        ("--listen localhost:9999", "localhost:9999 is a wildcard"),
+        ("--listen 192.0.2.1:0", "192.0.2.1:0 has port 0"),
+        (
+            "--listen 192.0.2.1:9 --owner no-such-user",
+            "there is no user no-such-user",
+        ),
+    ] {
+        let mut command = program();
+        command.args(["attach", "--interface", "lo"]);
+        let (status, _, said) = run(command.args(options.split(' ')));
+        assert_eq!(status.code(), Some(2), "{options}: {said}");
+        assert_has(&said, expected);
+    }
+    let mut command = program();
+    let (status, _, said) = run(command.arg("attach"));
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert_has(&said, "--interface <IF>");
+}
+
+#[test]
+fn detach_of_nothing_succeeds() {
+    let mut command = program();
+    let (status, out, said) = run(command.args(["detach", "--pins", "/no/pins"]));
+    assert!(status.success(), "{said}");
+    assert_eq!([out, said], ["", ""]);
+}
