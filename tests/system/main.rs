@@ -22,6 +22,7 @@ mod client;
 mod container;
 mod dashboard;
 mod hostile;
+mod kernel;
 mod kubernetes;
 mod lasting;
 mod listening;

@@ -1,0 +1,114 @@
+//! `udp-echo attach` fails with one line, and leaves nothing behind.
+
+use super::{Attached, LISTEN, Pins, Side};
+use crate::harness::{program, run};
+use crate::namespace::Namespace;
+
+/// Runs `attach`, which must fail with this line.
+fn assert_fails(host: &Namespace, pins: &Pins, args: &[&str], expected: &str) {
+    let folder = pins.0.join("udp-echo");
+    let mut command = host.command(program().get_program().to_str().unwrap());
+    command
+        .args(["attach", "--listen", LISTEN, "--pins"])
+        .arg(&folder);
+    let (status, _, said) = run(command.args(args));
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(said, format!("udp-echo: {expected}\n"));
+    assert!(!folder.exists());
+}
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
+fn failed_attach_says_why_and_leaves_nothing() {
+    let (host, _other) = Namespace::pair();
+    let pins = Pins::new();
+    assert_fails(
+        &host,
+        &pins,
+        &["--interface=eth9"],
+        "cannot attach to eth9: No such device (os error 19); `ip link` lists the interfaces",
+    );
+    // The second interface cannot have it, so the first one does not get it.
+    assert_fails(
+        &host,
+        &pins,
+        &["--interface=eth0,lo"],
+        "cannot attach to lo: Operation not supported (os error 95); its driver has no XDP: use \
+         --generic",
+    );
+    let shown = || host.shell("ip link show");
+    assert!(!shown().contains("prog/xdp"), "{}", shown());
+
+    let attached = Attached::new(&host, Side::Server);
+    assert!(attached.is_attached());
+    assert_fails(
+        &host,
+        &pins,
+        &["--interface=eth0"],
+        "cannot attach to eth0: Device or resource busy (os error 16); the device has another XDP \
+         program, and there can be only one: `ip link show eth0` shows it",
+    );
+    let (success, said) = attached.attach(&["--interface=eth0", "--listen", LISTEN]);
+    assert!(!success);
+    let twice = "udp-echo: cannot attach to eth0: udp-echo is already attached; run `udp-echo \
+                 detach` first\n";
+    assert_eq!(said, twice);
+    assert!(attached.is_attached());
+    drop(attached);
+    assert!(!shown().contains("prog/xdp"), "{}", shown());
+}
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
+fn attach_without_privileges_names_the_capabilities() {
+    let (host, _other) = Namespace::pair();
+    let binary = program().get_program().to_str().unwrap().to_owned();
+    let mut command = host.command("setpriv");
+    command.args([
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--reuid=65534",
+        "--clear-groups",
+    ]);
+    command.args([&*binary, "attach", "--interface=eth0", "--listen", LISTEN]);
+    let (status, _, said) = run(&mut command);
+    assert_eq!(status.code(), Some(1), "{said}");
+    let end = "run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN\n";
+    assert!(
+        said.starts_with("udp-echo: cannot attach to eth0: "),
+        "{said}"
+    );
+    assert!(said.ends_with(end) && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
+fn daemon_says_which_setting_of_the_program_differs() {
+    let (host, _other) = Namespace::pair();
+    let attached = Attached::new(&host, Side::Server);
+    for (option, expected) in [
+        (
+            "--max-datagram=1000",
+            "the program on eth0 was attached for --max-datagram 1024, not 1000",
+        ),
+        (
+            "--min-source-port=1",
+            "the program on eth0 was attached for --min-source-port 1024, not 1",
+        ),
+        (
+            "--listen=127.0.0.1:0",
+            "the program on eth0 was attached for --listen 10.77.0.1:9999, not ",
+        ),
+    ] {
+        let mut command = host.command(program().get_program().to_str().unwrap());
+        command.args([
+            "--mode=echo",
+            "--kernel-echo=require",
+            "--metrics-listen=none",
+        ]);
+        command.args(["--pins", &attached.pins(), "--listen", LISTEN, option]);
+        let (status, _, said) = run(&mut command);
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+}
