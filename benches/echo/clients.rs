@@ -11,10 +11,10 @@ use nix::sys::socket::sockopt::ReceiveTimestampns;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 use nix::sys::time::TimeSpec;
 
+use crate::claims::Bound;
 use crate::figures::{Judged, Spread, Table};
 use crate::loads::{self, Shape};
 use crate::machine;
-use crate::plan::Bound;
 use crate::servers::{DAEMON, Server, Start};
 use crate::traffic::{Client, Span, now};
 

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::plan::{Bound, CLAIMS, Figure, Load};
+use crate::claims::{Bound, CLAIMS};
+use crate::plan::{Figure, Load};
 use crate::traffic::Sample;
 
 /// The samples of one load: for each contender, one per round.
@@ -12,7 +13,8 @@ pub type Seen = Vec<Vec<Sample>>;
 impl Figure {
     fn of(self, sample: &Sample, load: &Load) -> f64 {
         let echoes = sample.echoes as f64;
-        let microseconds = |nanoseconds: u32| f64::from(nanoseconds) / 1e3;
+        let microseconds =
+            |nanoseconds: Option<u32>| nanoseconds.map_or(f64::NAN, |time| f64::from(time) / 1e3);
         match self {
             Self::Rate => echoes / sample.time.as_secs_f64(),
             Self::Cpu => {
@@ -43,7 +45,8 @@ pub struct Spread {
 
 impl Spread {
     pub fn of(numbers: impl Iterator<Item = f64>) -> Option<Self> {
-        let mut sorted: Vec<f64> = numbers.collect();
+        // No frame that circles has a round-trip time.
+        let mut sorted: Vec<f64> = numbers.filter(|number| number.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
         let (least, greatest) = (*sorted.first()?, *sorted.last()?);
         let middle = sorted.len() / 2;
@@ -101,6 +104,10 @@ pub fn tables(load: &Load, seen: &Seen) -> String {
             Spread::of(samples.iter().map(value)).map_or(f64::NAN, |spread| spread.median)
         };
         let figure = |figure: Figure| median(&|sample| figure.of(sample, load));
+        let rtt = |figure: Figure| {
+            let median = Spread::of(samples.iter().map(|sample| figure.of(sample, load)));
+            median.map_or_else(|| "–".into(), |rtt| format!("{:.1}", rtt.median))
+        };
         let on_cpu = |cpu: fn(&Sample) -> Duration| {
             median(&|sample| 100.0 * cpu(sample).as_secs_f64() / sample.time.as_secs_f64())
         };
@@ -111,8 +118,8 @@ pub fn tables(load: &Load, seen: &Seen) -> String {
             format!("{:.3}", figure(Figure::Cpu)),
             format!("{:.0}", on_cpu(|sample| sample.cpu)),
             format!("{:.0}", on_cpu(|sample| sample.load_cpu)),
-            format!("{:.1}", figure(Figure::Median)),
-            format!("{:.1}", figure(Figure::Slow)),
+            rtt(Figure::Median),
+            rtt(Figure::Slow),
             lost.to_string(),
         ]);
     }

@@ -34,7 +34,7 @@ impl GsoBatches {
         bytes: usize,
     ) -> io::Result<Self> {
         let flow = || {
-            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.connect(server)?;
             set_gro(&socket)?;
             Ok(Flow {

@@ -29,6 +29,8 @@ pub enum Shape {
         segments: usize,
         bytes: usize,
     },
+    /// `flows` flows with `window` frames in flight each, without sockets. Only over the veth pair.
+    Circling { flows: usize, window: usize },
     /// `peers` source addresses with one datagram in flight each. After a reply, a record and the
     /// next request are sent.
     Exchanges { peers: usize, bytes: usize },
@@ -67,6 +69,7 @@ pub fn run(client: &mut Client, server: &Server, shape: Shape, span: Span) -> io
             client.outgoing.address_to(server.address);
             Box::new(Windows::of_peers(peers, bytes)?)
         }
+        Shape::Circling { .. } => return Err(io::Error::other("frames circle only over veth")),
     };
     let begin = now();
     let mut watch = Watch::new(server, begin, span);

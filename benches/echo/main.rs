@@ -19,6 +19,7 @@
 )]
 
 mod calls;
+mod claims;
 mod clients;
 mod figures;
 mod gso;
@@ -32,6 +33,7 @@ mod references;
 mod servers;
 mod stamp;
 mod traffic;
+mod veth;
 mod windows;
 mod wire;
 
@@ -48,6 +50,7 @@ use crate::plan::{Contender, Load};
 use crate::references::Reference;
 use crate::servers::{Server, Start};
 use crate::traffic::{Client, Sample, Span};
+use crate::veth::Veth;
 
 /// Compares the daemon with plain loops under the same loads
 #[derive(Parser)]
@@ -59,7 +62,8 @@ struct Args {
     #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Run only this load (repeatable): one, paced, echo, large, gso, exchange, growth, workers,
-    /// stamp, client, monitor or limits
+    /// stamp, veth-one, veth, veth-batches, client, monitor or limits. Those over veth need root, ip,
+    /// ethtool and clang
     #[arg(long)]
     load: Vec<String>,
     /// Run another build of the daemon, too, and compare this build with it
@@ -114,6 +118,19 @@ fn measure(args: &Args) -> io::Result<()> {
     if let Some(program) = &args.before {
         plan::add_other_build(&mut loads, program);
     }
+    let veth = if loads.iter().any(|load| load.over_veth) {
+        match Veth::new() {
+            Ok(veth) => Some(veth),
+            Err(error) if args.load.is_empty() => {
+                eprintln!("no loads over veth: {error}");
+                loads.retain(|load| !load.over_veth);
+                None
+            }
+            Err(error) => return Err(error),
+        }
+    } else {
+        None
+    };
     println!("{}", preface(cpus, rounds, span)?);
 
     let mut seen: Vec<Seen> = loads
@@ -133,7 +150,8 @@ fn measure(args: &Args) -> io::Result<()> {
                 let at = (round + turn) % number;
                 let contender = &load.contenders[at];
                 let kept = &mut kept[index][at];
-                let sample = sample(&mut client, load, contender, kept, span)?;
+                let veth = veth.as_ref().filter(|_| load.over_veth);
+                let sample = sample(&mut client, load, contender, veth, kept, span)?;
                 seen[index][at].push(sample);
             }
         }
@@ -186,6 +204,9 @@ fn preface(cpus: usize, rounds: usize, span: Span) -> io::Result<String> {
          all if there are too few. The load never sleeps, so no figure includes its wake-ups.\n\
          {rounds} rounds of {} ms for each server; figures are medians of the rounds. CPU time is \
          that of all threads of the server. The RTT of GSO senders is that of a whole batch.\n\
+         Over veth each datagram is a frame, each server has the kernel thread that receives for it, \
+         whose CPU time is part of its own, and an XDP program is attached: one that passes all \
+         frames, if the server is a socket.\n\
          Receive buffer of the servers: {buffer} bytes, as the kernel reports.",
         span.window.as_millis()
     ))
@@ -196,6 +217,7 @@ fn sample(
     client: &mut Client,
     load: &Load,
     contender: &Contender,
+    veth: Option<&Veth>,
     kept: &mut Option<Server>,
     span: Span,
 ) -> io::Result<Sample> {
@@ -205,13 +227,21 @@ fn sample(
         let mut server = if let Some(server) = kept.take() {
             server
         } else {
-            let server = Server::start(&contender.start).map_err(explain)?;
+            let started = match veth {
+                Some(veth) => veth.start(&contender.start),
+                None => Server::start(&contender.start),
+            };
+            let server = started.map_err(explain)?;
             if let Some(peers) = contender.owing {
                 peers::make_owe(client, &server, peers).map_err(explain)?;
             }
             server
         };
-        let sample = loads::run(client, &server, load.shape, span).map_err(explain)?;
+        let sample = match veth {
+            Some(veth) => veth.run(client, &server, load.shape, span),
+            None => loads::run(client, &server, load.shape, span),
+        };
+        let sample = sample.map_err(explain)?;
         server.check().map_err(explain)?;
         *kept = contender.owing.map(|_| server);
         if sample.echoes > 0 {

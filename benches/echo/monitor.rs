@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::claims::Bound;
 use crate::figures::{Judged, Spread, Table};
 use crate::machine;
-use crate::plan::Bound;
 use crate::servers::{DAEMON, Server, Start, address_after, read_until, scrape};
 use crate::stamp::{buckets, quantile_of};
 use crate::traffic::now;

@@ -1,4 +1,4 @@
-//! The loads, their contenders and the claims. A new row is an entry here.
+//! The loads and their contenders. A new row is an entry here.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::loads::Shape;
 use crate::machine::cpus;
 use crate::references::Reference;
 use crate::servers::{Start, daemon_knows, has_suite};
-use crate::wire;
+use crate::{veth, wire};
 
 /// A figure by which servers are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Load {
     pub contenders: Vec<Contender>,
     /// The contenders that the daemon is compared with.
     pub against: Vec<String>,
+    /// Whether it runs over the veth pair instead of loopback.
+    pub over_veth: bool,
 }
 
 /// A server under a load.
@@ -48,115 +50,21 @@ pub struct Contender {
 impl Contender {
     /// Whether it is the daemon and not a plain loop.
     pub fn is_daemon(&self) -> bool {
-        matches!(self.start, Start::Daemon(..))
+        matches!(self.start, Start::Daemon(..) | Start::Kernel)
     }
 }
 
-/// A claim that the figures must confirm.
-pub struct Claim {
-    pub load: &'static str,
-    /// The load and the server, as the table shows them.
-    pub title: &'static str,
-    pub contender: &'static str,
-    pub figure: Figure,
-    pub against: &'static str,
-    pub bound: Bound,
-}
-
-/// The bound of a ratio.
-#[derive(Clone, Copy)]
-pub enum Bound {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-const RECVFROM: &str = "blocking recvfrom/sendto";
-const SPIN: &str = "recvfrom/sendto in a spin";
-const MMSG: &str = "recvmmsg/sendmmsg loop";
-const GRO: &str = "GRO/GSO loop";
-const TOKIO: &str = "tokio";
-const SUITE: &str = "stamp-suite 1.0.0, stateful";
-const DAEMON: &str = "udp-echo";
-const OFFLOAD_OFF: &str = "udp-echo --offload off";
-const BUSY_POLL: &str = "udp-echo --busy-poll 1ms";
-
-/// Claims, in the order of the table that ends the output.
-pub const CLAIMS: [Claim; 9] = [
-    Claim {
-        load: "echo",
-        title: "echo, 16 × 16",
-        contender: DAEMON,
-        figure: Figure::Cpu,
-        against: MMSG,
-        bound: Bound::AtMost(1.10),
-    },
-    Claim {
-        load: "exchange",
-        title: "exchange, 64 peers × 1",
-        contender: DAEMON,
-        figure: Figure::Cpu,
-        against: MMSG,
-        bound: Bound::AtMost(1.25),
-    },
-    Claim {
-        load: "gso",
-        title: "GSO senders, 16 × 64",
-        contender: DAEMON,
-        figure: Figure::Cpu,
-        against: GRO,
-        bound: Bound::AtMost(1.25),
-    },
-    Claim {
-        load: "gso",
-        title: "GSO senders, 16 × 64",
-        contender: DAEMON,
-        figure: Figure::Rate,
-        against: MMSG,
-        bound: Bound::AtLeast(10.0),
-    },
-    Claim {
-        load: "one",
-        title: "one in flight",
-        contender: DAEMON,
-        figure: Figure::Median,
-        against: RECVFROM,
-        bound: Bound::AtMost(1.10),
-    },
-    Claim {
-        load: "one",
-        title: "one in flight, `--busy-poll 1ms`",
-        contender: BUSY_POLL,
-        figure: Figure::Median,
-        against: RECVFROM,
-        bound: Bound::AtMost(0.50),
-    },
-    // A plain loop that polls shows the best that this machine can do.
-    Claim {
-        load: "one",
-        title: "one in flight, `--busy-poll 1ms`",
-        contender: BUSY_POLL,
-        figure: Figure::Median,
-        against: SPIN,
-        bound: Bound::AtMost(1.10),
-    },
-    // The pause is long enough for a server to sleep.
-    Claim {
-        load: "paced",
-        title: "one in flight, 500 µs apart, `--busy-poll 1ms`",
-        contender: BUSY_POLL,
-        figure: Figure::Median,
-        against: RECVFROM,
-        bound: Bound::AtMost(0.50),
-    },
-    Claim {
-        load: crate::stamp::NAME,
-        title: "STAMP, 16 × 16",
-        contender: DAEMON,
-        figure: Figure::Cpu,
-        against: SUITE,
-        bound: Bound::AtMost(0.50),
-    },
-];
+pub const RECVFROM: &str = "blocking recvfrom/sendto";
+pub const SPIN: &str = "recvfrom/sendto in a spin";
+pub const MMSG: &str = "recvmmsg/sendmmsg loop";
+pub const GRO: &str = "GRO/GSO loop";
+pub const TOKIO: &str = "tokio";
+pub const SUITE: &str = "stamp-suite 1.0.0, stateful";
+pub const DAEMON: &str = "udp-echo";
+pub const OFFLOAD_OFF: &str = "udp-echo --offload off";
+pub const BUSY_POLL: &str = "udp-echo --busy-poll 1ms";
+pub const KERNEL: &str = "udp-echo --kernel-echo require";
+pub const BARE: &str = "bare XDP program";
 
 /// All loads.
 pub fn loads() -> Vec<Load> {
@@ -218,6 +126,7 @@ pub fn loads() -> Vec<Load> {
                 daemon(DAEMON, vec!["--mode=exchange"], 1),
             ],
             against: vec![MMSG.into()],
+            over_veth: false,
         },
         Load {
             name: "growth",
@@ -226,6 +135,7 @@ pub fn loads() -> Vec<Load> {
             datagrams_per_echo: 2,
             contenders: [1, 100, 1000, 10_000, 100_000].map(owing).into(),
             against: vec![owing(1).name],
+            over_veth: false,
         },
         Load {
             name: "workers",
@@ -234,9 +144,45 @@ pub fn loads() -> Vec<Load> {
             datagrams_per_echo: 1,
             contenders: (1..=cpus().max(2)).map(workers).collect(),
             against: vec![workers(1).name],
+            over_veth: false,
         },
         stamp(),
+        over_veth("veth-one", "one in flight, 22 bytes", windows(1, 1, 22)),
+        over_veth(
+            "veth",
+            "128 flows × 1 in flight, 22 bytes",
+            Shape::Circling {
+                flows: 128,
+                window: 1,
+            },
+        ),
+        over_veth(
+            "veth-batches",
+            "8 flows × 16 in flight, one after the other, 22 bytes",
+            Shape::Circling {
+                flows: 8,
+                window: 16,
+            },
+        ),
     ]
+}
+
+/// A load of separate frames over the veth pair.
+fn over_veth(name: &'static str, title: &str, shape: Shape) -> Load {
+    Load {
+        name,
+        title: format!("over veth: {title}"),
+        shape,
+        datagrams_per_echo: 1,
+        contenders: vec![
+            echo(DAEMON, &[veth::LISTEN]),
+            echo(OFFLOAD_OFF, &[veth::LISTEN, "--offload=off"]),
+            contender(KERNEL, Start::Kernel),
+            contender(BARE, Start::Bare),
+        ],
+        against: vec![DAEMON.into(), BARE.into()],
+        over_veth: true,
+    }
 }
 
 /// The daemon in stamp mode beside stamp-suite, if that is installed.
@@ -260,6 +206,7 @@ fn stamp() -> Load {
         datagrams_per_echo: 1,
         contenders,
         against: vec![SUITE.into()],
+        over_veth: false,
     }
 }
 
@@ -274,7 +221,9 @@ pub fn add_other_build(loads: &mut [Load], program: &Path) {
                     start: Start::Other(program.to_owned(), args.clone(), *workers),
                     owing: contender.owing,
                 }),
-                Start::Loop(_) | Start::Other(..) | Start::Suite => None,
+                Start::Loop(_) | Start::Other(..) | Start::Suite | Start::Kernel | Start::Bare => {
+                    None
+                }
             };
             contenders.push(contender);
             load.against
@@ -304,6 +253,7 @@ impl Load {
             datagrams_per_echo: 1,
             contenders,
             against,
+            over_veth: false,
         }
     }
 }

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::machine;
 use crate::references::{LISTENING, Reference};
-use crate::wire;
+use crate::{veth, wire};
 
 /// How to start a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,10 @@ pub enum Start {
     Other(PathBuf, Vec<&'static str>, usize),
     /// The reflector of stamp-suite.
     Suite,
+    /// The daemon with the kernel path. Only over the veth pair.
+    Kernel,
+    /// A bare XDP program; the process does nothing. Only over the veth pair.
+    Bare,
 }
 
 /// A running server. Dropping it kills it.
@@ -34,6 +38,8 @@ pub struct Server {
     pub address: SocketAddrV4,
     /// Its output up to the start of service.
     log: Vec<String>,
+    /// A kernel thread that works for it, as a directory in /proc.
+    kernel_thread: Option<PathBuf>,
     /// A plain loop ends when this closes, so that none outlives a killed benchmark.
     _stdin: Option<ChildStdin>,
 }
@@ -54,6 +60,22 @@ impl Server {
                 "serving in ",
             ),
             Start::Suite => (suite_command(), 1, LISTENING),
+            Start::Kernel => {
+                let args = ["--mode=echo", veth::LISTEN, "--kernel-echo=require"];
+                (
+                    daemon_command(Path::new(DAEMON), &args, 1),
+                    1,
+                    "serving in ",
+                )
+            }
+            Start::Bare => {
+                let args = ["--mode=echo", veth::LISTEN];
+                (
+                    daemon_command(Path::new(DAEMON), &args, 1),
+                    1,
+                    "serving in ",
+                )
+            }
         };
         // A child inherits the CPUs of the thread that starts it.
         machine::pin(&machine::for_server(workers))?;
@@ -71,6 +93,7 @@ impl Server {
             child,
             address: SocketAddrV4::new([127, 0, 0, 1].into(), 0),
             log,
+            kernel_thread: None,
             _stdin: stdin,
         };
         match address {
@@ -85,9 +108,17 @@ impl Server {
         Ok(server)
     }
 
+    /// Counts the CPU time of a kernel thread as its own.
+    pub fn with_kernel_thread(mut self, task: PathBuf) -> Self {
+        self.kernel_thread = Some(task);
+        self
+    }
+
     /// The CPU time of all its threads.
     pub fn cpu(&self) -> io::Result<Duration> {
-        machine::process_cpu(self.child.id())
+        let own = machine::process_cpu(self.child.id())?;
+        let task = self.kernel_thread.as_deref().map(machine::task_cpu);
+        Ok(own + task.transpose()?.unwrap_or_default())
     }
 
     /// Its resident memory in KiB.

@@ -43,8 +43,8 @@ pub struct Sample {
     /// The load's CPU time. Other processes used the rest of its CPU.
     pub load_cpu: Duration,
     /// Round-trip times in nanoseconds: median and 99th percentile. A GSO batch ends with its last
-    /// reply.
-    pub rtt: [u32; 2],
+    /// reply. `None` where they are not measured.
+    pub rtt: [Option<u32>; 2],
 }
 
 /// Memory for the calls, reused by all loads.
@@ -246,7 +246,7 @@ impl<'a> Watch<'a> {
         self.rtts.sort_unstable();
         let quantile = |percent| {
             let index = self.rtts.len() * percent / 100;
-            self.rtts.get(index).copied().unwrap_or(0)
+            self.rtts.get(index).copied()
         };
         Sample {
             echoes: self.echoes,

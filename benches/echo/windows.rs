@@ -49,7 +49,7 @@ impl Windows {
         header_at: usize,
     ) -> io::Result<Self> {
         let flow = || {
-            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.connect(server)?;
             Ok(Flow::new(socket, window))
         };
