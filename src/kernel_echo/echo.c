@@ -17,10 +17,12 @@ static __u64 (*const coarse_time)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 
 /* The most addresses of one interface. */
 #define ADDRESSES 8
-/* The longest frame that is answered: a buffer of XDP is one page. */
-#define FRAME 4096
+/* The longest UDP datagram that is answered, with its header: the verifier must see the end of loops. */
+#define LONGEST 4096
 /* Without a heartbeat of the daemon for this long, in nanoseconds, every frame is passed. */
-#define SILENCE 1500000000LL
+#define SILENCE 1500000000ULL
+/* How far the coarse clock may be behind that of the daemon, in nanoseconds: one tick at 100 Hz, twice. */
+#define TICKS 20000000ULL
 /* The TTL of a reply: the default of the kernel's sockets. */
 #define TTL 64
 
@@ -30,9 +32,9 @@ struct address {
 	__u16 port;            /* 0: unused, as are all entries after it */
 	__u16 min_source_port; /* in the byte order of the host */
 	__u32 max_datagram;
-	__u8 mac[6];           /* of the interface */
+	__u16 mac[3];          /* of the interface */
 	__u16 unused;
-	__u32 zero;
+	__u32 zero[2];
 	__u64 datagrams;       /* echoed */
 	__u64 bytes;           /* of the echoed datagrams */
 	__u64 passed;          /* datagrams for this address that the socket got */
@@ -45,10 +47,10 @@ struct map addresses SEC("maps"); /* per-CPU array of struct address */
 struct map heartbeat SEC("maps"); /* array of one __u64: CLOCK_MONOTONIC in nanoseconds */
 
 struct ethernet {
-	__u8 to[6];
-	__u8 from[6];
+	__u16 to[3];
+	__u16 from[3];
 	__u16 type;
-} __attribute__((packed));
+};
 
 struct ipv4 {
 	__u8 version_and_length;
@@ -105,7 +107,7 @@ INLINE __u64 sum_of(const void *at, const void *end, __u32 length, __u32 zero)
 	const __u8 *byte = at + (zero & 1);
 	__u64 sum = 0;
 
-	for (__u32 blocks = 0; blocks < FRAME / 16; blocks++) {
+	for (__u32 blocks = 0; blocks < LONGEST / 16; blocks++) {
 		const __u32 *word = (const __u32 *)byte;
 
 		if (blocks >= length / 16 || (const void *)(byte + 16) > end)
@@ -114,7 +116,7 @@ INLINE __u64 sum_of(const void *at, const void *end, __u32 length, __u32 zero)
 		sum += (__u64)word[2] + word[3];
 		byte += 16;
 	}
-	byte = at + (length & (FRAME - 16));
+	byte = at + (length & ~15U);
 	if (length & 8 && (const void *)(byte + 8) <= end) {
 		sum += (__u64)((const __u32 *)byte)[0] + ((const __u32 *)byte)[1];
 		byte += 8;
@@ -135,11 +137,11 @@ INLINE __u64 sum_of(const void *at, const void *end, __u32 length, __u32 zero)
 
 INLINE void swap_macs(struct ethernet *ethernet)
 {
-	for (int i = 0; i < 6; i++) {
-		__u8 byte = ethernet->to[i];
+	for (int i = 0; i < 3; i++) {
+		__u16 part = ethernet->to[i];
 
 		ethernet->to[i] = ethernet->from[i];
-		ethernet->from[i] = byte;
+		ethernet->from[i] = part;
 	}
 }
 
@@ -148,9 +150,6 @@ INLINE int is_odd_ipv4_source(__u32 from, __u32 to)
 {
 	__u8 first = from; /* The first byte in the frame. */
 
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-	first = from >> 24;
-#endif
 	return from == to || first == 0 || first == 127 || first >= 224;
 }
 
@@ -165,11 +164,18 @@ INLINE int is_odd_ipv6_source(const __u32 *from, const __u32 *to)
 
 /* Whether a datagram with a valid header is one that the daemon would echo whole. */
 INLINE int is_plain(const struct address *to, const struct ethernet *ethernet, __u16 from_port,
-		    __u32 payload)
+		    __u32 length)
 {
-	for (int i = 0; i < 6; i++)
-		if (ethernet->to[i] != to->mac[i])
-			return 0;
+	__u32 payload = length - sizeof(struct udp); /* More than any limit if the length is too small. */
+	int is_to_own = 1, is_from_own = 1;
+
+	for (int i = 0; i < 3; i++) {
+		is_to_own &= ethernet->to[i] == to->mac[i];
+		is_from_own &= ethernet->from[i] == to->mac[i];
+	}
+	/* The lowest bit of the first byte is that of groups. */
+	if (!is_to_own || is_from_own || ethernet->from[0] & 1)
+		return 0;
 	return from_port != 0 && from_port >= to->min_source_port && payload <= to->max_datagram;
 }
 
@@ -198,16 +204,15 @@ SEC("xdp") int kernel_echo(struct xdp_md *context)
 		if (ipv4->version_and_length != 0x45 || ipv4->protocol != 17 ||
 		    ipv4->fragment & SWAP16(0xbfff))
 			return XDP_PASS;
-		ip[2] = SWAP16(0xffff) << 16;
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-		ip[2] = 0xffff;
-#endif
+		ip[2] = 0xffff0000;
 		ip[3] = ipv4->to;
 	} else if (ethernet->type == SWAP16(0x86dd)) {
 		udp = (void *)(ipv6 + 1);
 		if ((void *)(udp + 1) > end)
 			return XDP_PASS;
-		if ((*(__u8 *)ipv6 & 0xf0) != 0x60 || ipv6->protocol != 17)
+		/* An address that begins with 64 zero bits may be that of an IPv4 entry. */
+		if ((*(__u8 *)ipv6 & 0xf0) != 0x60 || ipv6->protocol != 17 ||
+		    (ipv6->to[0] | ipv6->to[1]) == 0)
 			return XDP_PASS;
 		for (int i = 0; i < 4; i++)
 			ip[i] = ipv6->to[i];
@@ -244,22 +249,22 @@ SEC("xdp") int kernel_echo(struct xdp_md *context)
 		for (int i = 0; i < 4; i++)
 			sum += (__u64)ipv6->from[i] + ipv6->to[i];
 	}
-	if (is_reflector || length < sizeof(*udp) ||
-	    !is_plain(own, ethernet, SWAP16(udp->from), length - sizeof(*udp)))
+	if (is_reflector || !is_plain(own, ethernet, SWAP16(udp->from), length))
 		goto pass;
 	/* Short frames are padded to 60 bytes. */
-	if ((void *)udp + length > end || ((void *)udp + length < end && end - start > 60))
+	if (length > LONGEST || (void *)udp + length > end || ((void *)udp + length < end && end - start > 60))
 		goto pass;
 	key = 0;
 	beat = map_lookup(&heartbeat, &key);
 	now = coarse_time();
-	if (!beat || (__s64)(now - *beat) > SILENCE)
+	/* Also not for one of the future. */
+	if (!beat || !*beat || now + TICKS - *beat > SILENCE + TICKS)
 		goto pass;
 	/* A sender without a checksum, or one that leaves it to hardware, sends another one. */
 	if (!udp->checksum)
 		goto pass;
 	sum += SWAP16(17) + (__u64)udp->length;
-	if (folded(sum + sum_of(udp, end, length, own->zero)) != 0xffff)
+	if (folded(sum + sum_of(udp, end, length, own->zero[0])) != 0xffff)
 		goto pass;
 
 	swap_macs(ethernet);
@@ -269,6 +274,7 @@ SEC("xdp") int kernel_echo(struct xdp_md *context)
 		ipv4->from = ipv4->to;
 		ipv4->to = from;
 		ipv4->traffic_class = 0;
+		ipv4->fragment = SWAP16(0x4000); /* don't fragment */
 		ipv4->ttl = TTL;
 		ipv4->checksum = 0;
 		ipv4->checksum = ~folded(header_sum(ipv4));
