@@ -55,9 +55,12 @@ pub(super) fn names(argument: &clap::Arg) -> Vec<String> {
     std::iter::once(name.to_owned()).chain(shared).collect()
 }
 
-/// The command without variables.
+/// The command without variables. An option that has its value from one is not required.
 pub(super) fn without(command: &Command) -> Command {
-    let reset = |argument: clap::Arg| argument.env(Resettable::Reset);
+    let reset = |argument: clap::Arg| {
+        let is_required = argument.is_required_set() && argument.get_env().is_none();
+        argument.env(Resettable::Reset).required(is_required)
+    };
     let command = command.clone().mut_args(reset);
     command.mut_subcommands(|subcommand| subcommand.mut_args(reset))
 }

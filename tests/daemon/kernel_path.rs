@@ -114,6 +114,29 @@ fn wrong_address_of_attach_is_a_usage_error() {
 }
 
 #[test]
+fn required_options_of_attach_have_variables() {
+    // Port 0 is refused after the command line is parsed.
+    let refused = "192.0.2.1:0 has port 0";
+    for (variables, options, expected) in [
+        (&["LISTEN=192.0.2.1:0"][..], "--interface=lo", refused),
+        (&["ATTACH_INTERFACE=lo"], "--listen=192.0.2.1:0", refused),
+        (&["LISTEN=192.0.2.1:0", "ATTACH_INTERFACE=lo"], "", refused),
+        (&["LISTEN=192.0.2.1:0"], "", "--interface <IF>"),
+        (&["LISTEN="], "--interface=lo", "--listen <ADDRESS:PORT>"),
+    ] {
+        let mut command = program();
+        command.arg("attach").args(options.split_whitespace());
+        for variable in variables {
+            let (name, value) = variable.split_once('=').unwrap();
+            command.env(format!("UDP_ECHO_{name}"), value);
+        }
+        let (status, _, said) = run(&mut command);
+        assert_eq!(status.code(), Some(2), "{variables:?} {options}: {said}");
+        assert_has(&said, expected);
+    }
+}
+
+#[test]
 fn detach_of_nothing_succeeds() {
     let mut command = program();
     let (status, out, said) = run(command.args(["detach", "--pins", "/no/pins"]));
