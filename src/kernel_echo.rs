@@ -1,6 +1,7 @@
 //! The kernel path: an XDP program that echoes datagrams in the network driver.
 
 mod error;
+mod host;
 mod pins;
 mod program;
 mod reader;
@@ -75,7 +76,7 @@ impl Program {
     /// # Errors
     /// `EPERM` or `EACCES` without `CAP_BPF`, `CAP_PERFMON` and `CAP_NET_ADMIN`.
     pub fn load(settings: &Settings) -> io::Result<Self> {
-        let addresses = Map::create(MapKind::PerCpuArray, "udp_echo_addr", MAX_ADDRESSES)?;
+        let addresses = Map::create(MapKind::PerCpuArray, pins::ADDRESSES_NAME, MAX_ADDRESSES)?;
         let heartbeat = Map::create(MapKind::Array, "udp_echo_beat", 1)?;
         for (key, listen) in (0..).zip(&settings.listen) {
             let ip = match listen.ip().to_canonical() {

@@ -95,7 +95,7 @@ fn attach(args: &AttachArgs) -> ExitCode {
 
 fn detach(args: &DetachArgs) -> ExitCode {
     match kernel_echo::detach(&args.pins, &args.interface) {
-        Ok(_) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
 }

@@ -28,17 +28,24 @@ pub enum AttachError {
         interface: String,
     },
     /// The pins cannot be made.
-    #[error(
-        "cannot pin to {}: {cause}; --pins needs a folder in a file system of type bpf \
-         (mount -t bpf bpf /sys/fs/bpf)",
-        folder.display()
-    )]
+    #[error("cannot pin to {}: {cause}{}", folder.display(), pin_hint(.cause))]
     Pin {
         /// The folder of the interface.
         folder: PathBuf,
         /// The error of the system call.
         cause: io::Error,
     },
+}
+
+/// Advice about a system call that failed.
+fn pin_hint(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(_) => {
+            "; --pins needs a folder in a file system of type bpf (mount -t bpf -o mode=0755 bpf \
+             /sys/fs/bpf)"
+        }
+        None => "",
+    }
 }
 
 /// Advice about a refused program.

@@ -3,19 +3,21 @@
 //! A link holds the program at its interface while the link has a descriptor or a pin. It is pinned
 //! last: whatever ends `attach` before that leaves the interface without a program.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use super::error::{AttachError, DetachError};
-use super::routes;
 use super::sys::{self, LinkInfo, XdpMode};
 use super::{Program, Settings};
+use super::{host, routes};
 
 const LINK: &str = "link";
 pub(super) const ADDRESSES: &str = "addresses";
 pub(super) const HEARTBEAT: &str = "heartbeat";
+/// The name of the map of addresses. It identifies the folder of an interface.
+pub(super) const ADDRESSES_NAME: &str = "udp_echo_addr";
 
 /// The task of `attach`.
 #[derive(Debug, Clone)]
@@ -38,17 +40,19 @@ impl Attach {
     /// # Errors
     /// The first failure. Nothing is left behind.
     pub fn run(&self) -> Result<Vec<String>, AttachError> {
+        let is_new = fs::symlink_metadata(&self.pins).is_err();
         let mut done = Vec::new();
         for interface in &self.interfaces {
             match self.attach(interface) {
                 Ok(pinned) => done.push(pinned),
                 Err(error) => {
+                    // The first error says more than one of these.
                     for folder in done {
-                        // The first error says more.
                         let _ = remove(&folder);
                     }
-                    // Fails while it has other interfaces.
-                    let _ = fs::remove_dir(&self.pins);
+                    if is_new {
+                        let _ = fs::remove_dir(&self.pins);
+                    }
                     return Err(error);
                 }
             }
@@ -68,28 +72,25 @@ impl Attach {
     fn attach(&self, interface: &str) -> Result<PathBuf, AttachError> {
         let failed = |cause| AttachError::new(interface, self.mode, cause);
         let found = sys::interface(interface).map_err(failed)?;
-        let folder = self.pins.join(interface);
-        if is_attached(&folder) {
-            return Err(AttachError::Twice {
-                interface: interface.into(),
-            });
-        }
         let settings = Settings {
             mac: found.mac,
             ..self.settings.clone()
         };
         let program = Program::load(&settings).map_err(failed)?;
-        let link = sys::attach(&program.loaded, found.index, self.mode).map_err(failed)?;
+        let folder = self.pins.join(interface);
         let cannot_pin = |cause| AttachError::Pin {
             folder: folder.clone(),
             cause,
         };
-        // An attach that was killed can have left some.
-        remove(&folder).map_err(cannot_pin)?;
+        if self.is_attached(&folder).map_err(cannot_pin)? {
+            return Err(AttachError::Twice {
+                interface: interface.into(),
+            });
+        }
+        let link = sys::attach(&program.loaded, found.index, self.mode).map_err(failed)?;
+        remove_left(&folder).map_err(cannot_pin)?;
         let pin = || {
-            for made in [&self.pins, &folder] {
-                create_open(made)?;
-            }
+            create_open(&folder)?;
             for (object, name, mode) in [
                 (
                     &program.addresses as &dyn std::os::fd::AsFd,
@@ -103,7 +104,7 @@ impl Attach {
                 sys::pin(object, &path)?;
                 fs::set_permissions(&path, Permissions::from_mode(mode))?;
                 if name == HEARTBEAT {
-                    chown(&path, self.owner, None)?;
+                    lchown(&path, self.owner, None)?;
                 }
             }
             Ok(())
@@ -114,33 +115,53 @@ impl Attach {
         })?;
         Ok(folder)
     }
+
+    /// Whether the interface of a folder has a program of `attach`. Creates the folder of all pins.
+    fn is_attached(&self, folder: &Path) -> io::Result<bool> {
+        match create_open(&self.pins) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created?,
+        }
+        if !host::is_in_bpf(&open_trusted(&self.pins)?)? {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        unless_missing(open_trusted(folder).map(drop))?;
+        let link = sys::get(&folder.join(LINK), 0);
+        let found: io::Result<LinkInfo> = link.and_then(|link| sys::info(&link));
+        // The interface of a link can be gone.
+        Ok(found.is_ok_and(|found| found.interface != 0))
+    }
 }
 
 /// Detaches the program from these interfaces, or from all, and removes the pins. It is no error if
 /// there are none.
 ///
 /// # Errors
-/// If a pin cannot be removed.
-pub fn detach(pins: &Path, interfaces: &[String]) -> Result<usize, DetachError> {
-    let mut folders = Vec::new();
-    let found = folders_of(pins).map_err(|cause| DetachError {
-        folder: pins.into(),
-        cause,
-    })?;
-    for folder in found {
+/// The first pin that cannot be removed. The others are removed.
+pub fn detach(pins: &Path, interfaces: &[String]) -> Result<(), DetachError> {
+    let failed = |folder: &Path| {
+        let folder = folder.to_owned();
+        move |cause| DetachError { folder, cause }
+    };
+    let opened = match open_trusted(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(failed(pins))?,
+    };
+    if !host::is_in_bpf(&opened).map_err(failed(pins))? {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for folder in folders_of(pins).map_err(failed(pins))? {
         let name = folder.file_name().and_then(|name| name.to_str());
         if interfaces.is_empty() || interfaces.iter().any(|own| Some(own.as_str()) == name) {
-            folders.push(folder);
+            result = result.and(remove_own(&folder).map_err(failed(&folder)));
         }
     }
-    let mut count = 0;
-    for folder in folders {
-        count += usize::from(folder.join(LINK).exists());
-        remove(&folder).map_err(|cause| DetachError { folder, cause })?;
+    if is_named_as_ours(pins) {
+        // Fails while interfaces are left.
+        let _ = fs::remove_dir(pins);
     }
-    // Fails while interfaces are left.
-    let _ = fs::remove_dir(pins);
-    Ok(count)
+    result
 }
 
 /// The folders of all interfaces.
@@ -149,36 +170,91 @@ pub(super) fn folders_of(pins: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
-    let mut paths: Vec<_> = paths.collect::<io::Result<_>>()?;
-    paths.sort();
-    Ok(paths)
+    let entries: Vec<_> = entries.collect::<io::Result<_>>()?;
+    let folders = entries
+        .iter()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut folders: Vec<_> = folders.map(fs::DirEntry::path).collect();
+    folders.sort();
+    Ok(folders)
 }
 
-/// Creates a folder that every user can open. Leaves one that exists as it is.
+/// Whether a folder of pins has the default name. `attach` creates it, so `detach` removes it.
+fn is_named_as_ours(pins: &Path) -> bool {
+    pins.file_name() == Path::new(super::PINS).file_name()
+}
+
+/// Creates a folder that every user can open.
 fn create_open(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
-        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+    fs::DirBuilder::new().mode(0o700).create(folder)?;
+    open_trusted(folder)?.set_permissions(Permissions::from_mode(0o755))
+}
+
+/// Opens a folder that no other user can change, and no link to one: paths in it are then safe.
+fn open_trusted(folder: &Path) -> io::Result<File> {
+    let untrusted = || {
+        io::Error::other(format!(
+            "{} must be a folder, not a link, that belongs to root and that only root can write",
+            folder.display()
+        ))
+    };
+    // A slash at the end would follow a link.
+    let path: PathBuf = folder.components().collect();
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path);
+    let opened = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(untrusted()),
+        opened => opened?,
+    };
+    let found = opened.metadata()?;
+    let is_own = [0, host::effective_user()].contains(&found.uid());
+    if is_own && found.mode() & 0o022 == 0 {
+        Ok(opened)
+    } else {
+        Err(untrusted())
     }
 }
 
-/// Whether the pinned link still has an interface.
-fn is_attached(folder: &Path) -> bool {
-    let link = sys::get(&folder.join(LINK), 0);
-    let found: io::Result<LinkInfo> = link.and_then(|link| sys::info(&link));
-    found.is_ok_and(|found| found.interface != 0)
+/// Removes the folder of an interface, if it is one.
+fn remove_own(folder: &Path) -> io::Result<()> {
+    let mut is_empty = true;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if ![LINK, ADDRESSES, HEARTBEAT].iter().any(|own| name == *own) {
+            return Ok(());
+        }
+        is_empty = false;
+    }
+    open_trusted(folder)?;
+    // An `attach` that is killed can leave an empty folder.
+    let is_own = if is_empty {
+        folder.parent().is_some_and(is_named_as_ours)
+    } else {
+        sys::map_has_name(&folder.join(ADDRESSES), ADDRESSES_NAME)?
+    };
+    if is_own { remove(folder) } else { Ok(()) }
+}
+
+/// Removes what an `attach` that was killed left of an interface. Any other file is an error.
+fn remove_left(folder: &Path) -> io::Result<()> {
+    unless_missing(remove_own(folder))?;
+    unless_missing(fs::remove_dir(folder))
 }
 
 /// Removes the pins of an interface, the link first. It is no error if there are none.
 fn remove(folder: &Path) -> io::Result<()> {
-    let gone = |result: io::Result<()>| match result {
+    // The addresses, which tell that the folder is one of `attach`, come first and go last.
+    for name in [LINK, HEARTBEAT, ADDRESSES] {
+        unless_missing(fs::remove_file(folder.join(name)))?;
+    }
+    unless_missing(fs::remove_dir(folder))
+}
+
+fn unless_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
-    };
-    for name in [LINK, ADDRESSES, HEARTBEAT] {
-        gone(fs::remove_file(folder.join(name)))?;
     }
-    gone(fs::remove_dir(folder))
 }

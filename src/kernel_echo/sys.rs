@@ -140,6 +140,8 @@ pub(super) struct MapInfo {
     key_size: u32,
     value_size: u32,
     entries: u32,
+    flags: u32,
+    name: [u8; 16],
 }
 
 /// The start of `struct bpf_link_info` of an XDP link.
@@ -368,6 +370,15 @@ pub(super) fn get(path: &Path, flags: u32) -> io::Result<OwnedFd> {
         flags,
     };
     open(OBJ_GET, &mut attribute)
+}
+
+/// Whether a pinned object is a map of this name.
+pub(super) fn map_has_name(path: &Path, title: &str) -> io::Result<bool> {
+    match get(path, READ_ONLY) {
+        Ok(object) => info(&object).map(|found: MapInfo| found.name == name(title)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The kernel's description of an object.

@@ -1,6 +1,10 @@
 //! `--kernel-echo` without attached programs, and options that it excludes.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+
 use crate::harness::service::{Service, assert_has};
+use crate::harness::tidy::Folder;
 use crate::harness::{program, run};
 
 const ECHO: [&str; 3] = [
@@ -142,4 +146,49 @@ fn detach_of_nothing_succeeds() {
     let (status, out, said) = run(command.args(["detach", "--pins", "/no/pins"]));
     assert!(status.success(), "{said}");
     assert_eq!([out, said], ["", ""]);
+}
+
+#[test]
+fn detach_refuses_a_folder_that_others_can_change() {
+    let folder = Folder::new();
+    let pins = folder.join("pins");
+    fs::create_dir(&pins).unwrap();
+    fs::set_permissions(&pins, Permissions::from_mode(0o775)).unwrap();
+    let real = folder.join("real");
+    fs::create_dir(&real).unwrap();
+    fs::set_permissions(&real, Permissions::from_mode(0o755)).unwrap();
+    symlink(&real, folder.join("link")).unwrap();
+    for name in ["pins", "link", "link/"] {
+        let pins = folder.join(name);
+        let mut command = program();
+        let (status, _, said) = run(command.arg("detach").arg("--pins").arg(&pins));
+        assert_eq!(status.code(), Some(1), "{name}: {said}");
+        let expected = format!(
+            "udp-echo: cannot detach: cannot remove the pins in {0}: {0} must be a folder, not a \
+             link, that belongs to root and that only root can write\n",
+            pins.display()
+        );
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
+fn detach_leaves_files_that_are_not_pins() {
+    let folder = Folder::new();
+    let pins = folder.join("udp-echo");
+    for made in [&pins, &pins.join("project"), &pins.join("empty")] {
+        fs::create_dir(made).unwrap();
+        fs::set_permissions(made, Permissions::from_mode(0o755)).unwrap();
+    }
+    let names = ["link", "addresses", "heartbeat"];
+    for name in names {
+        fs::write(pins.join("project").join(name), "text").unwrap();
+    }
+    let mut command = program();
+    let (status, _, said) = run(command.arg("detach").arg("--pins").arg(&pins));
+    assert!(status.success(), "{said}");
+    for name in names {
+        assert!(pins.join("project").join(name).exists(), "{name}");
+    }
+    assert!(pins.join("empty").exists());
 }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod counts;
+mod pins;
 mod program;
 mod switching;
 
