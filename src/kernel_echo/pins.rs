@@ -77,7 +77,7 @@ impl Attach {
             ..self.settings.clone()
         };
         let program = Program::load(&settings).map_err(failed)?;
-        let folder = self.pins.join(interface);
+        let folder = self.pins.join(folder_name(interface));
         let cannot_pin = |cause| AttachError::Pin {
             folder: folder.clone(),
             cause,
@@ -152,8 +152,7 @@ pub fn detach(pins: &Path, interfaces: &[String]) -> Result<(), DetachError> {
     }
     let mut result = Ok(());
     for folder in folders_of(pins).map_err(failed(pins))? {
-        let name = folder.file_name().and_then(|name| name.to_str());
-        if interfaces.is_empty() || interfaces.iter().any(|own| Some(own.as_str()) == name) {
+        if interfaces.is_empty() || interfaces.contains(&interface_of(&folder)) {
             result = result.and(remove_own(&folder).map_err(failed(&folder)));
         }
     }
@@ -162,6 +161,18 @@ pub fn detach(pins: &Path, interfaces: &[String]) -> Result<(), DetachError> {
         let _ = fs::remove_dir(pins);
     }
     result
+}
+
+/// The name of the folder of an interface. Names in a file system of type bpf have no dot, names of
+/// interfaces no colon.
+fn folder_name(interface: &str) -> String {
+    interface.replace('.', ":")
+}
+
+/// The name of the interface of a folder.
+pub(super) fn interface_of(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    name.to_string_lossy().replace(':', ".")
 }
 
 /// The folders of all interfaces.

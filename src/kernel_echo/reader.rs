@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::pins::{ADDRESSES, HEARTBEAT, folders_of};
+use super::pins::{ADDRESSES, HEARTBEAT, folders_of, interface_of};
 use super::sys::{self, Map, MapKind};
 use super::{Entry, MAX_ADDRESSES};
 
@@ -175,8 +175,7 @@ impl Drop for KernelEcho {
 
 impl Interface {
     fn open(folder: &Path, expected: &Expected) -> Result<Self, Unusable> {
-        let name = folder.file_name().unwrap_or_default();
-        let name = name.to_string_lossy().into_owned();
+        let name = interface_of(folder);
         let [path, heartbeat_pin] = [ADDRESSES, HEARTBEAT].map(|pin| folder.join(pin));
         let failed = |path: &Path| {
             let path = path.to_owned();

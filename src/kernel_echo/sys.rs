@@ -429,10 +429,11 @@ pub(super) struct Interface {
 pub(super) fn interface(name: &str) -> io::Result<Interface> {
     // SAFETY: `ifreq` has only integers and a union of plain types, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte stays 0. A name with a slash would leave the folder of the pins.
+    // The last byte stays 0. A name with a slash would leave the folder of the pins. The kernel takes
+    // `eth0:1` as eth0.
     if name.is_empty()
         || name.len() >= libc::IFNAMSIZ
-        || name.contains('/')
+        || name.contains(['/', ':'])
         || name.starts_with('.')
     {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));

@@ -46,15 +46,20 @@ impl Drop for Pins {
 
 impl<'a> Attached<'a> {
     fn new(host: &'a Namespace, side: Side) -> Self {
-        let attached = Self {
-            host,
-            pins: Pins::new(),
-        };
         let listen = match side {
             Side::Server => LISTEN,
             Side::Peer => "10.77.0.2:9",
         };
-        let (success, said) = attached.attach(&["--interface=eth0", "--listen", listen]);
+        Self::of(host, &["--interface=eth0", "--listen", listen])
+    }
+
+    /// With these options.
+    fn of(host: &'a Namespace, options: &[&str]) -> Self {
+        let attached = Self {
+            host,
+            pins: Pins::new(),
+        };
+        let (success, said) = attached.attach(options);
         assert!(success, "{said}");
         attached
     }

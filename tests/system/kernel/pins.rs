@@ -147,3 +147,21 @@ fn detach_goes_on_after_an_error() {
     attached.detach();
     assert!(!fs::exists(&pins).unwrap());
 }
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
+fn interface_with_a_dot_in_its_name_is_attached() {
+    let (host, _other) = Namespace::pair();
+    host.shell("ip link set eth0 name eth0.5");
+    let attached = Attached::of(&host, &["--interface=eth0.5", "--listen", LISTEN]);
+    let daemon = attached.daemon("require", &[]);
+    let active = "kernel_echo_active{interface=\"eth0.5\"}";
+    host.inside(|| daemon.wait_for_metric(active, 1.0));
+    let pins = attached.pins();
+    let (status, said) = udp_echo(&host, &pins, "detach --interface eth0");
+    assert_eq!(status, Some(0), "{said}");
+    assert!(fs::exists(format!("{pins}/eth0:5")).unwrap());
+    let (status, said) = udp_echo(&host, &pins, "detach --interface eth0.5");
+    assert_eq!(status, Some(0), "{said}");
+    assert!(!fs::exists(&pins).unwrap());
+}
