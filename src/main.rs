@@ -80,7 +80,8 @@ fn probe(args: &ProbeArgs) -> ExitCode {
 fn attach(args: &AttachArgs) -> ExitCode {
     let settings = match args.settings() {
         Ok(settings) => settings,
-        Err(error) => return usage(&error),
+        Err(error) if error.is_usage() => return usage(&error),
+        Err(error) => return failed(&error),
     };
     match settings.run() {
         Ok(warnings) => {

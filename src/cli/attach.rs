@@ -118,6 +118,13 @@ pub enum UnusableAttach {
     NoUser(String),
 }
 
+impl UnusableAttach {
+    /// Whether the options are wrong, not the host.
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, Self::Resolve(_))
+    }
+}
+
 impl AttachArgs {
     /// The settings.
     ///
@@ -142,9 +149,15 @@ impl AttachArgs {
         if listen.len() > MAX_ADDRESSES as usize {
             return Err(UnusableAttach::TooMany);
         }
+        let mut interfaces = Vec::new();
+        for name in &self.interface {
+            if !interfaces.contains(name) {
+                interfaces.push(name.clone());
+            }
+        }
         Ok(Attach {
             pins: self.pins.clone(),
-            interfaces: self.interface.clone(),
+            interfaces,
             settings: Settings {
                 listen,
                 mac: [0; 6],

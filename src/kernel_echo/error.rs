@@ -1,6 +1,5 @@
 //! The errors of `attach` and `detach`.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -17,7 +16,7 @@ pub enum AttachError {
         /// The error of the system call.
         cause: io::Error,
         /// Advice.
-        hint: Hint,
+        hint: String,
     },
     /// It is attached.
     #[error(
@@ -48,16 +47,6 @@ fn pin_hint(cause: &io::Error) -> &'static str {
     }
 }
 
-/// Advice about a refused program.
-#[derive(Debug)]
-pub struct Hint(String);
-
-impl fmt::Display for Hint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl AttachError {
     pub(super) fn new(interface: &str, mode: XdpMode, cause: io::Error) -> Self {
         let native = mode == XdpMode::Native;
@@ -65,7 +54,7 @@ impl AttachError {
             Some(libc::EPERM | libc::EACCES) => {
                 "; run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".into()
             }
-            Some(libc::EBUSY) => format!(
+            Some(libc::EBUSY | libc::EEXIST) => format!(
                 "; the device has another XDP program, and there can be only one: \
                  `ip link show {interface}` shows it"
             ),
@@ -81,7 +70,7 @@ impl AttachError {
         Self::Refused {
             interface: interface.into(),
             cause,
-            hint: Hint(hint),
+            hint,
         }
     }
 }

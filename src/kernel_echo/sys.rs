@@ -331,7 +331,18 @@ pub(super) fn load(maps: [&dyn AsFd; 2]) -> io::Result<OwnedFd> {
         attach_type: ATTACH_XDP,
         ..ProgramLoad::default()
     };
-    open(PROG_LOAD, &mut attribute)
+    retried(|| open(PROG_LOAD, &mut attribute))
+}
+
+/// Calls again if a signal interrupted the verifier, as libbpf does.
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..4 {
+        match call() {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    call()
 }
 
 /// Attaches a program to an interface. It stays until the last descriptor and pin of the link are
@@ -425,7 +436,7 @@ pub(super) struct Interface {
 /// Looks up an interface (netdevice(7)).
 ///
 /// # Errors
-/// `ENODEV` if there is none of this name, `EOPNOTSUPP` if it is no Ethernet.
+/// `ENODEV` if there is none of this name; another if it is no Ethernet device.
 pub(super) fn interface(name: &str) -> io::Result<Interface> {
     // SAFETY: `ifreq` has only integers and a union of plain types, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -459,7 +470,7 @@ pub(super) fn interface(name: &str) -> io::Result<Interface> {
     // SAFETY: the kernel has written this field.
     let address = unsafe { address.ifru_hwaddr };
     if ![libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(&address.sa_family) {
-        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        return Err(io::Error::other("it is no Ethernet device"));
     }
     let mut mac = [0; 6];
     for (to, from) in mac.iter_mut().zip(address.sa_data) {
@@ -502,4 +513,29 @@ pub(super) fn monotonic_time() -> u64 {
     // clock exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_is_retried_five_times_after_a_signal() {
+        let attempts = |succeeds_at: u32, error: i32| {
+            let mut count = 0;
+            let result = retried(|| {
+                count += 1;
+                if count == succeeds_at {
+                    Ok(())
+                } else {
+                    Err(io::Error::from_raw_os_error(error))
+                }
+            });
+            (count, result.is_ok())
+        };
+        assert_eq!(attempts(1, libc::EAGAIN), (1, true));
+        assert_eq!(attempts(5, libc::EAGAIN), (5, true));
+        assert_eq!(attempts(6, libc::EAGAIN), (5, false));
+        assert_eq!(attempts(2, libc::EPERM), (1, false));
+    }
 }

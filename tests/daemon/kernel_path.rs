@@ -118,6 +118,16 @@ fn wrong_address_of_attach_is_a_usage_error() {
 }
 
 #[test]
+fn attach_fails_if_an_address_does_not_resolve() {
+    let mut command = program();
+    // The resolver asks no server for the zone.
+    command.args(["attach", "--interface=lo", "--listen=[fe80::1%no-if]:9999"]);
+    let (status, _, said) = run(&mut command);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert_has(&said, "udp-echo: cannot resolve \"fe80::1%no-if\": ");
+}
+
+#[test]
 fn required_options_of_attach_have_variables() {
     // Port 0 is refused after the command line is parsed.
     let refused = "192.0.2.1:0 has port 0";

@@ -28,6 +28,19 @@ fn failed_attach_says_why_and_leaves_nothing() {
         &["--interface=eth9"],
         "cannot attach to eth9: No such device (os error 19); `ip link` lists the interfaces",
     );
+    assert_fails(
+        &host,
+        &pins,
+        &["--interface=eth0:1"],
+        "cannot attach to eth0:1: No such device (os error 19); `ip link` lists the interfaces",
+    );
+    host.shell("ip tuntap add tun0 mode tun");
+    assert_fails(
+        &host,
+        &pins,
+        &["--interface=tun0"],
+        "cannot attach to tun0: it is no Ethernet device",
+    );
     // The second interface cannot have it, so the first one does not get it.
     assert_fails(
         &host,
@@ -47,6 +60,13 @@ fn failed_attach_says_why_and_leaves_nothing() {
         &["--interface=eth0"],
         "cannot attach to eth0: Device or resource busy (os error 16); the device has another XDP \
          program, and there can be only one: `ip link show eth0` shows it",
+    );
+    assert_fails(
+        &host,
+        &pins,
+        &["--interface=eth0", "--generic"],
+        "cannot attach to eth0: File exists (os error 17); the device has another XDP program, and \
+         there can be only one: `ip link show eth0` shows it",
     );
     let (success, said) = attached.attach(&["--interface=eth0", "--listen", LISTEN]);
     assert!(!success);
@@ -111,4 +131,19 @@ fn daemon_says_which_setting_of_the_program_differs() {
         assert_eq!(status.code(), Some(1), "{said}");
         assert!(said.contains(expected), "{expected} in {said}");
     }
+}
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
+fn generic_program_is_attached_once_to_a_repeated_name() {
+    let (host, _other) = Namespace::pair();
+    let options = ["--generic", "--interface=eth0,eth0", "--listen", LISTEN];
+    let attached = Attached::of(&host, &options);
+    let shown = host.shell("ip link show eth0");
+    assert!(
+        shown.contains("prog/xdp") && shown.contains("xdpgeneric"),
+        "{shown}"
+    );
+    attached.detach();
+    assert!(!attached.is_attached());
 }
