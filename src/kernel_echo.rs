@@ -9,16 +9,18 @@ mod routes;
 mod sys;
 
 use std::io;
+use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 pub use error::{AttachError, DetachError};
+pub use host::user;
 pub use pins::{Attach, detach};
 pub use program::INSTRUCTIONS;
 pub use reader::{Expected, KernelCounts, KernelEcho, Unusable};
+pub use sys::XdpMode;
 use sys::{Map, MapKind, Plain};
-pub use sys::{XdpMode, user};
 
 /// The default folder of the pins.
 pub const PINS: &str = "/sys/fs/bpf/udp-echo";
@@ -38,7 +40,7 @@ struct Entry {
     min_source_port: u16,
     max_datagram: u32,
     mac: [u8; 6],
-    _unused: [u8; 6],
+    _unused: [u8; 10],
     datagrams: u64,
     bytes: u64,
     passed: u64,
@@ -49,13 +51,13 @@ struct Entry {
 // SAFETY: integers and arrays of them; the fields leave no gap.
 unsafe impl Plain for Entry {}
 
-/// The settings of the program on one interface.
+const _: () = assert!(size_of::<Entry>() == 72 && offset_of!(Entry, datagrams) == 40);
+
+/// The settings of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The addresses that it answers for.
     pub listen: Vec<SocketAddr>,
-    /// The hardware address of the interface.
-    pub mac: [u8; 6],
     /// Longer datagrams are passed.
     pub max_datagram: u32,
     /// Datagrams from lower ports are passed.
@@ -71,11 +73,11 @@ pub struct Program {
 }
 
 impl Program {
-    /// Loads the program.
+    /// Loads the program for an interface with this hardware address.
     ///
     /// # Errors
     /// `EPERM` or `EACCES` without `CAP_BPF`, `CAP_PERFMON` and `CAP_NET_ADMIN`.
-    pub fn load(settings: &Settings) -> io::Result<Self> {
+    pub fn load(settings: &Settings, mac: [u8; 6]) -> io::Result<Self> {
         let addresses = Map::create(MapKind::PerCpuArray, pins::ADDRESSES_NAME, MAX_ADDRESSES)?;
         let heartbeat = Map::create(MapKind::Array, "udp_echo_beat", 1)?;
         for (key, listen) in (0..).zip(&settings.listen) {
@@ -90,7 +92,7 @@ impl Program {
                     port: listen.port().to_be_bytes(),
                     min_source_port: settings.min_source_port,
                     max_datagram: settings.max_datagram,
-                    mac: settings.mac,
+                    mac,
                     ..Entry::default()
                 },
             )?;

@@ -160,7 +160,6 @@ impl AttachArgs {
             interfaces,
             settings: Settings {
                 listen,
-                mac: [0; 6],
                 max_datagram: self.max_datagram.into(),
                 min_source_port: self.min_source_port,
             },

@@ -1,6 +1,7 @@
-//! The host: users and file systems.
+//! The host: network interfaces, users, file systems and the clock.
 #![expect(unsafe_code, reason = "std has no such calls")]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,4 +24,93 @@ pub(super) fn is_in_bpf(file: &File) -> io::Result<bool> {
 pub(super) fn effective_user() -> u32 {
     // SAFETY: the function has no arguments and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// A network interface.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Interface {
+    pub(super) index: u32,
+    pub(super) mac: [u8; 6],
+}
+
+/// Looks up an interface (netdevice(7)).
+///
+/// # Errors
+/// `ENODEV` if there is none of this name; another if it is no Ethernet device.
+pub(super) fn interface(name: &str) -> io::Result<Interface> {
+    // SAFETY: `ifreq` has only integers and a union of plain types, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays 0. A name with a slash would leave the folder of the pins. The kernel takes
+    // `eth0:1` as eth0.
+    if name.is_empty()
+        || name.len() >= libc::IFNAMSIZ
+        || name.contains(['/', ':'])
+        || name.starts_with('.')
+    {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    let mut ask = |command| {
+        // SAFETY: the descriptor is open; the kernel reads and writes a structure of this type, which
+        // outlives the call.
+        let status = unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut request) };
+        if status == 0 {
+            Ok(request.ifr_ifru)
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    let index = ask(libc::SIOCGIFINDEX)?;
+    // SAFETY: the kernel has written this field.
+    let index = unsafe { index.ifru_ifindex };
+    let address = ask(libc::SIOCGIFHWADDR)?;
+    // SAFETY: the kernel has written this field.
+    let address = unsafe { address.ifru_hwaddr };
+    if ![libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(&address.sa_family) {
+        return Err(io::Error::other("it is no Ethernet device"));
+    }
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(address.sa_data) {
+        *to = from.to_ne_bytes()[0];
+    }
+    Ok(Interface {
+        index: index.unsigned_abs(),
+        mac,
+    })
+}
+
+/// The number of a user (`getpwnam_r(3)`).
+pub fn user(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: `passwd` has only integers and pointers, for which zero is valid.
+    let mut found: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut memory: Vec<libc::c_char> = vec![0; 1 << 14];
+    let mut result = std::ptr::null_mut();
+    // SAFETY: the name ends with 0; the function writes to the structure and to the memory, which
+    // outlive the call, and stays within its length.
+    unsafe {
+        libc::getpwnam_r(
+            name.as_ptr(),
+            &raw mut found,
+            memory.as_mut_ptr(),
+            memory.len(),
+            &raw mut result,
+        );
+    }
+    (!result.is_null()).then_some(found.pw_uid)
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the program.
+pub(super) fn monotonic_time() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the function writes to the structure, which outlives the call. It cannot fail: the
+    // clock exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }

@@ -26,7 +26,7 @@ pub struct Attach {
     pub pins: PathBuf,
     /// The names of the interfaces.
     pub interfaces: Vec<String>,
-    /// The settings of the program, without the hardware address.
+    /// The settings of the program.
     pub settings: Settings,
     /// Whether the program runs in the driver.
     pub mode: XdpMode,
@@ -71,12 +71,8 @@ impl Attach {
 
     fn attach(&self, interface: &str) -> Result<PathBuf, AttachError> {
         let failed = |cause| AttachError::new(interface, self.mode, cause);
-        let found = sys::interface(interface).map_err(failed)?;
-        let settings = Settings {
-            mac: found.mac,
-            ..self.settings.clone()
-        };
-        let program = Program::load(&settings).map_err(failed)?;
+        let found = host::interface(interface).map_err(failed)?;
+        let program = Program::load(&self.settings, found.mac).map_err(failed)?;
         let folder = self.pins.join(folder_name(interface));
         let cannot_pin = |cause| AttachError::Pin {
             folder: folder.clone(),

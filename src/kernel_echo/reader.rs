@@ -9,8 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::host;
 use super::pins::{ADDRESSES, HEARTBEAT, folders_of, interface_of};
-use super::sys::{self, Map, MapKind};
+use super::sys::{Map, MapKind};
 use super::{Entry, MAX_ADDRESSES};
 
 /// Why the daemon cannot use attached programs.
@@ -118,7 +119,7 @@ impl KernelEcho {
     /// # Errors
     /// The first failed write.
     pub fn beat(&self) -> io::Result<()> {
-        let now = sys::monotonic_time();
+        let now = host::monotonic_time();
         let beats = self
             .interfaces
             .iter()
@@ -146,7 +147,7 @@ impl KernelEcho {
 
     /// The counts of every address on every interface.
     pub fn counts(&self) -> Vec<KernelCounts> {
-        let now = sys::monotonic_time();
+        let now = host::monotonic_time();
         let read = |one: &Interface, (listen, key, before): &(SocketAddr, u32, [u64; 3])| {
             // A descriptor of a map that exists always reads.
             let (total, last) = sums(&one.addresses.read(*key).unwrap_or_default());

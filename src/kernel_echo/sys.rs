@@ -1,13 +1,16 @@
 //! The system call `bpf` (bpf(2), include/uapi/linux/bpf.h).
 #![expect(unsafe_code, reason = "the system call takes pointers in structures")]
 
+mod map;
+
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::program::INSTRUCTIONS;
+pub(super) use map::Map;
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -157,11 +160,14 @@ pub(super) struct LinkInfo {
 }
 
 /// Calls `bpf` with an attribute that has the fields of `command`.
-fn call<T>(command: libc::c_long, attribute: &mut T) -> io::Result<i32> {
+///
+/// # Safety
+/// The pointers in the attribute are valid for what the command reads and writes.
+unsafe fn call<T>(command: libc::c_long, attribute: &mut T) -> io::Result<i32> {
     let size = size_of::<T>();
     let attribute: *mut T = attribute;
-    // SAFETY: the kernel reads and writes `size` bytes of the attribute, which outlives the call. Each
-    // caller passes pointers in it that are valid for what the command reads or writes.
+    // SAFETY: the kernel reads and writes `size` bytes of the attribute, which outlives the call. The
+    // caller answers for the pointers in it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attribute, size) };
     i32::try_from(result)
         .ok()
@@ -170,8 +176,12 @@ fn call<T>(command: libc::c_long, attribute: &mut T) -> io::Result<i32> {
 }
 
 /// Calls a command that returns a new descriptor.
-fn open<T>(command: libc::c_long, attribute: &mut T) -> io::Result<OwnedFd> {
-    let descriptor = call(command, attribute)?;
+///
+/// # Safety
+/// As [`call`]; and the command returns a new descriptor.
+unsafe fn open<T>(command: libc::c_long, attribute: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller answers for the pointers.
+    let descriptor = unsafe { call(command, attribute) }?;
     // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
@@ -205,99 +215,11 @@ pub(super) unsafe trait Plain: Copy + Default {}
 // SAFETY: an integer.
 unsafe impl Plain for u64 {}
 
-/// A map of values of one kind, with keys from 0.
-#[derive(Debug)]
-pub(super) struct Map<T> {
-    descriptor: OwnedFd,
-    copies: usize,
-    _values: std::marker::PhantomData<T>,
-}
+// SAFETY: integers and an array of them, without gaps.
+unsafe impl Plain for MapInfo {}
 
-impl<T: Plain> Map<T> {
-    /// Creates a map.
-    ///
-    /// # Errors
-    /// `EPERM` without the capability `CAP_BPF`.
-    pub(super) fn create(kind: MapKind, title: &str, entries: u32) -> io::Result<Self> {
-        let mut attribute = MapCreate {
-            kind: kind as u32,
-            key_size: 4,
-            value_size: size_in_bytes::<T>(),
-            entries,
-            name: name(title),
-            ..MapCreate::default()
-        };
-        let descriptor = open(MAP_CREATE, &mut attribute)?;
-        Self::with(descriptor, kind)
-    }
-
-    /// Opens a pinned map.
-    ///
-    /// # Errors
-    /// `ENOENT` if there is none, `EACCES` without permission, `InvalidData` if it is of another
-    /// kind.
-    pub(super) fn open(path: &Path, kind: MapKind, may_write: bool) -> io::Result<Self> {
-        let descriptor = get(path, if may_write { 0 } else { READ_ONLY })?;
-        let found: MapInfo = info(&descriptor)?;
-        let size = size_in_bytes::<T>();
-        if (found.kind, found.key_size, found.value_size) != (kind as u32, 4, size) {
-            return Err(io::Error::from(io::ErrorKind::InvalidData));
-        }
-        Self::with(descriptor, kind)
-    }
-
-    fn with(descriptor: OwnedFd, kind: MapKind) -> io::Result<Self> {
-        let copies = match kind {
-            MapKind::Array => 1,
-            MapKind::PerCpuArray => possible_cpus()?,
-        };
-        Ok(Self {
-            descriptor,
-            copies,
-            _values: std::marker::PhantomData,
-        })
-    }
-
-    /// The values of a key: one, or one for each possible CPU.
-    pub(super) fn read(&self, key: u32) -> io::Result<Vec<T>> {
-        let mut values = vec![T::default(); self.copies];
-        let mut attribute = Element {
-            map: number(&self.descriptor),
-            key: address(&raw const key),
-            value: address(values.as_mut_ptr()),
-            ..Element::default()
-        };
-        call(MAP_LOOKUP_ELEM, &mut attribute)?;
-        Ok(values)
-    }
-
-    /// Replaces all values of a key.
-    pub(super) fn write(&self, key: u32, value: T) -> io::Result<()> {
-        let values = vec![value; self.copies];
-        let mut attribute = Element {
-            map: number(&self.descriptor),
-            key: address(&raw const key),
-            value: address(values.as_ptr()),
-            ..Element::default()
-        };
-        call(MAP_UPDATE_ELEM, &mut attribute).map(drop)
-    }
-}
-
-impl<T> AsFd for Map<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
-/// The number of CPUs that may ever be online. A per-CPU map has a value for each.
-fn possible_cpus() -> io::Result<usize> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    let last = text.trim_end().rsplit([',', '-']).next();
-    let last: Option<usize> = last.and_then(|last| last.parse().ok());
-    last.map(|last| last + 1)
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-}
+// SAFETY: integers of one size.
+unsafe impl Plain for LinkInfo {}
 
 /// Loads the program with its maps, in the order of their declaration.
 ///
@@ -331,7 +253,8 @@ pub(super) fn load(maps: [&dyn AsFd; 2]) -> io::Result<OwnedFd> {
         attach_type: ATTACH_XDP,
         ..ProgramLoad::default()
     };
-    retried(|| open(PROG_LOAD, &mut attribute))
+    // SAFETY: the kernel reads `count` instructions and a text that ends with 0; both outlive the call.
+    retried(|| unsafe { open(PROG_LOAD, &mut attribute) })
 }
 
 /// Calls again if a signal interrupted the verifier, as libbpf does.
@@ -358,7 +281,8 @@ pub(super) fn attach(program: &OwnedFd, interface: u32, mode: XdpMode) -> io::Re
         attach_type: ATTACH_XDP,
         flags: mode as u32,
     };
-    open(LINK_CREATE, &mut attribute)
+    // SAFETY: there are no pointers in it.
+    unsafe { open(LINK_CREATE, &mut attribute) }
 }
 
 /// Pins an object in a file system of type bpf.
@@ -369,7 +293,8 @@ pub(super) fn pin(object: &(impl AsFd + ?Sized), path: &Path) -> io::Result<()> 
         descriptor: number(object),
         flags: 0,
     };
-    call(OBJ_PIN, &mut attribute).map(drop)
+    // SAFETY: the kernel reads the path, which ends with 0 and outlives the call.
+    unsafe { call(OBJ_PIN, &mut attribute) }.map(drop)
 }
 
 /// Opens a pinned object.
@@ -380,7 +305,8 @@ pub(super) fn get(path: &Path, flags: u32) -> io::Result<OwnedFd> {
         descriptor: 0,
         flags,
     };
-    open(OBJ_GET, &mut attribute)
+    // SAFETY: the kernel reads the path, which ends with 0 and outlives the call.
+    unsafe { open(OBJ_GET, &mut attribute) }
 }
 
 /// Whether a pinned object is a map of this name.
@@ -393,14 +319,16 @@ pub(super) fn map_has_name(path: &Path, title: &str) -> io::Result<bool> {
 }
 
 /// The kernel's description of an object.
-pub(super) fn info<T: Default + Copy>(object: &impl AsFd) -> io::Result<T> {
+pub(super) fn info<T: Plain>(object: &impl AsFd) -> io::Result<T> {
     let mut found = T::default();
     let mut attribute = Info {
         object: number(object),
         size: size_in_bytes::<T>(),
         found: address(&raw mut found),
     };
-    call(OBJ_GET_INFO_BY_FD, &mut attribute)?;
+    // SAFETY: the kernel writes at most `size` bytes of a plain structure, which outlives the call.
+    // Pointers that it reads from there are null, with lengths of 0.
+    unsafe { call(OBJ_GET_INFO_BY_FD, &mut attribute) }?;
     Ok(found)
 }
 
@@ -421,98 +349,10 @@ pub(super) fn run(program: &OwnedFd, frame: &[u8]) -> io::Result<(u32, Vec<u8>)>
         repeat: 1,
         ..TestRun::default()
     };
-    call(PROG_TEST_RUN, &mut attribute)?;
+    // SAFETY: the kernel reads the frame and writes at most `size_out` bytes; both outlive the call.
+    unsafe { call(PROG_TEST_RUN, &mut attribute) }?;
     left.truncate(usize::try_from(attribute.size_out).unwrap());
     Ok((attribute.result, left))
-}
-
-/// A network interface.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Interface {
-    pub(super) index: u32,
-    pub(super) mac: [u8; 6],
-}
-
-/// Looks up an interface (netdevice(7)).
-///
-/// # Errors
-/// `ENODEV` if there is none of this name; another if it is no Ethernet device.
-pub(super) fn interface(name: &str) -> io::Result<Interface> {
-    // SAFETY: `ifreq` has only integers and a union of plain types, for which zero is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte stays 0. A name with a slash would leave the folder of the pins. The kernel takes
-    // `eth0:1` as eth0.
-    if name.is_empty()
-        || name.len() >= libc::IFNAMSIZ
-        || name.contains(['/', ':'])
-        || name.starts_with('.')
-    {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    let socket = std::os::unix::net::UnixDatagram::unbound()?;
-    let mut ask = |command| {
-        // SAFETY: the descriptor is open; the kernel reads and writes a structure of this type, which
-        // outlives the call.
-        let status = unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut request) };
-        if status == 0 {
-            Ok(request.ifr_ifru)
-        } else {
-            Err(io::Error::last_os_error())
-        }
-    };
-    let index = ask(libc::SIOCGIFINDEX)?;
-    // SAFETY: the kernel has written this field.
-    let index = unsafe { index.ifru_ifindex };
-    let address = ask(libc::SIOCGIFHWADDR)?;
-    // SAFETY: the kernel has written this field.
-    let address = unsafe { address.ifru_hwaddr };
-    if ![libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(&address.sa_family) {
-        return Err(io::Error::other("it is no Ethernet device"));
-    }
-    let mut mac = [0; 6];
-    for (to, from) in mac.iter_mut().zip(address.sa_data) {
-        *to = from.to_ne_bytes()[0];
-    }
-    Ok(Interface {
-        index: index.unsigned_abs(),
-        mac,
-    })
-}
-
-/// The number of a user (`getpwnam_r(3)`).
-pub fn user(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: `passwd` has only integers and pointers, for which zero is valid.
-    let mut found: libc::passwd = unsafe { std::mem::zeroed() };
-    let mut memory: Vec<libc::c_char> = vec![0; 1 << 14];
-    let mut result = std::ptr::null_mut();
-    // SAFETY: the name ends with 0; the function writes to the structure and to the memory, which
-    // outlive the call, and stays within its length.
-    unsafe {
-        libc::getpwnam_r(
-            name.as_ptr(),
-            &raw mut found,
-            memory.as_mut_ptr(),
-            memory.len(),
-            &raw mut result,
-        );
-    }
-    (!result.is_null()).then_some(found.pw_uid)
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the program.
-pub(super) fn monotonic_time() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the function writes to the structure, which outlives the call. It cannot fail: the
-    // clock exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 #[cfg(test)]

@@ -234,11 +234,10 @@ fn is_echoed(delivered: &Delivered) -> bool {
 fn program() -> Option<Program> {
     let settings = Settings {
         listen: LISTEN.map(|own| own.parse().unwrap()).to_vec(),
-        mac: MAC,
         max_datagram: MAX_DATAGRAM,
         min_source_port: 1024,
     };
-    match Program::load(&settings) {
+    match Program::load(&settings, MAC) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
         program => {
             let program = program.unwrap();
