@@ -31,7 +31,20 @@ pub(super) fn effective_user() -> u32 {
 pub(super) struct Interface {
     pub(super) index: u32,
     pub(super) mac: [u8; 6],
+    /// Whether VLAN tags are taken off frames before a program gets them.
+    pub(super) takes_vlan_tags: bool,
 }
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    value: u32,
+}
+
+const SIOCETHTOOL: u16 = 0x8946;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// Looks up an interface (netdevice(7)).
 ///
@@ -53,9 +66,11 @@ pub(super) fn interface(name: &str) -> io::Result<Interface> {
         *to = libc::c_char::from_ne_bytes([from]);
     }
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
-    let mut ask = |command| {
-        // SAFETY: the descriptor is open; the kernel reads and writes a structure of this type, which
-        // outlives the call.
+    let none = request.ifr_ifru;
+    let mut ask = |command, argument| {
+        request.ifr_ifru = argument;
+        // SAFETY: the descriptor is open; the kernel reads and writes a structure of this type and, for
+        // ethtool, the one that it points to; both outlive the call.
         let status = unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut request) };
         if status == 0 {
             Ok(request.ifr_ifru)
@@ -63,10 +78,10 @@ pub(super) fn interface(name: &str) -> io::Result<Interface> {
             Err(io::Error::last_os_error())
         }
     };
-    let index = ask(libc::SIOCGIFINDEX)?;
+    let index = ask(libc::SIOCGIFINDEX, none)?;
     // SAFETY: the kernel has written this field.
     let index = unsafe { index.ifru_ifindex };
-    let address = ask(libc::SIOCGIFHWADDR)?;
+    let address = ask(libc::SIOCGIFHWADDR, none)?;
     // SAFETY: the kernel has written this field.
     let address = unsafe { address.ifru_hwaddr };
     if ![libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(&address.sa_family) {
@@ -76,9 +91,19 @@ pub(super) fn interface(name: &str) -> io::Result<Interface> {
     for (to, from) in mac.iter_mut().zip(address.sa_data) {
         *to = from.to_ne_bytes()[0];
     }
+    let mut flags = EthtoolValue {
+        command: ETHTOOL_GFLAGS,
+        value: 0,
+    };
+    let argument = libc::__c_anonymous_ifr_ifru {
+        ifru_data: (&raw mut flags).cast(),
+    };
+    // The value stays 0 if the driver has no such flags.
+    let _ = ask(SIOCETHTOOL.into(), argument);
     Ok(Interface {
         index: index.unsigned_abs(),
         mac,
+        takes_vlan_tags: flags.value & ETH_FLAG_RXVLAN != 0,
     })
 }
 

@@ -57,16 +57,11 @@ impl Attach {
                 }
             }
         }
-        let away = |interface: &String| {
-            let networks = routes::elsewhere(interface).join(", ");
-            (!networks.is_empty()).then(|| {
-                format!(
-                    "replies of the program leave by {interface}, where their datagrams came in; \
-                     those of the socket leave to {networks}"
-                )
-            })
-        };
-        Ok(self.interfaces.iter().filter_map(away).collect())
+        Ok(self
+            .interfaces
+            .iter()
+            .flat_map(|one| warnings(one))
+            .collect())
     }
 
     fn attach(&self, interface: &str) -> Result<PathBuf, AttachError> {
@@ -127,6 +122,25 @@ impl Attach {
         // The interface of a link can be gone.
         Ok(found.is_ok_and(|found| found.interface != 0))
     }
+}
+
+/// Warnings of replies that take another way than those of the socket.
+fn warnings(interface: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let networks = routes::elsewhere(interface).join(", ");
+    if !networks.is_empty() {
+        warnings.push(format!(
+            "replies of the program leave by {interface}, where their datagrams came in; those of \
+             the socket leave to {networks}"
+        ));
+    }
+    if host::interface(interface).is_ok_and(|found| found.takes_vlan_tags) {
+        warnings.push(format!(
+            "{interface} removes VLAN tags: the program answers datagrams of every VLAN, without a \
+             tag; `ethtool -K {interface} rxvlan off` leaves them to the socket"
+        ));
+    }
+    warnings
 }
 
 /// Detaches the program from these interfaces, or from all, and removes the pins. It is no error if

@@ -147,3 +147,37 @@ fn generic_program_is_attached_once_to_a_repeated_name() {
     attached.detach();
     assert!(!attached.is_attached());
 }
+
+#[test]
+#[ignore = "needs root, BPF and ethtool; .ci/run runs it"]
+fn attach_warns_of_replies_that_take_another_way() {
+    let (host, _other) = Namespace::pair();
+    // Two interfaces in one network: the route is that of the first one.
+    host.shell("ip link add eth1 type veth peer name eth2; ip link set eth2 up");
+    host.shell("ip address add 10.77.0.3/24 dev eth1; ip link set eth1 up");
+    let pins = Pins::new();
+    let attach = |line: &str| {
+        let mut command = host.command(program().get_program().to_str().unwrap());
+        command.args(line.split(' ')).arg("--pins");
+        let (status, _, said) = run(command.arg(pins.0.join("udp-echo")));
+        assert!(status.success(), "{said}");
+        said
+    };
+    let tags = |interface: &str| {
+        format!(
+            "udp-echo: warning: {interface} removes VLAN tags: the program answers datagrams of every \
+             VLAN, without a tag; `ethtool -K {interface} rxvlan off` leaves them to the socket\n"
+        )
+    };
+    let route = "udp-echo: warning: replies of the program leave by eth1, where their datagrams came \
+                 in; those of the socket leave to 10.77.0.0/24 by eth0\n";
+    let line = format!("attach --interface eth0,eth1 --listen {LISTEN}");
+    assert_eq!(
+        attach(&line),
+        [&tags("eth0"), route, &tags("eth1")].concat()
+    );
+    attach("detach");
+    host.shell("ethtool -K eth0 rxvlan off; ethtool -K eth1 rxvlan off");
+    assert_eq!(attach(&line), route);
+    attach("detach");
+}
