@@ -90,6 +90,7 @@ fn attach(args: &AttachArgs) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Err(error) if error.is_usage() => usage(&error),
         Err(error) => failed(&error),
     }
 }

@@ -1,6 +1,7 @@
 //! The command lines of the kernel path: `udp-echo attach` and `udp-echo detach`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
 use clap::{Parser, ValueHint};
@@ -135,8 +136,8 @@ impl AttachArgs {
         for given in &self.listen {
             let address: SocketAddr = given.resolve()?;
             let ip = address.ip();
-            let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-            if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_broadcast {
+            let is_unicast = !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast(address);
+            if !is_unicast || ip.is_loopback() {
                 return Err(UnusableAttach::NotUnicast(given.clone()));
             }
             if address.port() == 0 {
@@ -171,6 +172,19 @@ impl AttachArgs {
             owner: self.owner.as_deref().map(user).transpose()?,
         })
     }
+}
+
+/// Whether it is a broadcast address, of any network or of one of an interface: the kernel then
+/// connects only sockets that may send to all hosts.
+fn is_broadcast(address: SocketAddr) -> bool {
+    let connect = |may_broadcast| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_broadcast(may_broadcast)?;
+        socket.connect(address)
+    };
+    let is_limited = matches!(address.ip(), IpAddr::V4(ip) if ip.is_broadcast());
+    let is_refused = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    is_limited || connect(false).is_err_and(is_refused) && connect(true).is_ok()
 }
 
 /// The number of a user.

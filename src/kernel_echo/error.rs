@@ -26,6 +26,14 @@ pub enum AttachError {
         /// The name of the interface.
         interface: String,
     },
+    /// It has another address of the link.
+    #[error("cannot attach to {interface}: {address} is an address of another interface")]
+    Elsewhere {
+        /// The name of the interface.
+        interface: String,
+        /// The address with the name of its interface.
+        address: String,
+    },
     /// The pins cannot be made.
     #[error("cannot pin to {}: {cause}{}", folder.display(), pin_hint(.cause))]
     Pin {
@@ -48,6 +56,11 @@ fn pin_hint(cause: &io::Error) -> &'static str {
 }
 
 impl AttachError {
+    /// Whether the options are wrong, not the host.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Elsewhere { .. })
+    }
+
     pub(super) fn new(interface: &str, mode: XdpMode, cause: io::Error) -> Self {
         let native = mode == XdpMode::Native;
         let hint = match cause.raw_os_error() {

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,14 @@ impl Attach {
     fn attach(&self, interface: &str) -> Result<PathBuf, AttachError> {
         let failed = |cause| AttachError::new(interface, self.mode, cause);
         let found = host::interface(interface).map_err(failed)?;
+        // The program knows no zones.
+        let is_elsewhere = |listen: &&SocketAddr| matches!(listen, SocketAddr::V6(v6) if ![0, found.index].contains(&v6.scope_id()));
+        if let Some(address) = self.settings.listen.iter().find(is_elsewhere) {
+            return Err(AttachError::Elsewhere {
+                interface: interface.into(),
+                address: crate::udp::named_here(*address),
+            });
+        }
         let program = Program::load(&self.settings, found.mac).map_err(failed)?;
         let folder = self.pins.join(folder_name(interface));
         let cannot_pin = |cause| AttachError::Pin {

@@ -181,3 +181,35 @@ fn attach_warns_of_replies_that_take_another_way() {
     assert_eq!(attach(&line), route);
     attach("detach");
 }
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
+fn address_that_is_none_of_the_interface_is_a_usage_error() {
+    let (host, _other) = Namespace::pair();
+    host.shell("ip link add eth1 type veth peer name eth2; ip link set eth1 up");
+    // It is the second address.
+    host.shell("ip address add 10.78.0.1/30 brd + dev eth0");
+    let pins = Pins::new();
+    let folder = pins.0.join("udp-echo");
+    let attach = |listen: &str, interfaces: &str| {
+        let mut command = host.command(program().get_program().to_str().unwrap());
+        command.args(["attach", "--interface", interfaces, "--listen", listen]);
+        let (status, _, said) = run(command.arg("--pins").arg(&folder));
+        (status.code(), said)
+    };
+    for listen in ["10.77.0.255:9999", "10.78.0.3:9999"] {
+        let (status, said) = attach(listen, "eth0");
+        assert_eq!(status, Some(2), "{said}");
+        let expected = "is a wildcard, broadcast, multicast or loopback address";
+        assert!(said.contains(expected), "{said}");
+    }
+    let listen = "[fe80::1%eth0]:9999";
+    let (status, said) = attach(listen, "eth0,eth1");
+    assert_eq!(status, Some(2), "{said}");
+    let expected =
+        format!("udp-echo: cannot attach to eth1: {listen} is an address of another interface\n");
+    assert_eq!(said, expected);
+    assert!(!host.shell("ip link show").contains("prog/xdp"));
+    let (status, said) = attach(listen, "eth0");
+    assert_eq!(status, Some(0), "{said}");
+}
