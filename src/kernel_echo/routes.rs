@@ -60,7 +60,7 @@ fn ipv4(table: &str) -> Vec<Route> {
 }
 
 /// The routes of `/proc/net/ipv6_route` (`rt6_info_route`), without those to the host itself and to
-/// groups.
+/// multicast addresses.
 fn ipv6(table: &str) -> Vec<Route> {
     let route = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
