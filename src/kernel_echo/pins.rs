@@ -275,6 +275,10 @@ fn remove_left(folder: &Path) -> io::Result<()> {
 
 /// Removes the pins of an interface, the link first. It is no error if there are none.
 fn remove(folder: &Path) -> io::Result<()> {
+    // Without this, the kernel would detach the program some time after its pin has gone, and the next
+    // `attach` could find the interface busy.
+    let link = sys::get(&folder.join(LINK), 0);
+    let _ = link.and_then(|link| sys::detach(&link));
     // The addresses, which tell that the folder is one of `attach`, come first and go last.
     for name in [LINK, HEARTBEAT, ADDRESSES] {
         unless_missing(fs::remove_file(folder.join(name)))?;

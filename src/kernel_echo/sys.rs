@@ -22,6 +22,7 @@ const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
+const LINK_DETACH: libc::c_long = 34;
 
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
@@ -283,6 +284,13 @@ pub(super) fn attach(program: &OwnedFd, interface: u32, mode: XdpMode) -> io::Re
     };
     // SAFETY: there are no pointers in it.
     unsafe { open(LINK_CREATE, &mut attribute) }
+}
+
+/// Detaches the program of a link now.
+pub(super) fn detach(link: &OwnedFd) -> io::Result<()> {
+    let mut descriptor = number(link);
+    // SAFETY: there are no pointers in it.
+    unsafe { call(LINK_DETACH, &mut descriptor) }.map(drop)
 }
 
 /// Pins an object in a file system of type bpf.

@@ -80,6 +80,19 @@ fn failed_attach_says_why_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
+fn program_is_attached_again_right_after_detach() {
+    let (host, _other) = Namespace::pair();
+    let attached = Attached::new(&host, Side::Server);
+    for _ in 0..20 {
+        attached.detach();
+        assert!(!attached.is_attached());
+        let (success, said) = attached.attach(&["--interface=eth0", "--listen", LISTEN]);
+        assert!(success, "{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
 fn attach_without_privileges_names_the_capabilities() {
     let (host, _other) = Namespace::pair();
     let binary = program().get_program().to_str().unwrap().to_owned();
