@@ -173,7 +173,7 @@ INLINE int is_plain(const struct address *to, const struct ethernet *ethernet, _
 		is_to_own &= ethernet->to[i] == to->mac[i];
 		is_from_own &= ethernet->from[i] == to->mac[i];
 	}
-	/* The lowest bit of the first byte is that of groups. */
+	/* The lowest bit of the first byte is that of multicast addresses. */
 	if (!is_to_own || is_from_own || ethernet->from[0] & 1)
 		return 0;
 	return from_port != 0 && from_port >= to->min_source_port && payload <= to->max_datagram;
