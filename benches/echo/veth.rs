@@ -96,9 +96,7 @@ impl Veth {
         } = &self.server;
         let receiver = self.server.receiver.clone();
         self.inside(namespace, || {
-            shell(&format!(
-                "{DAEMON} detach && ip link set {device} xdp off"
-            ))?;
+            shell(&format!("{DAEMON} detach && ip link set {device} xdp off"))?;
             match start {
                 Start::Kernel => shell(&format!(
                     "{DAEMON} attach --interface {device} --listen {ADDRESS}"

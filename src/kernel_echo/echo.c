@@ -252,7 +252,8 @@ SEC("xdp") int kernel_echo(struct xdp_md *context)
 	if (is_reflector || !is_plain(own, ethernet, SWAP16(udp->from), length))
 		goto pass;
 	/* Short frames are padded to 60 bytes. */
-	if (length > LONGEST || (void *)udp + length > end || ((void *)udp + length < end && end - start > 60))
+	if (length > LONGEST || (void *)udp + length > end ||
+	    ((void *)udp + length < end && end - start > 60))
 		goto pass;
 	key = 0;
 	beat = map_lookup(&heartbeat, &key);
