@@ -8,13 +8,12 @@ mod reader;
 mod routes;
 mod sys;
 
-use std::io;
 use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-pub use error::{AttachError, DetachError};
+pub use error::{AttachError, DetachError, KernelError};
 pub use host::user;
 pub use pins::{Attach, detach};
 pub use program::INSTRUCTIONS;
@@ -77,7 +76,7 @@ impl Program {
     ///
     /// # Errors
     /// `EPERM` or `EACCES` without `CAP_BPF`, `CAP_PERFMON` and `CAP_NET_ADMIN`.
-    pub fn load(settings: &Settings, mac: [u8; 6]) -> io::Result<Self> {
+    pub fn load(settings: &Settings, mac: [u8; 6]) -> Result<Self, KernelError> {
         let addresses = Map::create(MapKind::PerCpuArray, pins::ADDRESSES_NAME, MAX_ADDRESSES)?;
         let heartbeat = Map::create(MapKind::Array, "udp_echo_beat", 1)?;
         for (key, listen) in (0..).zip(&settings.listen) {
@@ -97,7 +96,7 @@ impl Program {
                 },
             )?;
         }
-        let loaded = sys::load([&addresses, &heartbeat])?;
+        let loaded = sys::load(&sys::with_maps([&addresses, &heartbeat]))?;
         Ok(Self {
             loaded,
             addresses,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
-use super::error::{AttachError, DetachError};
+use super::error::{AttachError, DetachError, KernelError};
 use super::sys::{self, LinkInfo, XdpMode};
 use super::{Program, Settings};
 use super::{host, routes};
@@ -66,8 +66,8 @@ impl Attach {
     }
 
     fn attach(&self, interface: &str) -> Result<PathBuf, AttachError> {
-        let failed = |cause| AttachError::new(interface, self.mode, cause);
-        let found = host::interface(interface).map_err(failed)?;
+        let failed = |cause: KernelError| AttachError::new(interface, self.mode, cause);
+        let found = host::interface(interface).map_err(|cause| failed(cause.into()))?;
         // The program knows no zones.
         let is_elsewhere = |listen: &&SocketAddr| matches!(listen, SocketAddr::V6(v6) if ![0, found.index].contains(&v6.scope_id()));
         if let Some(address) = self.settings.listen.iter().find(is_elsewhere) {
@@ -87,7 +87,8 @@ impl Attach {
                 interface: interface.into(),
             });
         }
-        let link = sys::attach(&program.loaded, found.index, self.mode).map_err(failed)?;
+        let link = sys::attach(&program.loaded, found.index, self.mode)
+            .map_err(|cause| failed(cause.into()))?;
         remove_left(&folder).map_err(cannot_pin)?;
         let pin = || {
             create_open(&folder)?;

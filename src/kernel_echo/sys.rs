@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::error::KernelError;
 use super::program::INSTRUCTIONS;
 pub(super) use map::Map;
 
@@ -222,32 +223,39 @@ unsafe impl Plain for MapInfo {}
 // SAFETY: integers of one size.
 unsafe impl Plain for LinkInfo {}
 
-/// Loads the program with its maps, in the order of their declaration.
+/// The instructions with the descriptors of the maps, in the order of their declaration.
+pub(super) fn with_maps(maps: [&dyn AsFd; 2]) -> Vec<u64> {
+    /// The opcode of a 64-bit constant, with which a map is named.
+    const CONSTANT: u64 = 0x18;
+    let [first, second] = maps.map(number);
+    let with_map = |instruction: u64| {
+        // The source register 1 means that the constant is a map (`BPF_PSEUDO_MAP_FD`).
+        let is_map = instruction & 0xff == CONSTANT && (instruction >> 12) & 0xf == 1;
+        let map = if instruction >> 32 == 0 {
+            first
+        } else {
+            second
+        };
+        if is_map {
+            instruction & 0xffff_ffff | u64::from(map) << 32
+        } else {
+            instruction
+        }
+    };
+    INSTRUCTIONS.map(with_map).to_vec()
+}
+
+/// Loads a program. The error has the verdict of the verifier, if it refused the program.
 ///
 /// # Errors
 /// `EPERM` or `EACCES` without `CAP_BPF`, `CAP_PERFMON` and `CAP_NET_ADMIN`.
-#[expect(clippy::cast_possible_truncation, reason = "a short program")]
-pub(super) fn load(maps: [&dyn AsFd; 2]) -> io::Result<OwnedFd> {
-    /// The opcode of a 64-bit constant, with which a map is named.
-    const CONSTANT: u64 = 0x18;
-    let mut instructions = INSTRUCTIONS;
-    for instruction in &mut instructions {
-        // The source register 1 means that the constant is a map (`BPF_PSEUDO_MAP_FD`).
-        let is_map = *instruction & 0xff == CONSTANT && (*instruction >> 12) & 0xf == 1;
-        if is_map {
-            let [first, second] = maps.map(|map| map.as_fd().as_raw_fd().unsigned_abs());
-            let descriptor = if *instruction >> 32 == 0 {
-                first
-            } else {
-                second
-            };
-            *instruction = *instruction & 0xffff_ffff | u64::from(descriptor) << 32;
-        }
-    }
+pub(super) fn load(instructions: &[u64]) -> Result<OwnedFd, KernelError> {
+    /// The longest log that every kernel takes. The kernel writes a part of it.
+    const LOG: u32 = (1 << 24) - 1;
     let license = c"Dual MIT/GPL";
-    let mut attribute = ProgramLoad {
+    let attribute = || ProgramLoad {
         kind: PROG_TYPE_XDP,
-        count: INSTRUCTIONS.len() as u32,
+        count: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
         instructions: address(instructions.as_ptr()),
         license: address(license.as_ptr()),
         name: name("udp_echo"),
@@ -255,7 +263,25 @@ pub(super) fn load(maps: [&dyn AsFd; 2]) -> io::Result<OwnedFd> {
         ..ProgramLoad::default()
     };
     // SAFETY: the kernel reads `count` instructions and a text that ends with 0; both outlive the call.
-    retried(|| unsafe { open(PROG_LOAD, &mut attribute) })
+    let cause = match retried(|| unsafe { open(PROG_LOAD, &mut attribute()) }) {
+        Ok(program) => return Ok(program),
+        Err(cause) => cause,
+    };
+    if cause.raw_os_error() == Some(libc::EPERM) {
+        return Err(cause.into());
+    }
+    let mut log = vec![0; LOG as usize];
+    let mut logged = ProgramLoad {
+        log_level: 1,
+        log_size: LOG,
+        log: address(log.as_mut_ptr()),
+        ..attribute()
+    };
+    // SAFETY: as above; the kernel writes at most `log_size` bytes to the log, which outlives the call.
+    match unsafe { open(PROG_LOAD, &mut logged) } {
+        Ok(program) => Ok(program),
+        Err(_) => Err(KernelError::of_verifier(cause, &log)),
+    }
 }
 
 /// Calls again if a signal interrupted the verifier, as libbpf does.

@@ -3,6 +3,7 @@
 mod frames;
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Instant;
@@ -148,9 +149,15 @@ fn program(min_source_port: u16) -> Option<Program> {
         min_source_port,
     };
     match Program::load(&settings, MAC) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+        Err(error) if is_out_of_reach(&error) => None,
         program => Some(program.unwrap()),
     }
+}
+
+/// Whether the kernel has no BPF, or this process may not use it.
+fn is_out_of_reach(error: &KernelError) -> bool {
+    let kind = error.cause.kind();
+    [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported].contains(&kind)
 }
 
 /// The counts of each address: echoed, bytes, passed.
@@ -286,6 +293,23 @@ fn program_answers_every_plain_datagram() {
             }
         }
     }
+}
+
+#[test]
+fn refused_program_has_the_verdict_of_the_verifier() {
+    // The instruction `exit`: the program has no result.
+    let error = sys::load(&[0x95]).unwrap_err();
+    if is_out_of_reach(&error) && error.to_string() == error.cause.to_string() {
+        crate::skip!("{UNLOADED}");
+    }
+    let expected = format!("{}, the verifier says: R0 !read_ok", error.cause);
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(error.cause.raw_os_error(), Some(libc::EACCES));
+    let error = AttachError::new("eth0", XdpMode::Native, error).to_string();
+    assert!(
+        error.ends_with("with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"),
+        "{error}"
+    );
 }
 
 #[test]
