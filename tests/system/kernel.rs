@@ -1,10 +1,23 @@
 //! The kernel path: its program is compiled from its source, and echoes in network namespaces.
 
+/// Ends a test that needs BPF where there is none.
+macro_rules! needs_bpf {
+    () => {
+        if let Some(reason) = $crate::kernel::no_bpf() {
+            $crate::skip!("{reason}");
+        }
+    };
+}
+
 mod attach;
 mod counts;
 mod pins;
 mod program;
 mod switching;
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::Command;
 
 use crate::harness::tidy::Folder;
 use crate::harness::{Daemon, program, run, wait_until};
@@ -12,6 +25,29 @@ use crate::namespace::Namespace;
 use crate::namespace::shell;
 
 const LISTEN: &str = "10.77.0.1:9999";
+
+/// Calls bpf(2).
+#[expect(unsafe_code, reason = "the system call, without a library")]
+fn bpf(command: i32, attribute: &[u64]) -> io::Result<OwnedFd> {
+    // SAFETY: the attribute outlives the call, and so does what it points to.
+    let result = unsafe {
+        let size = size_of_val(attribute);
+        nix::libc::syscall(nix::libc::SYS_bpf, command, attribute.as_ptr(), size)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(result.try_into().unwrap()) })
+}
+
+/// Why there is no BPF here: the kernel has none, or a filter of system calls refuses it.
+fn no_bpf() -> Option<String> {
+    // A map of no type is invalid (`BPF_MAP_CREATE`).
+    let error = bpf(0, &[]).expect_err("there is no such map");
+    let is_refused = error.raw_os_error() != Some(nix::libc::EINVAL);
+    is_refused.then(|| format!("bpf(2) cannot be used: {error}"))
+}
 
 /// The side of the veth pair.
 #[derive(Clone, Copy)]
@@ -21,7 +57,7 @@ enum Side {
     Peer,
 }
 
-/// A program that is attached to the veth interface of a host, until this is dropped.
+/// A program that is attached to interfaces of a host, until this is dropped.
 struct Attached<'a> {
     host: &'a Namespace,
     pins: Pins,
@@ -40,7 +76,8 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        shell(&format!("umount {}", self.0.display()));
+        // No second panic if a test fails.
+        let _ = Command::new("umount").arg(&*self.0).status();
     }
 }
 
@@ -50,16 +87,16 @@ impl<'a> Attached<'a> {
             Side::Server => LISTEN,
             Side::Peer => "10.77.0.2:9",
         };
-        Self::of(host, &["--interface=eth0", "--listen", listen])
+        Self::with(host, &["--interface=eth0", "--listen", listen])
     }
 
-    /// With these options.
-    fn of(host: &'a Namespace, options: &[&str]) -> Self {
+    /// Attaches the program with these options.
+    fn with(host: &'a Namespace, args: &[&str]) -> Self {
         let attached = Self {
             host,
             pins: Pins::new(),
         };
-        let (success, said) = attached.attach(options);
+        let (success, said) = attached.attach(args);
         assert!(success, "{said}");
         attached
     }
@@ -90,20 +127,18 @@ impl<'a> Attached<'a> {
         (status.success(), said)
     }
 
-    /// A daemon that uses the program, once it answers.
-    fn daemon(&self, when: &str, args: &[&str]) -> Daemon {
-        let [when, pins, listen] = [
-            format!("--kernel-echo={when}"),
+    /// A daemon on these addresses that needs the program.
+    fn daemon(&self, listen: &str) -> Daemon {
+        let [pins, listen] = [
             format!("--pins={}", self.pins()),
-            format!("--listen={LISTEN}"),
+            format!("--listen={listen}"),
         ];
-        let own = ["--mode=echo", &*when, &pins, &listen];
-        self.host.daemon(&[&own[..], args].concat())
+        let own = ["--mode=echo", "--kernel-echo=require", &*pins, &listen];
+        self.host.daemon(&own)
     }
 
-    /// Whether the interface has a program.
     fn is_attached(&self) -> bool {
-        self.host.shell("ip link show eth0").contains("prog/xdp")
+        has_program(self.host, "eth0")
     }
 }
 
@@ -111,6 +146,12 @@ impl Drop for Attached<'_> {
     fn drop(&mut self) {
         let _ = self.run("detach", &[]);
     }
+}
+
+/// Whether an interface has a program.
+fn has_program(host: &Namespace, interface: &str) -> bool {
+    let shown = host.shell(&format!("ip link show {interface}"));
+    shown.contains("prog/xdp")
 }
 
 /// A metric that exists.
@@ -121,6 +162,7 @@ fn metric(daemon: &Daemon, name: &str) -> f64 {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn program_passes_everything_without_a_living_daemon() {
+    needs_bpf!();
     let (server, clients) = Namespace::pair();
     let _peer = Attached::peer(&clients);
     clients.shell("ethtool -K eth0 tx off");
@@ -134,7 +176,7 @@ fn program_passes_everything_without_a_living_daemon() {
         nix::sys::signal::Signal::SIGKILL,
         nix::sys::signal::Signal::SIGTERM,
     ] {
-        let mut daemon = attached.daemon("require", &[]);
+        let mut daemon = attached.daemon(LISTEN);
         wait_until("the program answers", || {
             echoes();
             server.inside(|| metric(&daemon, "kernel_echo_datagrams_total")) > 0.5

@@ -20,6 +20,7 @@ fn assert_fails(host: &Namespace, pins: &Pins, args: &[&str], expected: &str) {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn failed_attach_says_why_and_leaves_nothing() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let pins = Pins::new();
     assert_fails(
@@ -81,6 +82,7 @@ fn failed_attach_says_why_and_leaves_nothing() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn program_is_attached_again_right_after_detach() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let attached = Attached::new(&host, Side::Server);
     for _ in 0..20 {
@@ -94,6 +96,7 @@ fn program_is_attached_again_right_after_detach() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn attach_without_privileges_names_the_capabilities() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let binary = program().get_program().to_str().unwrap().to_owned();
     // The verifier has an objection if only CAP_PERFMON is missing.
@@ -122,6 +125,7 @@ fn attach_without_privileges_names_the_capabilities() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn daemon_says_which_setting_of_the_program_differs() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let attached = Attached::new(&host, Side::Server);
     for (option, expected) in [
@@ -154,9 +158,10 @@ fn daemon_says_which_setting_of_the_program_differs() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn generic_program_is_attached_once_to_a_repeated_name() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let options = ["--generic", "--interface=eth0,eth0", "--listen", LISTEN];
-    let attached = Attached::of(&host, &options);
+    let attached = Attached::with(&host, &options);
     let shown = host.shell("ip link show eth0");
     assert!(
         shown.contains("prog/xdp") && shown.contains("xdpgeneric"),
@@ -169,6 +174,7 @@ fn generic_program_is_attached_once_to_a_repeated_name() {
 #[test]
 #[ignore = "needs root, BPF and ethtool; .ci/run runs it"]
 fn attach_warns_of_replies_that_take_another_way() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     // Two interfaces in one network: the route is that of the first one.
     host.shell("ip link add eth1 type veth peer name eth2; ip link set eth2 up");
@@ -203,6 +209,7 @@ fn attach_warns_of_replies_that_take_another_way() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn address_that_is_none_of_the_interface_is_a_usage_error() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     host.shell("ip link add eth1 type veth peer name eth2; ip link set eth1 up");
     // It is the second address.

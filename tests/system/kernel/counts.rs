@@ -59,13 +59,14 @@ impl Flow {
 #[test]
 #[ignore = "needs root, BPF and ethtool; .ci/run runs it"]
 fn million_datagrams_are_answered_once_and_counted() {
+    needs_bpf!();
     for checksum_offload in [false, true] {
         let (server, clients) = Namespace::pair();
         let _peer = Attached::peer(&clients);
         let offload = if checksum_offload { "on" } else { "off" };
         clients.shell(&format!("ethtool -K eth0 tx {offload}"));
         let attached = Attached::new(&server, Side::Server);
-        let daemon = attached.daemon("require", &[]);
+        let daemon = attached.daemon(LISTEN);
         let flows: Vec<_> = (0..FLOWS).map(|flow| Flow::new(&clients, flow)).collect();
         let rounds = if checksum_offload {
             ROUNDS / 10

@@ -20,6 +20,7 @@ fn udp_echo(host: &Namespace, pins: &str, line: &str) -> (Option<i32>, String) {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn attach_refuses_folders_that_others_can_change() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let mount = Pins::new();
     let victim = Folder::new();
@@ -52,6 +53,7 @@ fn attach_refuses_folders_that_others_can_change() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn failed_attach_leaves_a_folder_that_existed() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let mount = Pins::new();
     let pins = mount.0.join("mine");
@@ -79,6 +81,7 @@ fn failed_attach_leaves_a_folder_that_existed() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn detach_leaves_pins_of_other_programs() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     let attached = Attached::new(&host, Side::Server);
     let pins = attached.pins();
@@ -115,6 +118,7 @@ fn detach_leaves_pins_of_other_programs() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn detach_removes_what_a_killed_attach_left() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     for left in ["link heartbeat", "link", "link heartbeat addresses"] {
         let attached = Attached::new(&host, Side::Server);
@@ -128,6 +132,7 @@ fn detach_removes_what_a_killed_attach_left() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn detach_goes_on_after_an_error() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     host.shell("ip link add eth1 type veth peer name eth2");
     let attached = Attached::new(&host, Side::Server);
@@ -151,9 +156,10 @@ fn detach_goes_on_after_an_error() {
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
 fn interface_with_a_dot_in_its_name_is_attached() {
+    needs_bpf!();
     let (host, _other) = Namespace::pair();
     host.shell("ip link set eth0 name eth0.5");
-    let attached = Attached::of(&host, &["--interface=eth0.5", "--listen", LISTEN]);
+    let attached = Attached::with(&host, &["--interface=eth0.5", "--listen", LISTEN]);
     let daemon = attached.daemon("require", &[]);
     let active = "kernel_echo_active{interface=\"eth0.5\"}";
     host.inside(|| daemon.wait_for_metric(active, 1.0));

@@ -82,11 +82,12 @@ impl Drop for Load {
 #[test]
 #[ignore = "needs root, BPF and ethtool; .ci/run runs it"]
 fn switches_under_load_answer_nothing_twice() {
+    needs_bpf!();
     let (server, clients) = Namespace::pair();
     let _peer = Attached::peer(&clients);
     clients.shell("ethtool -K eth0 tx off");
     let attached = Attached::new(&server, Side::Server);
-    let mut daemon = attached.daemon("require", &[]);
+    let mut daemon = attached.daemon(LISTEN);
     let load = Load::start(clients.client("10.77.0.2:0", LISTEN.parse().unwrap()));
     let mut lost = 0;
     let by_program = |daemon: &crate::harness::Daemon| {
@@ -113,7 +114,7 @@ fn switches_under_load_answer_nothing_twice() {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         daemon.signal(signal);
         daemon.wait();
-        daemon = attached.daemon("require", &[]);
+        daemon = attached.daemon(LISTEN);
         load.assert_goes_on(&format!("a restart by {signal}"), &mut lost);
         wait_until("the program answers", || by_program(&daemon) > 10.0);
     }
