@@ -1,11 +1,12 @@
 //! The pins of attached programs: one folder per interface, in a file system of type bpf.
 //!
 //! A link holds the program at its interface while the link has a descriptor or a pin. It is pinned
-//! last: whatever ends `attach` before that leaves the interface without a program.
+//! last: whatever ends `attach` before that leaves the interfaces without a program.
 
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use super::sys::{self, LinkInfo, XdpMode};
 use super::{Program, Settings};
 use super::{host, routes};
 
-const LINK: &str = "link";
+pub(super) const LINK: &str = "link";
 pub(super) const ADDRESSES: &str = "addresses";
 pub(super) const HEARTBEAT: &str = "heartbeat";
 /// The name of the map of addresses. It identifies the folder of an interface.
@@ -35,6 +36,14 @@ pub struct Attach {
     pub owner: Option<u32>,
 }
 
+/// An interface that has the program until this is dropped.
+struct Attached<'a> {
+    task: &'a Attach,
+    folder: PathBuf,
+    link: OwnedFd,
+    is_kept: bool,
+}
+
 impl Attach {
     /// Attaches the program to all interfaces, or to none. Returns warnings.
     ///
@@ -42,30 +51,28 @@ impl Attach {
     /// The first failure. Nothing is left behind.
     pub fn run(&self) -> Result<Vec<String>, AttachError> {
         let is_new = fs::symlink_metadata(&self.pins).is_err();
-        let mut done = Vec::new();
-        for interface in &self.interfaces {
-            match self.attach(interface) {
-                Ok(pinned) => done.push(pinned),
-                Err(error) => {
-                    // The first error says more than one of these.
-                    for folder in done {
-                        let _ = remove(&folder);
-                    }
-                    if is_new {
-                        let _ = fs::remove_dir(&self.pins);
-                    }
-                    return Err(error);
-                }
+        let all = self.interfaces.iter();
+        let attached: Result<Vec<_>, _> = all.map(|interface| self.attach(interface)).collect();
+        let kept = attached.and_then(|mut all| {
+            for one in &all {
+                one.pin_link().map_err(|cause| one.cannot_pin(cause))?;
             }
+            for one in &mut all {
+                one.is_kept = true;
+            }
+            Ok(())
+        });
+        if kept.is_err() && is_new {
+            // The first error says more than this one.
+            let _ = fs::remove_dir(&self.pins);
         }
-        Ok(self
-            .interfaces
-            .iter()
-            .flat_map(|one| warnings(one))
-            .collect())
+        kept?;
+        let all = self.interfaces.iter();
+        Ok(all.flat_map(|interface| warnings(interface)).collect())
     }
 
-    fn attach(&self, interface: &str) -> Result<PathBuf, AttachError> {
+    /// Attaches the program to an interface, and pins its maps.
+    fn attach(&self, interface: &str) -> Result<Attached<'_>, AttachError> {
         let failed = |cause: KernelError| AttachError::new(interface, self.mode, cause);
         let found = host::interface(interface).map_err(|cause| failed(cause.into()))?;
         // The program knows no zones.
@@ -82,7 +89,7 @@ impl Attach {
             folder: folder.clone(),
             cause,
         };
-        if self.is_attached(&folder).map_err(cannot_pin)? {
+        if self.has_program(&folder).map_err(cannot_pin)? {
             return Err(AttachError::Twice {
                 interface: interface.into(),
             });
@@ -90,35 +97,19 @@ impl Attach {
         let link = sys::attach(&program.loaded, found.index, self.mode)
             .map_err(|cause| failed(cause.into()))?;
         remove_left(&folder).map_err(cannot_pin)?;
-        let pin = || {
-            create_open(&folder)?;
-            for (object, name, mode) in [
-                (
-                    &program.addresses as &dyn std::os::fd::AsFd,
-                    ADDRESSES,
-                    0o644,
-                ),
-                (&program.heartbeat, HEARTBEAT, 0o644),
-                (&link, LINK, 0o600),
-            ] {
-                let path = folder.join(name);
-                sys::pin(object, &path)?;
-                fs::set_permissions(&path, Permissions::from_mode(mode))?;
-                if name == HEARTBEAT {
-                    lchown(&path, self.owner, None)?;
-                }
-            }
-            Ok(())
+        let attached = Attached {
+            task: self,
+            folder,
+            link,
+            is_kept: false,
         };
-        pin().map_err(|cause| {
-            let _ = remove(&folder);
-            cannot_pin(cause)
-        })?;
-        Ok(folder)
+        let pinned = attached.pin_maps(&program);
+        pinned.map_err(|cause| attached.cannot_pin(cause))?;
+        Ok(attached)
     }
 
     /// Whether the interface of a folder has a program of `attach`. Creates the folder of all pins.
-    fn is_attached(&self, folder: &Path) -> io::Result<bool> {
+    fn has_program(&self, folder: &Path) -> io::Result<bool> {
         match create_open(&self.pins) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             created => created?,
@@ -127,11 +118,56 @@ impl Attach {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
         unless_missing(open_trusted(folder).map(drop))?;
-        let link = sys::get(&folder.join(LINK), 0);
-        let found: io::Result<LinkInfo> = link.and_then(|link| sys::info(&link));
-        // The interface of a link can be gone.
-        Ok(found.is_ok_and(|found| found.interface != 0))
+        Ok(is_attached(&folder.join(LINK)).unwrap_or(false))
     }
+}
+
+impl Attached<'_> {
+    fn pin_maps(&self, program: &Program) -> io::Result<()> {
+        create_open(&self.folder)?;
+        let maps: [(&dyn AsFd, _, _); 2] = [
+            (&program.addresses, ADDRESSES, None),
+            (&program.heartbeat, HEARTBEAT, self.task.owner),
+        ];
+        for (map, name, owner) in maps {
+            let path = self.folder.join(name);
+            sys::pin(map, &path)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+            lchown(&path, owner, None)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the program at the interface. The daemon may look whether the link has gone: there is
+    /// no descriptor of a link that can only read.
+    fn pin_link(&self) -> io::Result<()> {
+        let path = self.folder.join(LINK);
+        sys::pin(&self.link, &path)?;
+        lchown(&path, self.task.owner, None)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))
+    }
+
+    fn cannot_pin(&self, cause: io::Error) -> AttachError {
+        AttachError::Pin {
+            folder: self.folder.clone(),
+            cause,
+        }
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // The error that is reported says more.
+            let _ = remove(&self.folder);
+        }
+    }
+}
+
+/// Whether a pinned link still has an interface.
+pub(super) fn is_attached(link: &Path) -> io::Result<bool> {
+    let found: LinkInfo = sys::info(&sys::get(link, 0)?)?;
+    Ok(found.interface != 0)
 }
 
 /// Warnings of replies that take another way than those of the socket.

@@ -312,7 +312,7 @@ pub(super) fn attach(program: &OwnedFd, interface: u32, mode: XdpMode) -> io::Re
     unsafe { open(LINK_CREATE, &mut attribute) }
 }
 
-/// Detaches the program of a link now.
+/// Detaches the program of a link now, even if other processes have a descriptor of the link.
 pub(super) fn detach(link: &OwnedFd) -> io::Result<()> {
     let mut descriptor = number(link);
     // SAFETY: there are no pointers in it.

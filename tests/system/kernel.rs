@@ -11,6 +11,8 @@ macro_rules! needs_bpf {
 
 mod attach;
 mod counts;
+mod interfaces;
+mod killed;
 mod pins;
 mod program;
 mod switching;

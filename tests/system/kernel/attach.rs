@@ -1,6 +1,8 @@
 //! `udp-echo attach` fails with one line, and leaves nothing behind.
 
-use super::{Attached, LISTEN, Pins, Side};
+use std::ffi::CString;
+
+use super::{Attached, LISTEN, Pins, Side, bpf};
 use crate::harness::{program, run};
 use crate::namespace::Namespace;
 
@@ -81,20 +83,6 @@ fn failed_attach_says_why_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root and BPF; .ci/run runs it"]
-fn program_is_attached_again_right_after_detach() {
-    needs_bpf!();
-    let (host, _other) = Namespace::pair();
-    let attached = Attached::new(&host, Side::Server);
-    for _ in 0..20 {
-        attached.detach();
-        assert!(!attached.is_attached());
-        let (success, said) = attached.attach(&["--interface=eth0", "--listen", LISTEN]);
-        assert!(success, "{said}");
-    }
-}
-
-#[test]
-#[ignore = "needs root and BPF; .ci/run runs it"]
 fn attach_without_privileges_names_the_capabilities() {
     needs_bpf!();
     let (host, _other) = Namespace::pair();
@@ -120,6 +108,21 @@ fn attach_without_privileges_names_the_capabilities() {
         assert!(said.starts_with(&start) && said.ends_with(end), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
     }
+}
+
+#[test]
+#[ignore = "needs root and BPF; .ci/run runs it"]
+fn detach_detaches_while_a_process_holds_the_link() {
+    /// `BPF_OBJ_GET`.
+    const GET: i32 = 7;
+    needs_bpf!();
+    let (host, _other) = Namespace::pair();
+    let attached = Attached::new(&host, Side::Server);
+    let path = CString::new(attached.pins() + "/eth0/link").unwrap();
+    let link = bpf(GET, &[path.as_ptr().expose_provenance() as u64, 0]).unwrap();
+    attached.detach();
+    assert!(!attached.is_attached());
+    drop(link);
 }
 
 #[test]
