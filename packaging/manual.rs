@@ -295,6 +295,7 @@ fn kernel() -> KernelMetrics {
         bytes: 0,
         passed: 0,
         since_last: None,
+        last: 0,
     };
     KernelMetrics::new(
         Box::new(move || vec![counts()]),

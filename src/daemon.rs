@@ -72,9 +72,10 @@ async fn serve(
     let counts: Box<[Arc<Counts>]> = sockets.iter().map(|_| Arc::default()).collect();
     let metrics = Metrics::new(MetricsSources {
         workers: worker_metrics(config, &sockets, &counts),
-        kernel: kernel
-            .as_ref()
-            .map(|programs| kernel_metrics(programs, &sockets)),
+        kernel: match &kernel {
+            Some(programs) => Some(kernel_metrics(programs, &sockets)),
+            None => (config.kernel_echo != KernelPath::Off).then(KernelMetrics::unused),
+        },
         timestamps: config.socket.timestamps,
         stamp_clock: (config.mode == Mode::Stamp).then_some(config.stamp_clock),
         config_info: config.info(),

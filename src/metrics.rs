@@ -32,7 +32,7 @@ pub(crate) use counts::errno_name;
 pub use counts::{Count, Counts, ErrorCounts, Histogram, SharedMoment, StampCounts};
 pub use kernel::KernelMetrics;
 pub(crate) use process::Process;
-pub use summary::{MetricsSummary, SocketState};
+pub use summary::{KernelState, MetricsSummary, SocketState};
 
 /// The labels of `build_info`.
 pub(crate) const BUILD: [(&str, &str); 3] = [

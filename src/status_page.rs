@@ -18,7 +18,7 @@ pub(crate) use facts::Facts;
 use facts::{write_state, write_tiles};
 pub(crate) use format::size;
 pub(crate) use history::{History, PERIOD};
-use tables::{write_counts, write_options, write_sockets, write_stamp};
+use tables::{write_counts, write_kernel_path, write_options, write_sockets, write_stamp};
 
 /// The number of sample periods that a rate is averaged over: ten seconds.
 const RECENT: usize = 5;
@@ -99,6 +99,9 @@ fn write_main(
     write_counts(out, facts.mode, &facts.summary, recent)?;
     if facts.mode == Mode::Stamp {
         write_stamp(out, &facts.summary, recent)?;
+    }
+    if let Some(programs) = facts.kernel_path {
+        write_kernel_path(out, programs)?;
     }
     write_sockets(out, facts.sockets)?;
     write_options(out, facts.options)
@@ -346,11 +349,21 @@ mod tests {
             let mut facts = facts(&summary, &[]);
             facts.mode = mode;
             let page = main(&facts, &History::default());
-            for absent in ["STAMP", "too_short", "reply", "integrity", "clock"] {
+            for absent in [
+                "STAMP",
+                "too_short",
+                "reply",
+                "integrity",
+                "clock",
+                "Kernel path",
+            ] {
                 assert!(!page.contains(absent), "{absent} in {page}");
             }
             assert!(page.contains("</b>peers owe a record<"), "{page}");
         }
+        let mut facts = facts(&summary, &[]);
+        facts.kernel_path = Some(&[]);
+        assert!(main(&facts, &History::default()).contains(">Kernel path<"));
     }
 
     /// The `main` element with plain spaces.
@@ -369,6 +382,7 @@ mod tests {
             last_datagram: Some(Duration::from_secs(62)),
             clock_error: None,
             sockets,
+            kernel_path: None,
             options: &[],
         }
     }

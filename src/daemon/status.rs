@@ -172,6 +172,7 @@ impl Site for Status {
     }
 
     fn page_main(&self) -> String {
+        let kernel_path = self.metrics.kernel_path();
         let facts = Facts {
             mode: self.mode,
             addresses: &self.distinct_addresses(),
@@ -182,6 +183,7 @@ impl Site for Status {
             last_datagram: self.metrics.since_last_datagram(),
             clock_error: self.metrics.clock_error(),
             sockets: &self.metrics.sockets(),
+            kernel_path: kernel_path.as_deref(),
             options: &self.options,
         };
         status_page::main(&facts, &self.history)

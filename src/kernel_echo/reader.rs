@@ -91,6 +91,8 @@ pub struct KernelCounts {
     pub passed: u64,
     /// The time since the last echo; `None` before the first.
     pub since_last: Option<Duration>,
+    /// Another number after each echo.
+    pub last: u64,
 }
 
 impl KernelEcho {
@@ -160,6 +162,7 @@ impl KernelEcho {
                 bytes: since(1),
                 passed: since(2),
                 since_last: (echoed > 0).then(|| Duration::from_nanos(now.saturating_sub(last))),
+                last,
             }
         };
         let all = self.interfaces.iter();

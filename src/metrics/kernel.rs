@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use prometheus::proto::MetricType::{COUNTER, GAUGE};
 
-use super::{Counts, Family};
+use super::{Counts, Family, KernelState};
 use crate::kernel_echo::KernelCounts;
 
 /// Reads the counts of every address on every interface.
@@ -35,6 +35,11 @@ impl fmt::Debug for KernelMetrics {
 }
 
 impl KernelMetrics {
+    /// Without programs: they cannot be used.
+    pub fn unused() -> Self {
+        Self::new(Box::new(Vec::new), Box::new(Vec::new), |_| String::new())
+    }
+
     /// The sources of the figures, and the `listen` label of an address. Each reading has the same
     /// addresses and interfaces in the same order.
     pub fn new(
@@ -62,17 +67,40 @@ impl KernelMetrics {
     /// Reads the counts from the kernel. `epoch` is the start of the daemon.
     pub(super) fn read(&self, epoch: Instant, now: Instant) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = (self.read_counts)();
-        for ((_, counts), read) in self.parts.iter().zip(&*last) {
+        let before = std::mem::replace(&mut *last, (self.read_counts)());
+        for ((_, counts), (read, before)) in self.parts.iter().zip(last.iter().zip(before)) {
             counts.received.set(read.datagrams);
             counts.received_bytes.set(read.bytes);
             counts.echoed.set(read.datagrams);
             counts.echoed_bytes.set(read.bytes);
-            if let Some(since) = read.since_last {
+            // Two clocks are not read at one moment: the time changes only with an echo.
+            if let Some(since) = read.since_last
+                && read.last != before.last
+            {
                 let at = now.checked_sub(since).unwrap_or(epoch).max(epoch);
                 counts.last_datagram.set(epoch, at);
             }
         }
+    }
+
+    /// Every address on every interface, by the last reading.
+    pub(super) fn states(&self) -> Vec<KernelState> {
+        let active = (self.read_active)();
+        let is_active = |name: &str| {
+            active
+                .iter()
+                .any(|(own, is_active)| own == name && *is_active)
+        };
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.parts.iter().zip(&*last);
+        all.map(|((listen, _), read)| KernelState {
+            interface: read.interface.clone(),
+            listen: listen.clone(),
+            is_active: is_active(&read.interface),
+            echoed: read.datagrams,
+            passed: read.passed,
+        })
+        .collect()
     }
 
     /// Adds one series per address and interface.
@@ -129,3 +157,54 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
+    fn time_of_the_last_echo_stays_without_echoes() {
+        let epoch = Instant::now();
+        let second = |number| epoch + Duration::from_secs(number);
+        let [last, ago] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+        let [read_last, read_ago] = [&last, &ago].map(Arc::clone);
+        let read_counts = move || {
+            let last = read_last.load(Relaxed);
+            vec![KernelCounts {
+                listen: ([192, 0, 2, 1], 9).into(),
+                interface: "eth0".into(),
+                datagrams: last,
+                bytes: 2 * last,
+                passed: 3 * last,
+                since_last: (last > 0).then(|| Duration::from_secs(read_ago.load(Relaxed))),
+                last,
+            }]
+        };
+        let read_active = Box::new(|| vec![("eth0".to_owned(), true)]);
+        let metrics = KernelMetrics::new(Box::new(read_counts), read_active, |_| "own".into());
+        let shown = || {
+            metrics.read(epoch, second(100));
+            let (_, counts) = metrics.counts().next().unwrap();
+            counts.last_datagram.get(epoch)
+        };
+        assert_eq!(shown(), None);
+        for (echo, since, expected) in [(1, 50, 50), (1, 51, 50), (2, 20, 80), (2, 19, 80)] {
+            last.store(echo, Relaxed);
+            ago.store(since, Relaxed);
+            assert_eq!(shown(), Some(second(expected)));
+        }
+        let state = KernelState {
+            interface: "eth0".into(),
+            listen: "own".into(),
+            is_active: true,
+            echoed: 2,
+            passed: 6,
+        };
+        assert_eq!(metrics.states(), [state]);
+    }
+}

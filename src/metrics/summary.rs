@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Count, ErrorCounts, Metrics, MetricsSources, StampCounts, WorkerMetrics};
+use super::{
+    Count, ErrorCounts, KernelMetrics, Metrics, MetricsSources, StampCounts, WorkerMetrics,
+};
 use crate::metrics::SocketReading;
 use crate::reflect::Refusal;
 use crate::reflect::stamp::{
@@ -56,7 +58,28 @@ pub struct SocketState {
     pub reading: Option<SocketReading>,
 }
 
+/// The kernel path of an address on an interface, for the status page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelState {
+    /// The name of the interface.
+    pub interface: String,
+    /// The address that the program answers for.
+    pub listen: String,
+    /// Whether the program is attached.
+    pub is_active: bool,
+    /// The datagrams that it echoed.
+    pub echoed: u64,
+    /// The datagrams that it passed to the socket.
+    pub passed: u64,
+}
+
 impl Metrics {
+    /// The kernel path of every address on every interface; `None` if it is off.
+    pub fn kernel_path(&self) -> Option<Vec<KernelState>> {
+        self.sources.read_kernel();
+        self.sources.kernel.as_ref().map(KernelMetrics::states)
+    }
+
     /// Every socket, for the status page.
     pub fn sockets(&self) -> Vec<SocketState> {
         let workers = self.sources.workers.iter();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::format::{ago, bit_rate, grouped, short_time, shown};
 use super::history::rate;
 use super::tables::escaped;
-use crate::metrics::{MetricsSummary, SocketState};
+use crate::metrics::{KernelState, MetricsSummary, SocketState};
 use crate::reflect::Mode;
 use crate::reflect::stamp::ErrorEstimate;
 
@@ -25,6 +25,8 @@ pub(crate) struct Facts<'a> {
     /// The clock of STAMP replies; `None` in other modes.
     pub(crate) clock_error: Option<ErrorEstimate>,
     pub(crate) sockets: &'a [SocketState],
+    /// The programs in use; `None` if the kernel path is off.
+    pub(crate) kernel_path: Option<&'a [KernelState]>,
     /// The options in force: variables and values.
     pub(crate) options: &'a [(String, String)],
 }

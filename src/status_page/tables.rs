@@ -7,7 +7,7 @@ use super::Line;
 use super::facts::bad_unless_0;
 use super::format::{grouped, shown, size};
 use super::history::rate;
-use crate::metrics::{ErrorCounts, MetricsSummary, SocketState};
+use crate::metrics::{ErrorCounts, KernelState, MetricsSummary, SocketState};
 use crate::reflect::stamp::{TlvFault, TlvKind};
 use crate::reflect::{Mode, Refusal};
 
@@ -228,6 +228,42 @@ pub(super) fn write_sockets(out: &mut String, sockets: &[SocketState]) -> std::f
     Ok(())
 }
 
+/// Writes the table of the programs of the kernel path.
+pub(super) fn write_kernel_path(out: &mut String, programs: &[KernelState]) -> std::fmt::Result {
+    out.push_str("<h2 id=\"kernel-path\">Kernel path</h2>\n");
+    if programs.is_empty() {
+        out.push_str("<p class=\"dim\">No program is in use: see the log.</p>\n");
+        return Ok(());
+    }
+    out.push_str(
+        "<div class=\"wide\" role=\"region\" aria-labelledby=\"kernel-path\" tabindex=\"0\">\
+         <table aria-labelledby=\"kernel-path\">\n<tr><th scope=\"col\">interface\
+         <th scope=\"col\">program<th scope=\"col\">echoed<th scope=\"col\">passed to the socket\
+         <th scope=\"col\">address\n",
+    );
+    for program in programs {
+        let KernelState {
+            interface, listen, ..
+        } = program;
+        let state = if program.is_active {
+            "<td>attached"
+        } else {
+            "<td class=\"bad\">not attached"
+        };
+        let [echoed, passed] = [program.echoed, program.passed].map(grouped);
+        let interface = escaped(interface);
+        writeln!(
+            out,
+            "<tr><th scope=\"row\">{interface}{state}<td>{echoed}<td>{passed}<td>{listen}"
+        )?;
+    }
+    out.push_str(
+        "</table></div>\n<p class=\"dim\">The counts above include these echoes. Firewalls, \
+         connection tracking and tcpdump do not see them.</p>\n",
+    );
+    Ok(())
+}
+
 /// Writes the table of the options in force.
 pub(super) fn write_options(out: &mut String, options: &[(String, String)]) -> std::fmt::Result {
     out.push_str(
@@ -245,4 +281,33 @@ pub(super) fn write_options(out: &mut String, options: &[(String, String)]) -> s
 /// A text without markup.
 pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_path_shows_each_program_and_its_state() {
+        let shown = |programs: &[KernelState]| {
+            let mut out = String::new();
+            write_kernel_path(&mut out, programs).unwrap();
+            out.replace('\u{202f}', " ")
+        };
+        assert!(shown(&[]).contains("No program is in use"));
+        let program = |interface: &str, is_active| KernelState {
+            interface: interface.into(),
+            listen: "[::1]:9".into(),
+            is_active,
+            echoed: 12_345,
+            passed: 6,
+        };
+        let table = shown(&[program("eth0", true), program("<1", false)]);
+        for row in [
+            "<th scope=\"row\">eth0<td>attached<td>12 345<td>6<td>[::1]:9\n",
+            "<th scope=\"row\">&lt;1<td class=\"bad\">not attached<td>12 345<td>6<td>[::1]:9\n",
+        ] {
+            assert!(table.contains(row), "{row} in {table}");
+        }
+    }
 }
