@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::config::Given;
 use super::error::DaemonError;
@@ -49,6 +49,7 @@ pub(super) async fn supervise(
     let mut kernel_alive = kernel.map(|_| interval(HEARTBEAT));
     let mut beat = interval(BEAT);
     let mut starting = interval(Duration::from_millis(1));
+    let mut lost = Vec::new();
     let [suppressed, beats_failed] = [(); 2].map(|()| Throttle::default());
     let Signals {
         terminate,
@@ -93,10 +94,26 @@ pub(super) async fn supervise(
             }
             _ = beat.tick() => {
                 warnings.log_if_due(status.since_epoch(), &status.beat());
+                if let Some(programs) = kernel {
+                    log_lost(programs, &mut lost);
+                }
                 if status.ready() {
                     manager.status(status.line());
                 }
             }
+        }
+    }
+}
+
+/// Warns once of each interface whose program is no longer attached.
+fn log_lost(programs: &KernelEcho, lost: &mut Vec<String>) {
+    for (interface, is_active) in programs.active() {
+        if !is_active && !lost.contains(&interface) {
+            warn!(
+                "kernel path disabled on {interface}: its program is no longer attached, and the \
+                 socket serves; to use it, run `udp-echo attach` and restart udp-echo"
+            );
+            lost.push(interface);
         }
     }
 }

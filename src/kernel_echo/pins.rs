@@ -253,7 +253,8 @@ fn is_named_as_ours(pins: &Path) -> bool {
 
 /// Creates a folder that every user can open.
 fn create_open(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(folder)?;
+    fs::DirBuilder::new().mode(0o755).create(folder)?;
+    // Whatever the umask is.
     open_trusted(folder)?.set_permissions(Permissions::from_mode(0o755))
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::host;
-use super::pins::{ADDRESSES, HEARTBEAT, folders_of, interface_of};
+use super::pins::{ADDRESSES, HEARTBEAT, LINK, folders_of, interface_of, is_attached};
 use super::sys::{Map, MapKind};
 use super::{Entry, MAX_ADDRESSES};
 
@@ -28,6 +28,11 @@ pub enum Unusable {
     Folder { folder: PathBuf, cause: io::Error },
     #[error("cannot open {}: {cause}{}", path.display(), hint(.cause))]
     Pin { path: PathBuf, cause: io::Error },
+    #[error(
+        "the program on {interface} has gone with its interface; run `udp-echo detach`, then `udp-echo \
+         attach`"
+    )]
+    Gone { interface: String },
     #[error(
         "the program on {interface} was attached for {field} {attached}, not {own}; run `udp-echo \
          detach`, then `udp-echo attach` with the daemon's settings"
@@ -68,6 +73,7 @@ pub struct KernelEcho {
 #[derive(Debug)]
 struct Interface {
     name: String,
+    link_pin: PathBuf,
     heartbeat_pin: PathBuf,
     inode: u64,
     heartbeat: Map<u64>,
@@ -142,7 +148,9 @@ impl KernelEcho {
         let active = self.interfaces.iter().map(|one| {
             let inode = fs::metadata(&one.heartbeat_pin).map(|pin| pin.ino());
             let is_own = inode.is_ok_and(|inode| inode == one.inode);
-            (one.name.clone(), is_own)
+            // Without permission, or without the descriptors for it, it is as it was.
+            let is_active = is_own && is_attached(&one.link_pin).unwrap_or(true);
+            (one.name.clone(), is_active)
         });
         active.collect()
     }
@@ -180,7 +188,8 @@ impl Drop for KernelEcho {
 impl Interface {
     fn open(folder: &Path, expected: &Expected) -> Result<Self, Unusable> {
         let name = interface_of(folder);
-        let [path, heartbeat_pin] = [ADDRESSES, HEARTBEAT].map(|pin| folder.join(pin));
+        let [path, heartbeat_pin, link_pin] =
+            [ADDRESSES, HEARTBEAT, LINK].map(|pin| folder.join(pin));
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |cause| Unusable::Pin { path, cause }
@@ -192,6 +201,14 @@ impl Interface {
         let inode = fs::metadata(&heartbeat_pin)
             .map_err(failed(&heartbeat_pin))?
             .ino();
+        match is_attached(&link_pin) {
+            Ok(false) => return Err(Unusable::Gone { interface: name }),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                return Err(failed(&link_pin)(cause));
+            }
+            // Only the owner may look.
+            _ => (),
+        }
         let mut listen = Vec::new();
         for key in 0..MAX_ADDRESSES {
             let values = addresses.read(key).map_err(failed(&path))?;
@@ -240,6 +257,7 @@ impl Interface {
         }
         Ok(Self {
             name,
+            link_pin,
             heartbeat_pin,
             inode,
             heartbeat,

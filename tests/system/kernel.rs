@@ -13,6 +13,7 @@ mod attach;
 mod counts;
 mod interfaces;
 mod killed;
+mod lost;
 mod pins;
 mod program;
 mod switching;

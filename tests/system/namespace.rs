@@ -29,11 +29,17 @@ impl Namespace {
     /// 10.77.0.2/24 and `fd77::2/64`.
     pub fn pair() -> (Self, Self) {
         let (left, right) = (Self::new(), Self::new());
+        left.join(&right);
+        (left, right)
+    }
+
+    /// Joins two namespaces by a veth pair, as [`Self::pair`] does.
+    pub fn join(&self, right: &Self) {
         shell(&format!(
             "ip -n {} link add eth0 type veth peer name eth0 netns {}",
-            left.0, right.0
+            self.0, right.0
         ));
-        for (namespace, number) in [(&left, 1), (&right, 2)] {
+        for (namespace, number) in [(self, 1), (right, 2)] {
             // Without duplicate address detection, which takes time.
             namespace.shell("sysctl -qw net.ipv6.conf.eth0.accept_dad=0");
             namespace.shell(&format!(
@@ -42,11 +48,10 @@ impl Namespace {
             namespace.shell(&format!("ip address add fd77::{number}/64 dev eth0 nodad"));
             namespace.shell("ip link set eth0 up");
         }
-        for (namespace, number) in [(&left, 1), (&right, 2)] {
+        for (namespace, number) in [(self, 1), (right, 2)] {
             let own = format!("local fd77::{number} ");
             namespace.wait_for_routes(&["local fe80::", "multicast ff00::/8", &own]);
         }
-        (left, right)
     }
 
     /// The name that `ip netns` knows.
