@@ -1,7 +1,9 @@
 //! The command lines of the kernel path: `udp-echo attach` and `udp-echo detach`.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueHint};
@@ -70,8 +72,9 @@ pub struct AttachArgs {
 
     /// User of the daemon [default: root]
     ///
-    /// User that the daemon runs as, by name or number. Only this user and root can keep the program
-    /// answering: without a heartbeat for 1.5 seconds it passes everything to the socket.
+    /// User that the daemon runs as: a name, a number, or the path of a file that belongs to the user,
+    /// starting with a slash. Only this user and root can keep the program answering: without a
+    /// heartbeat for 1.5 seconds it passes everything to the socket.
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
 }
@@ -117,6 +120,8 @@ pub enum UnusableAttach {
     TooMany,
     #[error("there is no user {0}")]
     NoUser(String),
+    #[error("cannot read the owner of {path}: {cause}")]
+    NoOwner { path: String, cause: io::Error },
 }
 
 impl UnusableAttach {
@@ -191,6 +196,17 @@ fn is_broadcast(address: SocketAddr) -> bool {
 fn user(name: &str) -> Result<u32, UnusableAttach> {
     if let Ok(number) = name.parse() {
         return Ok(number);
+    }
+    // The C library knows the users of DynamicUser= only with the package libnss-systemd, but each
+    // owns the RuntimeDirectory= of its service.
+    if name.starts_with('/') {
+        return match fs::metadata(name) {
+            Ok(found) => Ok(found.uid()),
+            Err(cause) => Err(UnusableAttach::NoOwner {
+                path: name.into(),
+                cause,
+            }),
+        };
     }
     crate::kernel_echo::user(name).ok_or_else(|| UnusableAttach::NoUser(name.into()))
 }

@@ -104,6 +104,10 @@ fn wrong_address_of_attach_is_a_usage_error() {
             "--listen 192.0.2.1:9 --owner no-such-user",
             "there is no user no-such-user",
         ),
+        (
+            "--listen 192.0.2.1:9 --owner /no/such/file",
+            "cannot read the owner of /no/such/file: No such file or directory",
+        ),
     ] {
         let mut command = program();
         command.args(["attach", "--interface", "lo"]);
