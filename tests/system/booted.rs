@@ -11,7 +11,7 @@ use crate::package::{older_package, package};
 
 const UNITS: &str = "udp-echo.service udp-echo.socket udp-echo-metrics.socket";
 /// The highest exposure level of the sandbox.
-const EXPOSURE: f64 = 0.3;
+pub const EXPOSURE: f64 = 0.3;
 /// Python's `! I 2s Q 2h f`: 1, "ab", 2, 3, -4, 0.5.
 const RECORD: [u8; 22] = *b"\0\0\0\x01ab\0\0\0\0\0\0\0\x02\0\x03\xff\xfc\x3f\0\0\0";
 
@@ -232,7 +232,7 @@ fn stamp_drop_in_serves_port_862(machine: &Machine) {
     ));
 }
 
-fn exposure(machine: &Machine) -> f64 {
+pub fn exposure(machine: &Machine) -> f64 {
     let text = machine.shell("systemd-analyze security --no-pager udp-echo");
     let (_, overall) = text
         .split_once("exposure level for udp-echo.service: ")
@@ -296,7 +296,7 @@ fn inodes(machine: &Machine) -> BTreeSet<String> {
 }
 
 /// Every file that a package could leave.
-fn files(machine: &Machine) -> BTreeSet<String> {
+pub fn files(machine: &Machine) -> BTreeSet<String> {
     let found = machine.shell(
         "find /etc /usr /var/lib /var/cache /opt /srv /home /root /run/systemd/system \
          /run/systemd/transient -xdev -not -path '/var/lib/dpkg/*-old' \

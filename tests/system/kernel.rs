@@ -10,6 +10,7 @@ macro_rules! needs_bpf {
 }
 
 mod attach;
+mod booted;
 mod counts;
 mod interfaces;
 mod killed;

@@ -1,6 +1,5 @@
 //! A Debian with systemd, booted in a container, with a network of its own.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -40,13 +39,19 @@ pub struct Machine {
 impl Machine {
     /// Boots a new machine.
     pub fn boot() -> Self {
+        Self::with_folder("root")
+    }
+
+    /// Boots a new machine that can attach XDP programs.
+    pub fn boot_with_bpf() -> Self {
+        Self::with_folder("bpf")
+    }
+
+    fn with_folder(name: &str) -> Self {
         let turn = take_turn();
-        let name = format!("udp-echo-{}", std::process::id());
-        let folder = Path::new(KEPT).join(&name);
+        let folder = Path::new(KEPT).join(format!("udp-echo-{}", std::process::id()));
         remove_leftovers();
-        for part in ["root", "upper", "work"] {
-            fs::create_dir_all(folder.join(part)).unwrap();
-        }
+        fs::create_dir_all(folder.join(name)).unwrap();
         let mut machine = Self {
             nspawn: start(&folder),
             init: Pid::from_raw(0),
@@ -95,7 +100,7 @@ impl Machine {
         assert!(
             status.success(),
             "{line}: {status}\n{out}{err}{}",
-            self.shell_or_nothing("journalctl -n 40 --no-pager -o short-precise")
+            self.attempt("journalctl -n40 --no-pager -oshort-precise").1
         );
         out
     }
@@ -122,10 +127,6 @@ impl Machine {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.init.to_string(), "--net", program]);
         command
-    }
-
-    fn shell_or_nothing(&self, line: &str) -> String {
-        self.attempt(line).1
     }
 
     /// A folder of this host that is removed with the machine.
@@ -251,7 +252,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if thread::panicking() && self.init.as_raw() != 0 {
             let line = "journalctl --no-pager -n 60 -o short-precise; systemctl --failed";
-            eprintln!("the machine's journal: {}", self.shell_or_nothing(line));
+            eprintln!("the machine's journal: {}", self.attempt(line).1);
         }
         // The end of process 1 ends all others.
         if self.init.as_raw() != 0 {
@@ -288,13 +289,20 @@ fn start(folder: &Path) -> Child {
         .expect("util-linux is installed")
 }
 
-/// Boots a temporary overlay of the kept tree, or a copy. A host would permit adjtimex, too.
+/// Boots a temporary overlay of the kept tree, or a copy. A host would permit adjtimex and bpf, too.
 const START: &str = r#"
 set -e
+mkdir -p "$2/root" "$2/upper" "$2/work"
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root" ||
     [ -e "$2/root/usr" ] || cp -a "$1/." "$2/root"
+bpf=
+if [ -e "$2/bpf" ]; then
+    # systemd uses this mode, too.
+    mount -t bpf -o mode=0700 bpf "$2/bpf"
+    bpf="--bind=$2/bpf:/sys/fs/bpf --capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON"
+fi
 exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --keep-unit \
-    --private-network --console=pipe --system-call-filter="adjtimex clock_adjtime"
+    --private-network --console=pipe --system-call-filter="adjtimex clock_adjtime bpf" $bpf
 "#;
 
 /// The kept Debian tree of machines. Made if missing, under the lock of [`Machine::boot`].
@@ -321,9 +329,7 @@ pub fn minimal_tree() -> PathBuf {
 fn kept_tree(packages: &str) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     (packages, RELEASE).hash(&mut hasher);
-    let mut name = String::from(RELEASE);
-    write!(name, "-{:016x}", hasher.finish()).unwrap();
-    Path::new(KEPT).join(name)
+    Path::new(KEPT).join(format!("{RELEASE}-{:016x}", hasher.finish()))
 }
 
 /// Makes a tree if it is missing. Needs the lock.
