@@ -15,7 +15,7 @@ mod testing;
 use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus::core::{Collector, Desc};
@@ -349,33 +349,6 @@ impl MetricsSources {
     /// The error estimate that STAMP replies have now; `None` in other modes.
     fn clock_error(&self) -> Option<ErrorEstimate> {
         self.stamp_clock.map(StampClock::read)
-    }
-
-    /// The arrival of the last datagram.
-    fn last_arrival(&self) -> Option<Instant> {
-        let epoch = self.started.monotonic;
-        self.read_kernel();
-        let all = self.all_counts();
-        all.filter_map(|(_, counts)| counts.last_datagram.get(epoch))
-            .max()
-    }
-
-    /// The arrival of the last datagram, in seconds since the UNIX epoch; 0 before the first. The
-    /// workers read only the monotonic clock. While no datagram comes, the value changes only if
-    /// the clock is set.
-    fn last_datagram(&self) -> f64 {
-        let Some(last) = self.last_arrival() else {
-            return 0.0;
-        };
-        let now = (self.clocks)();
-        let time = now.time_of_day(now.monotonic.saturating_duration_since(last));
-        let mut known = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let time = match *known {
-            Some((instant, shown)) if instant == last => steady(shown, time),
-            _ => time,
-        };
-        *known = Some((last, time));
-        time
     }
 }
 

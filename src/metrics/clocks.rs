@@ -1,6 +1,9 @@
 //! Times of day that follow a clock step.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
+
+use super::MetricsSources;
 
 /// A reading of every clock.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +28,34 @@ impl Clocks {
         let time = self.today.checked_sub(ago);
         time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
             .map_or(0.0, |since| since.as_secs_f64())
+    }
+}
+
+impl MetricsSources {
+    /// The arrival of the last datagram.
+    pub(super) fn last_arrival(&self) -> Option<Instant> {
+        let epoch = self.started.monotonic;
+        let all = self.all_counts();
+        all.filter_map(|(_, counts)| counts.last_datagram.get(epoch))
+            .max()
+    }
+
+    /// The arrival of the last datagram, in seconds since the UNIX epoch; 0 before the first. The
+    /// workers read only the monotonic clock. While no datagram comes, the value changes only if
+    /// the clock is set.
+    pub(super) fn last_datagram(&self) -> f64 {
+        let Some(last) = self.last_arrival() else {
+            return 0.0;
+        };
+        let now = (self.clocks)();
+        let time = now.time_of_day(now.monotonic.saturating_duration_since(last));
+        let mut known = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = match *known {
+            Some((instant, shown)) if instant == last => steady(shown, time),
+            _ => time,
+        };
+        *known = Some((last, time));
+        time
     }
 }
 

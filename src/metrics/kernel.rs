@@ -165,6 +165,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::metrics::{Metrics, MetricsSources, testing};
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "an instant to count from")]
@@ -206,5 +207,36 @@ mod tests {
             passed: 6,
         };
         assert_eq!(metrics.states(), [state]);
+    }
+
+    #[test]
+    fn figures_of_a_scrape_are_of_one_reading() {
+        let calls = AtomicU64::new(0);
+        let read_counts = move || {
+            let datagrams = calls.fetch_add(1, Relaxed);
+            vec![KernelCounts {
+                listen: ([192, 0, 2, 1], 9).into(),
+                interface: "eth0".into(),
+                datagrams,
+                bytes: datagrams,
+                passed: 0,
+                since_last: Some(Duration::ZERO),
+                last: datagrams,
+            }]
+        };
+        let read_active = Box::new(|| vec![("eth0".to_owned(), true)]);
+        let kernel = KernelMetrics::new(Box::new(read_counts), read_active, |_| "own".into());
+        let metrics = Metrics::new(MetricsSources {
+            kernel: Some(kernel),
+            ..testing::sources(Vec::new())
+        });
+        let text = metrics.unwrap().text().unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().split_once(' ').unwrap().1
+        };
+        let received = value("udp_echo_datagrams_received_total{");
+        assert_eq!(received, value("udp_echo_kernel_echo_datagrams_total{"));
+        assert_eq!(received, value("udp_echo_kernel_echo_bytes_total{"));
     }
 }

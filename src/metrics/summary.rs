@@ -125,6 +125,7 @@ impl Metrics {
 
     /// The time since the last datagram, without suspends; `None` before the first.
     pub fn since_last_datagram(&self) -> Option<Duration> {
+        self.sources.read_kernel();
         let last = self.sources.last_arrival()?;
         let now = (self.sources.clocks)().monotonic;
         Some(now.saturating_duration_since(last))
