@@ -18,6 +18,11 @@ use super::{Entry, MAX_ADDRESSES};
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the texts say it")]
 pub enum Unusable {
+    #[error(
+        "a program cannot answer for {0}, which is every address: set one address in ListenDatagram= of \
+         the socket unit"
+    )]
+    Wildcard(SocketAddr),
     #[error("no program is attached: there are no pins in {}; run `udp-echo attach`", .0.display())]
     Missing(PathBuf),
     #[error(
@@ -107,6 +112,11 @@ impl KernelEcho {
     /// # Errors
     /// If there are none, if one cannot be opened, or if a program has other settings.
     pub fn open(pins: &Path, expected: &Expected) -> Result<Self, Unusable> {
+        // In --listen it is a usage error.
+        let is_wildcard = |listen: &&SocketAddr| listen.ip().to_canonical().is_unspecified();
+        if let Some(listen) = expected.listen.iter().find(is_wildcard) {
+            return Err(Unusable::Wildcard(*listen));
+        }
         let folders = folders_of(pins).map_err(|cause| Unusable::Folder {
             folder: pins.into(),
             cause,

@@ -325,7 +325,7 @@ impl AsFd for Socket {
 /// Fails unless the socket is for UDP over IP.
 fn check_kind(socket: &socket2::Socket) -> Result<(), AdoptError> {
     let unusable = |cause| AdoptError::Unusable {
-        action: "read its kind",
+        action: "read the kind of",
         cause,
     };
     let domain = socket.domain().map_err(unusable)?;

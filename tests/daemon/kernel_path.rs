@@ -1,11 +1,14 @@
 //! `--kernel-echo` without attached programs, and options that it excludes.
 
 use std::fs::{self, Permissions};
+use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use crate::harness::service::{Service, assert_has};
 use crate::harness::tidy::Folder;
 use crate::harness::{program, run};
+use crate::inherited::command_with_socket;
+use crate::usage::ended_with_own_input;
 
 const ECHO: [&str; 3] = [
     "--mode=echo",
@@ -24,6 +27,20 @@ fn required_kernel_path_without_programs_ends_the_start() {
     let expected = "udp-echo: cannot use the kernel path: no program is attached: there are no pins in \
                     /no/pins; run `udp-echo attach`\n";
     assert_eq!(said, expected);
+}
+
+#[test]
+fn wildcard_address_of_a_passed_in_socket_ends_the_start() {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let args = ["--mode=echo", "--kernel-echo=require"];
+    let (status, _, said) = ended_with_own_input(&mut command_with_socket(socket, &args));
+    assert_eq!(status, Some(1), "{said}");
+    let expected = format!(
+        "udp-echo: cannot use the kernel path: a program cannot answer for {address}, which is every \
+         address: set one address in ListenDatagram= of the socket unit"
+    );
+    assert_has(&said, &expected);
 }
 
 #[test]
