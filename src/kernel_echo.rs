@@ -44,13 +44,14 @@ struct Entry {
     bytes: u64,
     passed: u64,
     last: u64,
+    tick: u64,
 }
 
 #[expect(unsafe_code, reason = "the layout is that of the program")]
 // SAFETY: integers and arrays of them; the fields leave no gap.
 unsafe impl Plain for Entry {}
 
-const _: () = assert!(size_of::<Entry>() == 72 && offset_of!(Entry, datagrams) == 40);
+const _: () = assert!(size_of::<Entry>() == 80 && offset_of!(Entry, datagrams) == 40);
 
 /// The settings of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
