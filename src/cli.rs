@@ -171,7 +171,7 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "WHEN", default_value = "off")]
     pub kernel_echo: KernelPath,
 
-    /// Pins
+    /// Pin folder
     ///
     /// Folder with the pins of udp-echo attach, for --kernel-echo.
     #[arg(

@@ -88,7 +88,7 @@ fn attach(args: &AttachArgs) -> ExitCode {
             for warning in warnings {
                 telemetry::last_line(&format_args!("udp-echo: warning: {warning}"));
             }
-            ExitCode::SUCCESS
+            say(&format!("attached to {}", settings.interfaces.join(", ")))
         }
         Err(error) if error.is_usage() => usage(&error),
         Err(error) => failed(&error),
@@ -97,9 +97,19 @@ fn attach(args: &AttachArgs) -> ExitCode {
 
 fn detach(args: &DetachArgs) -> ExitCode {
     match kernel_echo::detach(&args.pins, &args.interface) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(detached) if detached.is_empty() => say(&format!(
+            "nothing to detach: no such pins in {}",
+            args.pins.display()
+        )),
+        Ok(detached) => say(&format!("detached from {}", detached.join(", "))),
         Err(error) => failed(&error),
     }
+}
+
+/// Prints a line. It is no failure if it is not read.
+fn say(line: &str) -> ExitCode {
+    let _ = writeln!(std::io::stdout(), "{line}");
+    ExitCode::SUCCESS
 }
 
 fn serve(args: &Args) -> ExitCode {

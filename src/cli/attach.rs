@@ -64,7 +64,7 @@ pub struct AttachArgs {
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new())]
     generic: bool,
 
-    /// Pins
+    /// Pin folder
     ///
     /// Folder for the pinned objects, in a file system of type bpf.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = path, default_value = PINS)]
@@ -97,7 +97,7 @@ pub struct DetachArgs {
     #[arg(long, value_name = "IF", value_delimiter = ',')]
     pub interface: Vec<String>,
 
-    /// Pins
+    /// Pin folder
     ///
     /// Folder with the pinned objects.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, value_parser = path, default_value = PINS)]
@@ -194,7 +194,10 @@ fn is_broadcast(address: SocketAddr) -> bool {
 
 /// The number of a user.
 fn user(name: &str) -> Result<u32, UnusableAttach> {
-    if let Ok(number) = name.parse() {
+    // chown(2) takes the greatest number as "unchanged".
+    if let Ok(number) = name.parse()
+        && number != u32::MAX
+    {
         return Ok(number);
     }
     // The C library knows the users of DynamicUser= only with the package libnss-systemd, but each

@@ -44,7 +44,7 @@ pub enum KernelPath {
     Off,
     /// If they have the same settings; else warn and use the socket
     Auto,
-    /// Always; else do not start
+    /// As auto, but do not start without them
     Require,
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Interface {
     pub(super) mac: [u8; 6],
     /// Whether VLAN tags are taken off frames before a program gets them.
     pub(super) takes_vlan_tags: bool,
+    /// Whether it is one end of a veth pair.
+    pub(super) is_veth: bool,
 }
 
 /// `struct ethtool_value`.
@@ -42,7 +44,16 @@ struct EthtoolValue {
     value: u32,
 }
 
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct EthtoolDriver {
+    command: u32,
+    driver: [u8; 32],
+    others: [u8; 160],
+}
+
 const SIOCETHTOOL: u16 = 0x8946;
+const ETHTOOL_GDRVINFO: u32 = 3;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
@@ -100,10 +111,21 @@ pub(super) fn interface(name: &str) -> io::Result<Interface> {
     };
     // The value stays 0 if the driver has no such flags.
     let _ = ask(SIOCETHTOOL.into(), argument);
+    let mut found = EthtoolDriver {
+        command: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        others: [0; 160],
+    };
+    let argument = libc::__c_anonymous_ifr_ifru {
+        ifru_data: (&raw mut found).cast(),
+    };
+    // The name stays empty if the driver has none.
+    let _ = ask(SIOCETHTOOL.into(), argument);
     Ok(Interface {
         index: index.unsigned_abs(),
         mac,
         takes_vlan_tags: flags.value & ETH_FLAG_RXVLAN != 0,
+        is_veth: found.driver.starts_with(b"veth\0"),
     })
 }
 

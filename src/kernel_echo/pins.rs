@@ -68,7 +68,7 @@ impl Attach {
         }
         kept?;
         let all = self.interfaces.iter();
-        Ok(all.flat_map(|interface| warnings(interface)).collect())
+        Ok(all.flat_map(|interface| self.warnings(interface)).collect())
     }
 
     /// Attaches the program to an interface, and pins its maps.
@@ -106,6 +106,32 @@ impl Attach {
         let pinned = attached.pin_maps(&program);
         pinned.map_err(|cause| attached.cannot_pin(cause))?;
         Ok(attached)
+    }
+
+    /// Warnings of replies that take another way than those of the socket, or are lost.
+    fn warnings(&self, interface: &str) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let networks = routes::elsewhere(interface).join(", ");
+        if !networks.is_empty() {
+            warnings.push(format!(
+                "replies of the program leave by {interface}, where their datagrams came in; those of \
+                 the socket leave to {networks}"
+            ));
+        }
+        let found = host::interface(interface);
+        if self.mode == XdpMode::Native && found.as_ref().is_ok_and(|found| found.is_veth) {
+            warnings.push(format!(
+                "{interface} is a veth device, which loses the replies unless its other end has an XDP \
+                 program, too: use --generic"
+            ));
+        }
+        if found.is_ok_and(|found| found.takes_vlan_tags) {
+            warnings.push(format!(
+                "{interface} removes VLAN tags: the program answers datagrams of every VLAN, without a \
+                 tag; `ethtool -K {interface} rxvlan off` leaves them to the socket"
+            ));
+        }
+        warnings
     }
 
     /// Whether the interface of a folder has a program of `attach`. Creates the folder of all pins.
@@ -170,53 +196,40 @@ pub(super) fn is_attached(link: &Path) -> io::Result<bool> {
     Ok(found.interface != 0)
 }
 
-/// Warnings of replies that take another way than those of the socket.
-fn warnings(interface: &str) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let networks = routes::elsewhere(interface).join(", ");
-    if !networks.is_empty() {
-        warnings.push(format!(
-            "replies of the program leave by {interface}, where their datagrams came in; those of \
-             the socket leave to {networks}"
-        ));
-    }
-    if host::interface(interface).is_ok_and(|found| found.takes_vlan_tags) {
-        warnings.push(format!(
-            "{interface} removes VLAN tags: the program answers datagrams of every VLAN, without a \
-             tag; `ethtool -K {interface} rxvlan off` leaves them to the socket"
-        ));
-    }
-    warnings
-}
-
 /// Detaches the program from these interfaces, or from all, and removes the pins. It is no error if
-/// there are none.
+/// there are none. Returns the names of the interfaces.
 ///
 /// # Errors
 /// The first pin that cannot be removed. The others are removed.
-pub fn detach(pins: &Path, interfaces: &[String]) -> Result<(), DetachError> {
+pub fn detach(pins: &Path, interfaces: &[String]) -> Result<Vec<String>, DetachError> {
     let failed = |folder: &Path| {
         let folder = folder.to_owned();
         move |cause| DetachError { folder, cause }
     };
     let opened = match open_trusted(pins) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         opened => opened.map_err(failed(pins))?,
     };
     if !host::is_in_bpf(&opened).map_err(failed(pins))? {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let mut detached = Vec::new();
     let mut result = Ok(());
     for folder in folders_of(pins).map_err(failed(pins))? {
-        if interfaces.is_empty() || interfaces.contains(&interface_of(&folder)) {
-            result = result.and(remove_own(&folder).map_err(failed(&folder)));
+        let name = interface_of(&folder);
+        if interfaces.is_empty() || interfaces.contains(&name) {
+            match remove_own(&folder) {
+                Ok(true) => detached.push(name),
+                Ok(false) => {}
+                Err(cause) => result = result.and(Err(failed(&folder)(cause))),
+            }
         }
     }
     if is_named_as_ours(pins) {
         // Fails while interfaces are left.
         let _ = fs::remove_dir(pins);
     }
-    result
+    result.map(|()| detached)
 }
 
 /// The name of the folder of an interface. Names in a file system of type bpf have no dot, names of
@@ -285,13 +298,13 @@ fn open_trusted(folder: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes the folder of an interface, if it is one.
-fn remove_own(folder: &Path) -> io::Result<()> {
+/// Removes the folder of an interface, if it is one. Returns whether it was.
+fn remove_own(folder: &Path) -> io::Result<bool> {
     let mut is_empty = true;
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         if ![LINK, ADDRESSES, HEARTBEAT].iter().any(|own| name == *own) {
-            return Ok(());
+            return Ok(false);
         }
         is_empty = false;
     }
@@ -302,12 +315,15 @@ fn remove_own(folder: &Path) -> io::Result<()> {
     } else {
         sys::map_has_name(&folder.join(ADDRESSES), ADDRESSES_NAME)?
     };
-    if is_own { remove(folder) } else { Ok(()) }
+    if is_own {
+        remove(folder)?;
+    }
+    Ok(is_own)
 }
 
 /// Removes what an `attach` that was killed left of an interface. Any other file is an error.
 fn remove_left(folder: &Path) -> io::Result<()> {
-    unless_missing(remove_own(folder))?;
+    unless_missing(remove_own(folder).map(drop))?;
     unless_missing(fs::remove_dir(folder))
 }
 

@@ -117,10 +117,12 @@ impl KernelEcho {
         if let Some(listen) = expected.listen.iter().find(is_wildcard) {
             return Err(Unusable::Wildcard(*listen));
         }
-        let folders = folders_of(pins).map_err(|cause| Unusable::Folder {
+        let mut folders = folders_of(pins).map_err(|cause| Unusable::Folder {
             folder: pins.into(),
             cause,
         })?;
+        // Those of other programs have none.
+        folders.retain(|folder| folder.join(ADDRESSES).exists());
         if folders.is_empty() {
             return Err(Unusable::Missing(pins.into()));
         }

@@ -176,7 +176,8 @@ fn detach_of_nothing_succeeds() {
     let mut command = program();
     let (status, out, said) = run(command.args(["detach", "--pins", "/no/pins"]));
     assert!(status.success(), "{said}");
-    assert_eq!([out, said], ["", ""]);
+    let expected = "nothing to detach: no such pins in /no/pins\n";
+    assert_eq!([&*out, &said], [expected, ""]);
 }
 
 #[test]

@@ -186,9 +186,15 @@ fn attach_warns_of_replies_that_take_another_way() {
     let attach = |line: &str| {
         let mut command = host.command(program().get_program().to_str().unwrap());
         command.args(line.split(' ')).arg("--pins");
-        let (status, _, said) = run(command.arg(pins.0.join("udp-echo")));
+        let (status, out, said) = run(command.arg(pins.0.join("udp-echo")));
         assert!(status.success(), "{said}");
-        said
+        (out, said)
+    };
+    let veth = |interface: &str| {
+        format!(
+            "udp-echo: warning: {interface} is a veth device, which loses the replies unless its other \
+             end has an XDP program, too: use --generic\n"
+        )
     };
     let tags = |interface: &str| {
         format!(
@@ -199,14 +205,23 @@ fn attach_warns_of_replies_that_take_another_way() {
     let route = "udp-echo: warning: replies of the program leave by eth1, where their datagrams came \
                  in; those of the socket leave to 10.77.0.0/24 by eth0\n";
     let line = format!("attach --interface eth0,eth1 --listen {LISTEN}");
+    let [eth0, eth1] = ["eth0", "eth1"].map(|name| [veth(name), tags(name)]);
+    let (out, said) = attach(&line);
+    assert_eq!(out, "attached to eth0, eth1\n");
     assert_eq!(
-        attach(&line),
-        [&tags("eth0"), route, &tags("eth1")].concat()
+        said,
+        [&*eth0[0], &eth0[1], route, &eth1[0], &eth1[1]].concat()
     );
-    attach("detach");
+    assert_eq!(attach("detach --interface eth1").0, "detached from eth1\n");
+    assert_eq!(attach("detach").0, "detached from eth0\n");
     host.shell("ethtool -K eth0 rxvlan off; ethtool -K eth1 rxvlan off");
-    assert_eq!(attach(&line), route);
+    assert_eq!(attach(&format!("{line} --generic")).1, route);
     attach("detach");
+    let nothing = format!(
+        "nothing to detach: no such pins in {}/udp-echo\n",
+        pins.0.display()
+    );
+    assert_eq!(attach("detach"), (nothing, String::new()));
 }
 
 #[test]

@@ -160,7 +160,11 @@ fn interface_with_a_dot_in_its_name_is_attached() {
     let (host, _other) = Namespace::pair();
     host.shell("ip link set eth0 name eth0.5");
     let attached = Attached::with(&host, &["--interface=eth0.5", "--listen", LISTEN]);
+    // The daemon does not open it.
+    let other = format!("{}/other", attached.pins());
+    fs::create_dir(&other).unwrap();
     let daemon = attached.daemon(LISTEN);
+    fs::remove_dir(&other).unwrap();
     let active = "kernel_echo_active{interface=\"eth0.5\"}";
     host.inside(|| daemon.wait_for_metric(active, 1.0));
     let pins = attached.pins();
