@@ -180,7 +180,7 @@ fn readme_files_links_and_options_exist() {
     assert!(count > 0, "{count}");
 
     let mut help = harness::run(harness::program().arg("--help")).1;
-    for command in ["probe", "monitor"] {
+    for command in ["probe", "monitor", "attach"] {
         help += &harness::run(harness::program().args([command, "--help"])).1;
     }
     let sections = readme::sections();
