@@ -33,7 +33,7 @@ pub(super) struct Interface {
     pub(super) mac: [u8; 6],
     /// Whether VLAN tags are taken off frames before a program gets them.
     pub(super) takes_vlan_tags: bool,
-    /// Whether it is one end of a veth pair.
+    /// Whether it is an end of a veth pair.
     pub(super) is_veth: bool,
 }
 
@@ -60,7 +60,7 @@ const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 /// Looks up an interface (netdevice(7)).
 ///
 /// # Errors
-/// `ENODEV` if there is none of this name; another if it is no Ethernet device.
+/// `ENODEV` if no interface has this name. Another error if it is not an Ethernet device.
 pub(super) fn interface(name: &str) -> io::Result<Interface> {
     // SAFETY: `ifreq` has only integers and a union of plain types, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -96,7 +96,7 @@ pub(super) fn interface(name: &str) -> io::Result<Interface> {
     // SAFETY: the kernel has written this field.
     let address = unsafe { address.ifru_hwaddr };
     if ![libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(&address.sa_family) {
-        return Err(io::Error::other("it is no Ethernet device"));
+        return Err(io::Error::other("it is not an Ethernet device"));
     }
     let mut mac = [0; 6];
     for (to, from) in mac.iter_mut().zip(address.sa_data) {

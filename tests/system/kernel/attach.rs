@@ -42,7 +42,7 @@ fn failed_attach_says_why_and_leaves_nothing() {
         &host,
         &pins,
         &["--interface=tun0"],
-        "cannot attach to tun0: it is no Ethernet device",
+        "cannot attach to tun0: it is not an Ethernet device",
     );
     // The second interface cannot have it, so the first one does not get it.
     assert_fails(
