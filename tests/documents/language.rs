@@ -387,7 +387,7 @@ fn test_names_are_short_statements() {
 }
 
 /// The texts of the repository, each with its path, but for this file.
-fn texts() -> Vec<(String, String)> {
+pub(crate) fn texts() -> Vec<(String, String)> {
     let mut texts = Vec::new();
     for place in [
         ".ci",

@@ -19,6 +19,7 @@ mod examples;
 mod manual;
 mod names;
 mod numbers;
+mod publisher;
 mod units;
 
 use std::collections::BTreeSet;

@@ -13,7 +13,7 @@ use udp_echo::reflect::stamp::StampKeys;
 #[path = "../../packaging/manual.rs"]
 mod generator;
 
-fn pages() -> [(&'static str, String); 3] {
+pub(crate) fn pages() -> [(&'static str, String); 3] {
     generator::pages().unwrap().try_into().unwrap()
 }
 

@@ -146,17 +146,14 @@ fn rules_and_dashboard_use_existing_labels() {
 
 #[test]
 fn alerts_link_to_their_rows_in_readme() {
-    let asset = "[\"README.md\", \"usr/share/doc/udp-echo/\", ";
-    assert!(read("Cargo.toml").contains(asset));
     let mut names = BTreeSet::new();
     for (file, record) in [
         ("alerting", "runbooks"),
         ("monitor.alerting", "monitor_runbooks"),
     ] {
         let rules = read(&format!("packaging/prometheus/{file}.rules.yml"));
-        let url = "url: file:///usr/share/doc/udp-echo/README.md\n";
-        assert!(rules.contains(url));
-        assert_eq!(rules.matches("README.md").count(), 1, "one prefix");
+        let url = concat!("url: ", env!("CARGO_PKG_REPOSITORY"), "\n");
+        assert_eq!(rules.matches(url).count(), 1, "one prefix");
         for alert in rules.split("- alert: ").skip(1) {
             let name = alert.lines().next().unwrap().to_lowercase();
             let prefix = format!("{{{{ query \"udp_echo:{record}\" | first | label \"url\" }}}}");
