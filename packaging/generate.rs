@@ -1,10 +1,13 @@
 //! Writes the package's files that come from the command line's definition: the manual pages, the
-//! shell completions and /etc/default/udp-echo. `cargo run --example generate FOLDER`.
+//! shell completions and /etc/default/udp-echo; and its documents, with links that work there.
+//! `cargo run --example generate FOLDER`.
 
 #[path = "completions.rs"]
 mod completions;
 #[path = "defaults.rs"]
 mod defaults;
+#[path = "documents.rs"]
+mod documents;
 #[path = "manual.rs"]
 mod manual;
 
@@ -19,7 +22,9 @@ fn main() -> io::Result<()> {
     let folder = folder.ok_or_else(|| io::Error::other("usage: generate FOLDER"))?;
     fs::create_dir_all(&folder)?;
     let completions = completions::scripts(cli::command())?;
-    for (name, text) in manual::pages()?.into_iter().chain(completions) {
+    let documents = documents::documents();
+    let texts = manual::pages()?.into_iter().chain(completions);
+    for (name, text) in texts.chain(documents) {
         fs::write(folder.join(name), text)?;
     }
     fs::write(

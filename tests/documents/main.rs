@@ -19,6 +19,7 @@ mod examples;
 mod manual;
 mod names;
 mod numbers;
+mod packaged;
 mod publisher;
 mod units;
 
@@ -328,7 +329,7 @@ fn metrics_table() -> Vec<(Vec<String>, BTreeSet<String>, String)> {
 }
 
 /// The anchor of a heading.
-fn anchor(heading: &str) -> String {
+pub(crate) fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = kept.replace(' ', "-");
     kept.chars()

@@ -30,8 +30,8 @@ fn files_have_the_publisher_of_the_manifest() {
     // cargo-deb takes both of the package: an own maintainer would hide the author.
     assert!(!read("Cargo.toml").contains("\nmaintainer = "));
     let copyright = read("packaging/copyright");
-    let lines = format!("\nUpstream-Contact: {AUTHOR}\nSource: {REPOSITORY}\n");
-    assert!(copyright.contains(&lines), "{copyright}");
+    let contact = format!("\nUpstream-Contact: {AUTHOR}\nSource: {REPOSITORY}\n");
+    assert!(copyright.contains(&contact), "{copyright}");
     let changelog = read("packaging/changelog");
     let signed = changelog.lines().find_map(|line| line.strip_prefix(" -- "));
     let signed = signed.and_then(|line| line.split_once("  "));
@@ -55,6 +55,8 @@ fn changelogs_begin_with_the_version_of_the_manifest() {
     let date = date.strip_prefix(" - ").expect("a date");
     let debian = read("packaging/changelog");
     assert!(debian.starts_with(&format!("udp-echo ({VERSION}) ")));
+    let image = read("packaging/kubernetes/kustomization.yaml");
+    assert!(image.ends_with(&format!("\n    newTag: {VERSION}\n")));
     // The manual has the date of that changelog.
     for (name, page) in pages() {
         let title = page.lines().find(|line| line.starts_with(".TH ")).unwrap();

@@ -47,6 +47,15 @@ const PATHS: &[&str] = &[
     "./usr/share/zsh/vendor-completions/_udp-echo",
 ];
 
+/// The names of its documentation. A test of tests/documents checks their links.
+const DOCUMENTS: [&str; 5] = [
+    "CHANGELOG.md",
+    "README.md",
+    "SECURITY.md",
+    "changelog.gz",
+    "copyright",
+];
+
 #[test]
 #[ignore = "needs lintian and builds a package; .ci/run runs it"]
 fn lintian_has_no_error_and_no_warning() {
@@ -68,11 +77,23 @@ fn package_has_the_documented_files_and_dependency_list() {
         .lines()
         .partition(|path| path.starts_with("./usr/share/doc/udp-echo/"));
     assert_eq!(rest, PATHS);
-    for name in ["copyright", "changelog.gz", "README.md"] {
-        assert!(
-            documents.iter().any(|path| path.ends_with(name)),
-            "{documents:?}"
-        );
+    let names = documents
+        .iter()
+        .map(|path| path.rsplit('/').next().unwrap());
+    let names: Vec<_> = names.collect();
+    assert_eq!(names, DOCUMENTS);
+    // From Cargo.toml.
+    let control = shell(&format!(
+        "dpkg-deb -f {package} Maintainer Homepage Version"
+    ));
+    let expected = [
+        ("Maintainer", env!("CARGO_PKG_AUTHORS")),
+        ("Homepage", env!("CARGO_PKG_HOMEPAGE")),
+        ("Version", env!("CARGO_PKG_VERSION")),
+    ];
+    for (name, value) in expected {
+        let line = format!("{name}: {value}");
+        assert!(control.lines().any(|other| other == line), "{control}");
     }
     let conffiles = shell(&format!("dpkg-deb -I {package} conffiles"));
     let expected = ["/etc/default/udp-echo", "/etc/udp-echo/monitor.toml", ""].join("\n");
