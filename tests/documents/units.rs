@@ -150,7 +150,7 @@ fn service_names_both_sockets_and_its_options() {
     assert_eq!(one(SERVICE, "ExecStart"), "/usr/bin/udp-echo");
     assert_eq!(one(SERVICE, "WantedBy"), "multi-user.target");
     assert_eq!(one(SERVICE, "SyslogIdentifier"), "udp-echo");
-    let package = fs::read_to_string(readme::root().join("Cargo.toml")).unwrap();
+    let package = readme::manifest();
     for unit in [SERVICE, ECHO, METRICS, PORTS, MONITOR] {
         let asset = format!("[\"systemd/{unit}\", \"usr/lib/systemd/system/\", \"644\"]");
         assert!(package.contains(&asset), "{unit}");
@@ -215,7 +215,7 @@ fn monitor_service_reads_the_file_of_the_package() {
     assert_eq!(one(MONITOR, "ExecReload"), "/bin/kill -HUP $MAINPID");
     assert_eq!(one(MONITOR, "EnvironmentFile"), "-/etc/default/udp-echo");
     assert_eq!(one(MONITOR, "SyslogIdentifier"), "udp-echo-monitor");
-    let manifest = fs::read_to_string(readme::root().join("Cargo.toml")).unwrap();
+    let manifest = readme::manifest();
     // The user of the service exists only while the service runs: all users must be able to read the file.
     for part in [
         "[\"packaging/monitor.toml\", \"etc/udp-echo/\", \"644\"]",

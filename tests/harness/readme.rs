@@ -127,6 +127,24 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Whether this is the crate as cargo publishes it, which leaves out the pictures.
+pub fn is_published_crate() -> bool {
+    root().join("Cargo.toml.orig").exists()
+}
+
+/// Cargo.toml as it was written. The published crate has another text of it, too.
+pub fn manifest() -> String {
+    let name = ["Cargo.toml", "Cargo.toml.orig"][usize::from(is_published_crate())];
+    std::fs::read_to_string(root().join(name)).unwrap()
+}
+
+/// Whether a path exists in the repository.
+pub fn exists(path: &str) -> bool {
+    let path = Path::new(path);
+    let is_picture = path.extension().is_some_and(|end| end == "png");
+    root().join(path).exists() || (is_picture && is_published_crate())
+}
+
 pub fn text() -> String {
     std::fs::read_to_string(root().join("README.md")).unwrap()
 }
