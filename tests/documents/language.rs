@@ -101,6 +101,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "an operator of Prometheus",
     ),
     ("", "run as group", "a field of Kubernetes"),
+    (".github/workflows/", "group", "a key of GitHub's"),
 ];
 
 /// A word of a text, and its place.
@@ -391,6 +392,7 @@ pub(crate) fn texts() -> Vec<(String, String)> {
     let mut texts = Vec::new();
     for place in [
         ".ci",
+        ".github",
         "benches",
         "build.rs",
         "Cargo.toml",

@@ -22,6 +22,7 @@ mod numbers;
 mod packaged;
 mod publisher;
 mod units;
+mod workflows;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -94,27 +95,34 @@ fn readme_assignments_pass_the_check() {
 
 #[test]
 fn readme_developer_commands_are_steps_of_the_check() {
-    let check = fs::read_to_string(readme::root().join(".ci/run")).unwrap();
-    let steps: Vec<Vec<_>> = check
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("step "))
-        .map(|step| step.split_whitespace().collect())
-        .collect();
+    let steps = steps_of_the_check();
     let mut count = 0;
     for section in readme::sections() {
         for passage in &section.passages {
             for command in section.commands(passage, Place::Step) {
-                let runs = |step: &Vec<&str>| {
-                    let mut rest = step.iter();
-                    let mut words = readme::bare(command).split_whitespace();
-                    words.all(|word| rest.any(|other| *other == word))
-                };
-                assert!(steps.iter().any(runs), "no step of .ci/run is {command}");
+                assert!(is_step(&steps, command), "no step of .ci/run is {command}");
                 count += 1;
             }
         }
     }
     assert!(count > 2, "{count}");
+}
+
+pub(crate) fn steps_of_the_check() -> Vec<String> {
+    let check = fs::read_to_string(readme::root().join(".ci/run")).unwrap();
+    let steps = check
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("step "));
+    steps.map(str::to_owned).collect()
+}
+
+/// Whether a step has all words of a command, in their order.
+pub(crate) fn is_step(steps: &[String], command: &str) -> bool {
+    steps.iter().any(|step| {
+        let mut rest = step.split_whitespace();
+        let mut words = readme::bare(command).split_whitespace();
+        words.all(|word| rest.any(|other| other == word))
+    })
 }
 
 #[test]

@@ -346,7 +346,7 @@ fn validated(manifests: &str, version: &str) -> (bool, String) {
     (status.success(), out + &err)
 }
 
-fn python() -> Command {
+pub fn python() -> Command {
     let python = format!("{KEPT}/kubernetes-validate-1.37.0/bin/python");
     assert!(fs::exists(&python).unwrap(), "no {python}: run .ci/run");
     Command::new(python)

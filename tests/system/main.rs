@@ -47,3 +47,4 @@ mod stamp;
 mod surviving;
 mod unread;
 mod watching;
+mod workflows;

@@ -1,0 +1,61 @@
+//! The workflows of GitHub, parsed. They never ran here.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::run;
+use crate::kubernetes::python;
+
+/// A workflow and its job that may write, which has no checkout.
+const WORKFLOWS: [(&str, Option<&str>); 2] = [("check", None), ("release", Some("publish"))];
+
+#[test]
+#[ignore = "needs the Python of kubernetes-validate; .ci/run runs it"]
+fn workflows_have_pinned_actions_and_least_permissions() {
+    for (name, writer) in WORKFLOWS {
+        let workflow = parsed(name);
+        assert_eq!(workflow["name"], name);
+        assert_eq!(workflow["permissions"], json!({"contents": "read"}));
+        // YAML 1.1 takes the key `on` for a boolean.
+        assert!(workflow["true"].is_object(), "{workflow}");
+        for (job, settings) in workflow["jobs"].as_object().unwrap() {
+            assert!(settings["timeout-minutes"].is_u64(), "{job}");
+            let writes = writer == Some(job.as_str());
+            let permissions = &settings["permissions"];
+            assert_eq!(!permissions.is_null(), writes, "{job}: {permissions}");
+            let mut steps = settings["steps"].as_array().unwrap().iter();
+            assert!(!steps.as_slice().is_empty(), "{job}");
+            assert!(steps.all(|step| is_valid(step, writes)), "{name}: {job}");
+        }
+    }
+}
+
+/// Whether a step is an action of GitHub's with a version, or a script that bash can parse.
+fn is_valid(step: &Value, writes: bool) -> bool {
+    if let Some(action) = step["uses"].as_str() {
+        let (name, version) = action.split_once("@v").unwrap_or((action, ""));
+        let is_pinned = name.starts_with("actions/") && version.parse::<u32>().is_ok();
+        let is_checkout = name == "actions/checkout";
+        // The token stays out of the checkout.
+        let keeps_token = step["with"]["persist-credentials"] != json!(false);
+        return is_pinned && !(is_checkout && (writes || keeps_token));
+    }
+    let script = step["run"].as_str().expect("an action or a script");
+    // An expression in a script could bring in code, such as the name of a branch.
+    assert!(!script.contains("${{"), "{script}");
+    let (status, _, err) = run(Command::new("bash").args(["-n", "-c", script]));
+    assert!(status.success(), "{script}: {err}");
+    true
+}
+
+fn parsed(name: &str) -> Value {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let file = format!("{root}/.github/workflows/{name}.yml");
+    let script = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+    assert!(fs::exists(&file).unwrap(), "no {file}");
+    let (status, out, err) = run(python().args(["-c", script, &file]));
+    assert!(status.success(), "{err}");
+    serde_json::from_str(&out).unwrap()
+}
