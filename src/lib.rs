@@ -1,9 +1,9 @@
 //! udp-echo, a UDP reflector for Linux:
 //!
 //! - [`record`], [`reflect`]: the core, which decides about each datagram; no socket, no clock.
-//! - [`udp`]: sockets, and datagrams in batches. Only this module and `kernel_echo` have `unsafe`.
+//! - [`udp`]: sockets, and datagrams in batches.
+//! - [`kernel_echo`]: the XDP program, what attaches it, what reads its counts. Only these two have `unsafe`.
 //! - [`worker`]: the loop between core and socket, one thread per socket.
-//! - [`kernel_echo`]: the XDP program, what attaches it, and what reads its counts.
 //! - [`metrics`]: every metric, declared once.
 //! - [`probe`]: the client.
 //! - [`monitor`]: the continuous client.

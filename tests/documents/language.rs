@@ -398,6 +398,7 @@ pub(crate) fn texts() -> Vec<(String, String)> {
         "Cargo.toml",
         "CHANGELOG.md",
         "clippy.toml",
+        "CONTRIBUTING.md",
         "deny.toml",
         "packaging",
         "README.md",

@@ -14,6 +14,7 @@ mod harness;
 mod language;
 
 mod completions;
+mod contributing;
 mod defaults;
 mod examples;
 mod manual;
