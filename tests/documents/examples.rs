@@ -68,6 +68,14 @@ fn scrape_examples_fit_the_ports_and_the_rules() {
     }
 }
 
+/// The system tests compare the rest of the file.
+#[test]
+fn compose_images_have_the_version_of_the_program() {
+    let compose = read("compose/compose.yaml");
+    let line = format!("    image: udp-echo:{}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(compose.matches(&line).count(), 2, "{line}");
+}
+
 /// `:rate1m` is a rate over one minute.
 #[test]
 fn recording_rules_have_the_windows_of_their_names() {

@@ -346,6 +346,7 @@ fn validated(manifests: &str, version: &str) -> (bool, String) {
     (status.success(), out + &err)
 }
 
+/// The interpreter that has a parser of YAML.
 pub fn python() -> Command {
     let python = format!("{KEPT}/kubernetes-validate-1.37.0/bin/python");
     assert!(fs::exists(&python).unwrap(), "no {python}: run .ci/run");

@@ -19,6 +19,7 @@ mod booted;
 mod browser;
 mod changed;
 mod client;
+mod compose;
 mod container;
 mod dashboard;
 mod hostile;

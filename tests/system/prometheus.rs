@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::harness::{request_to, wait_until};
 
 /// The folder of the examples: in the package, and in the checkout.
-const INSTALLED: &str = "/usr/share/udp-echo";
+pub const INSTALLED: &str = "/usr/share/udp-echo";
 pub const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging");
 
 /// The targets of the example. All but the first are commented out.
