@@ -215,7 +215,7 @@ fn readme_files_links_and_options_exist() {
             "benches/",
             ".ci/",
         ];
-        let ours = ["prometheus/", "grafana/", "balancing/"];
+        let ours = ["prometheus/", "grafana/", "balancing/", "nginx/"];
         let is_path = folders
             .iter()
             .chain(&ours)

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::harness::tidy::Folder;
 use crate::harness::{Daemon, has_nothing, receive, wait_until};
 use crate::namespace::{Namespace, shell};
 use crate::prometheus::{EXAMPLES, Prometheus, example};
@@ -295,23 +295,23 @@ fn whole(value: f64) -> usize {
 }
 
 /// nginx with two worker processes and an example, included as in Debian's configuration.
-struct Nginx {
+pub struct Nginx {
     child: Child,
-    folder: PathBuf,
+    /// Of its configuration, its log and its process id.
+    _folder: Folder,
 }
 
 impl Nginx {
-    fn start(host: &Namespace, stream: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("udp-echo-nginx-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+    pub fn start(host: &Namespace, example: &str) -> Self {
+        let folder = Folder::new();
         let file = folder.join("nginx.conf");
         // nginx removes its pid file when it ends.
         let before = format!(
-            "load_module modules/ngx_stream_module.so; worker_processes 2; daemon off; \
-             pid {}/pid; events {{}}",
+            "load_module modules/ngx_stream_module.so; user www-data; worker_processes 2; \
+             daemon off; pid {}/pid; events {{}}",
             folder.display()
         );
-        fs::write(&file, format!("{before}\n{stream}")).unwrap();
+        fs::write(&file, format!("{before}\n{example}")).unwrap();
         let child = host
             .command("nginx")
             .args(["-p", "/usr/share/nginx", "-c"])
@@ -322,7 +322,10 @@ impl Nginx {
             .spawn()
             .expect("nginx is installed");
         let pid = child.id();
-        let nginx = Self { child, folder };
+        let nginx = Self {
+            child,
+            _folder: folder,
+        };
         wait_until("both worker processes run", || {
             fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
                 .is_ok_and(|children| children.split_whitespace().count() == 2)
@@ -337,6 +340,5 @@ impl Drop for Nginx {
         let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -42,6 +42,7 @@ mod page;
 mod podman;
 mod probe;
 mod prometheus;
+mod proxied;
 mod readme;
 mod routed;
 mod stamp;

@@ -40,6 +40,8 @@ const PATHS: &[&str] = &[
     "./usr/share/udp-echo/kubernetes/monitor.toml",
     "./usr/share/udp-echo/kubernetes/podmonitor.yaml",
     "./usr/share/udp-echo/kubernetes/service.yaml",
+    "./usr/share/udp-echo/nginx/scrape.yml",
+    "./usr/share/udp-echo/nginx/udp-echo.conf",
     "./usr/share/udp-echo/prometheus/alerting.rules.yml",
     "./usr/share/udp-echo/prometheus/monitor.alerting.rules.yml",
     "./usr/share/udp-echo/prometheus/monitor.recording.rules.yml",
