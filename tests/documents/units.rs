@@ -12,6 +12,7 @@ const SERVICE: &str = "udp-echo.service";
 const ECHO: &str = "udp-echo.socket";
 pub(crate) const METRICS: &str = "udp-echo-metrics.socket";
 const PORTS: &str = "udp-echo-ports.target";
+const STARTED: &str = "udp-echo-started.target";
 const MONITOR: &str = "udp-echo-monitor.service";
 
 /// Directives of [`SANDBOX`] that the monitor does not have. It has a network and reads the clock.
@@ -151,7 +152,7 @@ fn service_names_both_sockets_and_its_options() {
     assert_eq!(one(SERVICE, "WantedBy"), "multi-user.target");
     assert_eq!(one(SERVICE, "SyslogIdentifier"), "udp-echo");
     let package = readme::manifest();
-    for unit in [SERVICE, ECHO, METRICS, PORTS, MONITOR] {
+    for unit in [SERVICE, ECHO, METRICS, PORTS, STARTED, MONITOR] {
         let asset = format!("[\"systemd/{unit}\", \"usr/lib/systemd/system/\", \"644\"]");
         assert!(package.contains(&asset), "{unit}");
     }
@@ -178,11 +179,13 @@ fn service_restarts_once_per_second_without_a_limit() {
 
 #[test]
 fn stop_of_the_service_closes_both_ports() {
-    assert_eq!(one(PORTS, "PartOf"), SERVICE);
-    assert_eq!(one(PORTS, "Before"), SERVICE);
+    assert_eq!(one(STARTED, "PartOf"), SERVICE);
+    assert_eq!(one(STARTED, "Wants"), PORTS);
+    assert_eq!(one(STARTED, "DefaultDependencies"), "no");
+    assert_eq!(one(PORTS, "StopWhenUnneeded"), "yes");
     assert_eq!(one(PORTS, "PropagatesStopTo"), format!("{ECHO} {METRICS}"));
     for unit in [SERVICE, ECHO, METRICS] {
-        assert_eq!(one(unit, "Wants"), PORTS, "{unit}");
+        assert_eq!(one(unit, "Wants"), STARTED, "{unit}");
     }
 }
 

@@ -16,6 +16,7 @@ const PATHS: &[&str] = &[
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
     "./usr/lib/systemd/system/udp-echo-monitor.service",
     "./usr/lib/systemd/system/udp-echo-ports.target",
+    "./usr/lib/systemd/system/udp-echo-started.target",
     "./usr/lib/systemd/system/udp-echo.service",
     "./usr/lib/systemd/system/udp-echo.socket",
     "./usr/share/bash-completion/completions/udp-echo",
