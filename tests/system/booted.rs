@@ -6,19 +6,30 @@ use std::net::SocketAddr;
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{client, has_nothing, receive, request_to, total, wait_until};
-use crate::machine::{ECHO, METRICS, Machine};
+use crate::machine::{DEBIAN_12, DEBIAN_13, Debian, ECHO, METRICS, Machine};
+use crate::monitored::EXPOSURE as MONITOR_EXPOSURE;
 use crate::package::{older_package, package};
 
 const UNITS: &str = "udp-echo.service udp-echo.socket udp-echo-metrics.socket";
-/// The highest exposure level of the sandbox.
+/// The highest exposure level of the daemon's sandbox.
 pub const EXPOSURE: f64 = 0.3;
 /// Python's `! I 2s Q 2h f`: 1, "ab", 2, 3, -4, 0.5.
 const RECORD: [u8; 22] = *b"\0\0\0\x01ab\0\0\0\0\0\0\0\x02\0\x03\xff\xfc\x3f\0\0\0";
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn installed_service_serves_and_reports_its_state() {
-    let machine = Machine::boot();
+fn installed_service_serves_and_reports_its_state_in_debian_12() {
+    assert_serves_and_reports_its_state(&DEBIAN_12);
+}
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn installed_service_serves_and_reports_its_state_in_debian_13() {
+    assert_serves_and_reports_its_state(&DEBIAN_13);
+}
+
+fn assert_serves_and_reports_its_state(debian: &Debian) {
+    let machine = Machine::boot_release(debian);
     machine.install(package(), "");
     machine.shell("systemctl start udp-echo");
     assert_eq!(
@@ -49,15 +60,26 @@ fn installed_service_serves_and_reports_its_state() {
     shows_its_status(&machine);
     logs_to_the_journal(&machine);
     another_socket_cannot_bind_the_port(&machine);
-    sandbox_has_the_exposure_level(&machine);
+    sandboxes_have_their_exposure_levels(&machine);
+    systemd_warns_of_no_unit(&machine);
     prometheus_scrapes_it(&machine);
     stamp_drop_in_serves_port_862(&machine);
 }
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn upgrade_keeps_conffile_and_sockets_and_purge_removes_all() {
-    let machine = Machine::boot();
+fn upgrade_keeps_sockets_and_purge_removes_all_in_debian_12() {
+    assert_upgrade_keeps_sockets_and_purge_removes_all(&DEBIAN_12);
+}
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn upgrade_keeps_sockets_and_purge_removes_all_in_debian_13() {
+    assert_upgrade_keeps_sockets_and_purge_removes_all(&DEBIAN_13);
+}
+
+fn assert_upgrade_keeps_sockets_and_purge_removes_all(debian: &Debian) {
+    let machine = Machine::boot_release(debian);
     let before = files(&machine);
     let older = older_package(machine.folder());
     machine.install(&older, "");
@@ -209,7 +231,7 @@ fn another_socket_cannot_bind_the_port(machine: &Machine) {
 /// The commands of README. The daemon can read the state of the clock.
 fn stamp_drop_in_serves_port_862(machine: &Machine) {
     let cursor = machine.cursor();
-    let before = exposure(machine);
+    let before = exposure(machine, "udp-echo");
     machine.shell(
         "cp -r /usr/share/udp-echo/stamp/* /etc/systemd/system/ && systemctl daemon-reload && \
          systemctl restart udp-echo.socket && systemctl start udp-echo",
@@ -224,7 +246,7 @@ fn stamp_drop_in_serves_port_862(machine: &Machine) {
     machine.wait_for_line(&cursor, "STAMP replies report: clock ");
     let journal = machine.journal(&cursor, "-u udp-echo");
     assert!(!journal.contains("cannot read"), "{journal}");
-    let more = exposure(machine) - before;
+    let more = exposure(machine, "udp-echo") - before;
     // README and SECURITY.md have this figure.
     assert!(more < 0.35, "{before} + {more}");
     machine.shell(&format!(
@@ -232,22 +254,26 @@ fn stamp_drop_in_serves_port_862(machine: &Machine) {
     ));
 }
 
-pub fn exposure(machine: &Machine) -> f64 {
-    let text = machine.shell("systemd-analyze security --no-pager udp-echo");
-    let (_, overall) = text
-        .split_once("exposure level for udp-echo.service: ")
-        .expect(&text);
-    let exposure = overall.split(' ').next().unwrap();
-    eprintln!("exposure level {exposure}");
+pub fn exposure(machine: &Machine, service: &str) -> f64 {
+    let text = machine.shell(&format!("systemd-analyze security --no-pager {service}"));
+    let (_, overall) = text.split_once("exposure level for ").expect(&text);
+    let exposure = overall.split(' ').nth(1).unwrap();
+    eprintln!("exposure level of {service} {exposure}");
     exposure.parse().expect("a number")
 }
 
-fn sandbox_has_the_exposure_level(machine: &Machine) {
-    assert!(exposure(machine) <= EXPOSURE);
+fn sandboxes_have_their_exposure_levels(machine: &Machine) {
+    assert!(exposure(machine, "udp-echo") <= EXPOSURE);
+    assert!(exposure(machine, "udp-echo-monitor") <= MONITOR_EXPOSURE);
+}
+
+fn systemd_warns_of_no_unit(machine: &Machine) {
     // The machine has no man to find the page.
-    let line =
-        format!("cd /usr/lib/systemd/system && systemd-analyze verify --man=no {UNITS} 2>&1");
-    assert_eq!(machine.shell(&line), "");
+    let line = "cd /usr/lib/systemd/system && systemd-analyze verify --man=no udp-echo* 2>&1";
+    assert_eq!(machine.shell(line), "");
+    let line = "journalctl --sync; journalctl --no-pager -o cat -p warning _PID=1";
+    let warnings = machine.shell(line);
+    assert!(!warnings.contains("udp-echo"), "{warnings}");
 }
 
 fn prometheus_scrapes_it(machine: &Machine) {

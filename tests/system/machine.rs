@@ -1,7 +1,6 @@
 //! A Debian with systemd, booted in a container, with a network of its own.
 
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,12 +11,11 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::debian::tree;
+pub use crate::debian::{DEBIAN_12, DEBIAN_13, Debian, minimal_tree};
 use crate::harness::{client, receive, request_to, run, samples, total, wait_until};
 use crate::namespace::shell;
 
-/// The packages of the machine, beyond a minimal Debian.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,init-system-helpers,prometheus,procps,iproute2";
-const RELEASE: &str = "bookworm";
 /// Kept between runs, as debootstrap and the build of other programs are slow.
 pub const KEPT: &str = "/var/cache/udp-echo-test";
 /// The deadline of a boot on a busy machine.
@@ -32,29 +30,36 @@ pub const METRICS: &str = "127.0.0.1:9862";
 pub struct Machine {
     nspawn: Child,
     init: Pid,
+    tree: PathBuf,
     folder: PathBuf,
     _turn: File,
 }
 
 impl Machine {
-    /// Boots a new machine.
+    /// Boots a new machine, of the oldest release that the package is for.
     pub fn boot() -> Self {
-        Self::with_folder("root")
+        Self::boot_release(&DEBIAN_12)
+    }
+
+    pub fn boot_release(debian: &Debian) -> Self {
+        Self::with_folder(debian, "root")
     }
 
     /// Boots a new machine that can attach XDP programs.
     pub fn boot_with_bpf() -> Self {
-        Self::with_folder("bpf")
+        Self::with_folder(&DEBIAN_12, "bpf")
     }
 
-    fn with_folder(name: &str) -> Self {
+    fn with_folder(debian: &Debian, name: &str) -> Self {
         let turn = take_turn();
+        let tree = tree(debian);
         let folder = Path::new(KEPT).join(format!("udp-echo-{}", std::process::id()));
         remove_leftovers();
         fs::create_dir_all(folder.join(name)).unwrap();
         let mut machine = Self {
-            nspawn: start(&folder),
+            nspawn: start(&tree, &folder),
             init: Pid::from_raw(0),
+            tree,
             folder,
             _turn: turn,
         };
@@ -90,7 +95,7 @@ impl Machine {
             self.nspawn.try_wait().unwrap().is_some()
         });
         self.init = Pid::from_raw(0);
-        self.nspawn = start(&self.folder);
+        self.nspawn = start(&self.tree, &self.folder);
         self.wait_until_it_runs();
     }
 
@@ -266,21 +271,21 @@ impl Drop for Machine {
 }
 
 /// The lock of the machines and of the kept trees.
-fn take_turn() -> File {
+pub fn take_turn() -> File {
     fs::create_dir_all(KEPT).unwrap();
     let turn = File::create(Path::new(KEPT).join("turn")).unwrap();
     turn.lock().unwrap();
     turn
 }
 
-/// Boots the tree of a machine's folder.
-fn start(folder: &Path) -> Child {
+/// Boots a tree in a machine's folder.
+fn start(tree: &Path, folder: &Path) -> Child {
     let console = File::create(folder.join("console")).unwrap();
     // In a mount namespace of its own, so that the overlay ends with it. The kernel kills it when
     // this thread ends.
     Command::new("setpriv")
         .args(["--pdeathsig=KILL", "unshare", "--mount", "sh", "-c", START])
-        .args(["sh".as_ref(), tree().as_os_str(), folder.as_os_str()])
+        .args(["sh".as_ref(), tree.as_os_str(), folder.as_os_str()])
         .arg(folder.file_name().unwrap())
         .stdin(Stdio::null())
         .stdout(console.try_clone().unwrap())
@@ -305,64 +310,6 @@ exec systemd-nspawn --directory="$2/root" --machine="$3" --boot --register=no --
     --private-network --console=pipe --system-call-filter="adjtimex clock_adjtime bpf" $bpf
 "#;
 
-/// The kept Debian tree of machines. Made if missing, under the lock of [`Machine::boot`].
-fn tree() -> PathBuf {
-    let tree = kept_tree(PACKAGES);
-    make_tree(&tree, &format!("--include={PACKAGES}"), |making| {
-        shell(&format!("systemctl --root={making} mask prometheus"));
-    });
-    tree
-}
-
-/// The kept tree of a minimal Debian, for images. Made if missing.
-pub fn minimal_tree() -> PathBuf {
-    let tree = kept_tree("");
-    // Without the lock if there is a tree: a machine has the lock for a long time.
-    if !tree.exists() {
-        let _turn = take_turn();
-        make_tree(&tree, "", |_| ());
-    }
-    tree
-}
-
-/// The place of a Debian tree with these packages beyond a minimal one.
-fn kept_tree(packages: &str) -> PathBuf {
-    let mut hasher = DefaultHasher::new();
-    (packages, RELEASE).hash(&mut hasher);
-    Path::new(KEPT).join(format!("{RELEASE}-{:016x}", hasher.finish()))
-}
-
-/// Makes a tree if it is missing. Needs the lock.
-fn make_tree(tree: &Path, options: &str, finish: impl FnOnce(&str)) {
-    if tree.exists() {
-        return;
-    }
-    eprintln!("making the Debian tree {}, about 100 s", tree.display());
-    let making = Path::new(KEPT).join("making");
-    remove(&making);
-    let making = making.to_str().unwrap();
-    shell(&format!(
-        "unshare --mount debootstrap --variant=minbase {options} {RELEASE} {making} {} \
-         && rm -f {making}/var/cache/apt/archives/*.deb",
-        mirror(),
-    ));
-    finish(making);
-    // Renamed, so that no incomplete tree has the name.
-    fs::rename(making, tree).unwrap();
-}
-
-/// The package mirror of this host.
-fn mirror() -> String {
-    let line = "sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null; \
-                sed -n 's/^deb \\(\\[[^]]*\\] \\)\\?\\(http[^ ]*\\) .*/\\2/p' \
-                /etc/apt/sources.list 2>/dev/null; true";
-    let found = shell(line);
-    let first = found
-        .split_whitespace()
-        .find(|uri| uri.ends_with("/debian") || uri.ends_with("/debian/"));
-    first.unwrap_or("http://deb.debian.org/debian").to_owned()
-}
-
 /// Removes the folders of tests that were killed.
 fn remove_leftovers() {
     for entry in fs::read_dir(KEPT).unwrap().flatten() {
@@ -377,7 +324,7 @@ fn remove_leftovers() {
     }
 }
 
-fn remove(folder: &Path) {
+pub fn remove(folder: &Path) {
     shell(&format!("rm -rf --one-file-system {}", folder.display()));
 }
 

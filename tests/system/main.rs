@@ -22,6 +22,7 @@ mod client;
 mod compose;
 mod container;
 mod dashboard;
+mod debian;
 mod hostile;
 mod kernel;
 mod kubernetes;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::booted::exposure;
 use crate::harness::{DEADLINE, request_to, samples, total, wait_until};
 use crate::machine::Machine;
 use crate::package::{older_package, package};
@@ -13,7 +14,7 @@ const UNIT: &str = "udp-echo-monitor";
 const FILE: &str = "/etc/udp-echo/monitor.toml";
 const HTTP: &str = "127.0.0.1:9863";
 /// The highest exposure level of the sandbox.
-const EXPOSURE: f64 = 1.5;
+pub const EXPOSURE: f64 = 1.5;
 /// The daemon of the package, and a port where nothing listens.
 const TARGETS: &str = "[defaults]\ninterval = \"100ms\"\nwait = \"200ms\"\n\
                        [[target]]\nname = \"daemon\"\naddress = \"localhost\"\n\
@@ -35,11 +36,7 @@ fn monitor_is_installed_disabled_and_needs_a_target() {
     let line = format!("no target: add one to {FILE} or name it on the command line");
     wait_for_line(&machine, &cursor, &line);
 
-    let text = machine.shell("systemd-analyze security --no-pager udp-echo-monitor");
-    let (_, overall) = text.split_once("exposure level for ").expect(&text);
-    let exposure = overall.split(' ').nth(1).unwrap();
-    eprintln!("exposure level {exposure}");
-    assert!(exposure.parse::<f64>().unwrap() <= EXPOSURE, "{text}");
+    assert!(exposure(&machine, UNIT) <= EXPOSURE);
     let said = machine.shell(
         "systemd-analyze verify --man=no /usr/lib/systemd/system/udp-echo-monitor.service 2>&1",
     );

@@ -12,7 +12,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 
 use crate::harness::{DEADLINE, client, wait_until};
-use crate::machine::{ECHO, METRICS, Machine};
+use crate::machine::{DEBIAN_12, DEBIAN_13, Debian, ECHO, METRICS, Machine};
 use crate::namespace::shell;
 use crate::package::{older_package, package};
 
@@ -25,8 +25,18 @@ const WRONG: &str = "UDP_ECHO_MODE=echo\nUDP_ECHO_MAX_DATAGRAM=0\n";
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn stop_closes_both_ports_until_the_next_start() {
-    let machine = installed("UDP_ECHO_MODE=echo\n");
+fn stop_closes_both_ports_until_a_start_in_debian_12() {
+    assert_stop_closes_both_ports_until_a_start(&DEBIAN_12);
+}
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn stop_closes_both_ports_until_a_start_in_debian_13() {
+    assert_stop_closes_both_ports_until_a_start(&DEBIAN_13);
+}
+
+fn assert_stop_closes_both_ports_until_a_start(debian: &Debian) {
+    let machine = installed(debian, "UDP_ECHO_MODE=echo\n");
     // More often than a start limit would allow.
     for stop in ["udp-echo", "udp-echo.socket", "udp-echo-metrics.socket"].repeat(3) {
         machine.assert_echoes(ECHO, 1);
@@ -59,7 +69,7 @@ fn stop_closes_both_ports_until_the_next_start() {
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
 fn disabled_service_stays_stopped_after_a_reboot() {
-    let mut machine = installed("UDP_ECHO_MODE=echo\n");
+    let mut machine = installed(&DEBIAN_12, "UDP_ECHO_MODE=echo\n");
     machine.assert_echoes(ECHO, 1);
     machine.shell("systemctl disable --now udp-echo 2>&1");
     assert_stays_stopped(&machine);
@@ -77,7 +87,7 @@ fn disabled_service_stays_stopped_after_a_reboot() {
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
 fn datagram_that_starts_a_wildcard_listener_is_answered() {
-    let machine = installed("UDP_ECHO_MODE=echo\n");
+    let machine = installed(&DEBIAN_12, "UDP_ECHO_MODE=echo\n");
     for (listen, to) in [
         ("0.0.0.0:9999", ECHO),
         ("[::]:9999", ECHO),
@@ -97,7 +107,7 @@ fn datagram_that_starts_a_wildcard_listener_is_answered() {
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
 fn wrong_option_is_tried_once_per_second_as_datagrams_wait() {
-    let machine = installed("UDP_ECHO_MODE=echo\n");
+    let machine = installed(&DEBIAN_12, "UDP_ECHO_MODE=echo\n");
     options(&machine, WRONG);
     let cursor = machine.cursor();
     let lost = lost_while(&machine, || {
@@ -141,8 +151,18 @@ fn wrong_option_is_tried_once_per_second_as_datagrams_wait() {
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn upgrade_restarts_a_running_service_without_loss() {
-    let machine = Machine::boot();
+fn upgrade_restarts_the_service_without_loss_in_debian_12() {
+    assert_upgrade_restarts_the_service_without_loss(&DEBIAN_12);
+}
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn upgrade_restarts_the_service_without_loss_in_debian_13() {
+    assert_upgrade_restarts_the_service_without_loss(&DEBIAN_13);
+}
+
+fn assert_upgrade_restarts_the_service_without_loss(debian: &Debian) {
+    let machine = Machine::boot_release(debian);
     let older = edited_package(
         &machine,
         "sed -i 's/^WatchdogSec=.*/WatchdogSec=20s/' $units/udp-echo.service; \
@@ -178,8 +198,18 @@ fn upgrade_restarts_a_running_service_without_loss() {
 
 #[test]
 #[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
-fn upgrade_starts_nothing_that_is_stopped_or_disabled() {
-    let machine = Machine::boot();
+fn upgrade_leaves_stopped_and_disabled_units_in_debian_12() {
+    assert_upgrade_leaves_stopped_and_disabled_units(&DEBIAN_12);
+}
+
+#[test]
+#[ignore = "needs root, debootstrap and systemd-nspawn; .ci/run runs it"]
+fn upgrade_leaves_stopped_and_disabled_units_in_debian_13() {
+    assert_upgrade_leaves_stopped_and_disabled_units(&DEBIAN_13);
+}
+
+fn assert_upgrade_leaves_stopped_and_disabled_units(debian: &Debian) {
+    let machine = Machine::boot_release(debian);
     let older = older_package(machine.folder());
     machine.install(&older, "");
     options(&machine, IDLE_EXIT);
@@ -221,8 +251,8 @@ fn upgrade_starts_nothing_that_is_stopped_or_disabled() {
 }
 
 /// A booted machine with the service running on options.
-fn installed(text: &str) -> Machine {
-    let machine = Machine::boot();
+fn installed(debian: &Debian, text: &str) -> Machine {
+    let machine = Machine::boot_release(debian);
     machine.install(package(), "");
     options(&machine, text);
     machine.shell("systemctl restart udp-echo");

@@ -36,7 +36,7 @@ fn drop_in_attaches_and_nothing_stays_after_stop_or_purge() {
     install_the_drop_in(machine);
     setup.assert_program_echoes();
     assert_eq!(permissions(machine), before_it);
-    assert!(exposure(machine) <= EXPOSURE);
+    assert!(exposure(machine, "udp-echo") <= EXPOSURE);
     let pid = machine.main_pid().unwrap();
     let mounts = machine.shell(&format!("cat /proc/{pid}/mountinfo"));
     for folder in ["/run/udp-echo", "/run/udp-echo/pins"] {
