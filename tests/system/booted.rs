@@ -10,7 +10,7 @@ use crate::machine::{DEBIAN_12, DEBIAN_13, Debian, ECHO, METRICS, Machine};
 use crate::monitored::EXPOSURE as MONITOR_EXPOSURE;
 use crate::package::{older_package, package};
 
-const UNITS: &str = "udp-echo.service udp-echo.socket udp-echo-metrics.socket";
+pub const UNITS: &str = "udp-echo.service udp-echo.socket udp-echo-metrics.socket";
 /// The highest exposure level of the daemon's sandbox.
 pub const EXPOSURE: f64 = 0.3;
 /// Python's `! I 2s Q 2h f`: 1, "ab", 2, 3, -4, 0.5.

@@ -45,6 +45,7 @@ mod probe;
 mod prometheus;
 mod proxied;
 mod readme;
+mod release;
 mod routed;
 mod stamp;
 mod surviving;

@@ -1,12 +1,10 @@
 //! The Debian package.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 
 use crate::harness::run;
 use crate::namespace::shell;
+use crate::release;
 
 /// The paths of the package, without its documentation.
 const PATHS: &[&str] = &[
@@ -134,28 +132,9 @@ fn package_has_the_documented_files_and_dependency_list() {
     );
 }
 
-#[test]
-#[ignore = "builds a package, twice; .ci/run runs it"]
-fn package_is_reproducible_in_another_folder() {
-    let folder = std::env::temp_dir().join(format!("udp-echo-again-{}", std::process::id()));
-    let elsewhere = Removed(folder.join("under-another-name"));
-    // The commit, with the files of the work tree.
-    shell(&format!(
-        "set -e; cd {here}; git clone --quiet . {there}; (cd {there}; git ls-files -z | xargs -0 rm); \
-         git ls-files -z --cached --others --exclude-standard | \
-         xargs -0 sh -c 'for file; do [ ! -e \"$file\" ] || cp --parents \"$file\" {there}; done' -",
-        here = env!("CARGO_MANIFEST_DIR"),
-        there = elsewhere.0.display(),
-    ));
-    let again = build(&elsewhere.0);
-    let same = fs::read(package()).unwrap() == fs::read(&again).unwrap();
-    assert!(same, "{}", difference(package(), &again));
-}
-
 /// The package of this checkout, built once per run.
 pub fn package() -> &'static Path {
-    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| build(Path::new(env!("CARGO_MANIFEST_DIR"))))
+    release::file(".deb")
 }
 
 /// A package of an older version, which had another conffile.
@@ -172,51 +151,4 @@ pub fn older_package(folder: &Path) -> PathBuf {
         older = older.display(),
     ));
     older
-}
-
-fn build(checkout: &Path) -> PathBuf {
-    eprintln!("building the package in {}", checkout.display());
-    let mut command = Command::new("packaging/build-deb");
-    command.current_dir(checkout);
-    // Another cargo must not get the variables that cargo sets for tests.
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        let home = name == "CARGO_HOME" || name.starts_with("RUSTUP_");
-        if !home && (name.starts_with("CARGO") || name.starts_with("RUST")) {
-            command.env_remove(&*name);
-        }
-    }
-    let (status, out, err) = run(&mut command);
-    assert!(status.success(), "{status}\n{out}{err}");
-    let path = checkout.join(out.lines().last().expect("the path of the package"));
-    assert!(path.is_file(), "{}", path.display());
-    path
-}
-
-/// The differences of two packages.
-fn difference(one: &Path, other: &Path) -> String {
-    let list = |package: &Path| {
-        let package = package.display();
-        shell(&format!(
-            "d=$(mktemp -d); dpkg-deb -R '{package}' $d; dpkg-deb -c '{package}'; cd $d; \
-             find . -type f -exec md5sum {{}} +; rm -rf $d"
-        ))
-    };
-    let (one, other) = (list(one), list(other));
-    let differ = |a: &str, b: &str| -> Vec<String> {
-        a.lines()
-            .filter(|line| !b.lines().any(|l| l == *line))
-            .map(str::to_owned)
-            .collect()
-    };
-    format!("{:#?}\n{:#?}", differ(&one, &other), differ(&other, &one))
-}
-
-/// A folder that is removed when dropped, with its parent.
-struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.0.parent().unwrap());
-    }
 }
