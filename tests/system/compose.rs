@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::tidy::Folder;
 use crate::harness::{program, run, wait_until};
-use crate::kubernetes::python;
+use crate::kubernetes::yaml;
 use crate::namespace::{Namespace, shell};
 use crate::podman::{CONTAINERFILE, Container, Podman};
 use crate::prometheus::{EXAMPLES, INSTALLED, Prometheus};
@@ -355,11 +355,7 @@ fn services(file: &Value) -> Vec<(&str, &Value)> {
 }
 
 fn parsed(name: &str) -> Value {
-    let script = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
-    let file = format!("{COMPOSE}/{name}");
-    let (status, out, err) = run(python().args(["-c", script, &file]));
-    assert!(status.success(), "{err}");
-    serde_json::from_str(&out).unwrap()
+    yaml(&Path::new(COMPOSE).join(name)).remove(0)
 }
 
 fn read(name: &str) -> String {

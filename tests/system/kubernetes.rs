@@ -1,6 +1,7 @@
 //! The manifests for Kubernetes: valid, consistent, and run by podman.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -321,11 +322,7 @@ fn objects() -> [Value; 4] {
     let folder = Folder::new();
     let file = folder.join("rendered.yaml");
     fs::write(&file, rendered()).unwrap();
-    let script = "import json, sys, yaml; \
-                  print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
-    let (status, out, err) = run(python().args(["-c", script]).arg(file));
-    assert!(status.success(), "{err}");
-    let objects: Vec<Value> = serde_json::from_str(&out).unwrap();
+    let objects = yaml(&file);
     assert_eq!(objects.len(), 4);
     ["ConfigMap", "Service", "DaemonSet", "PodMonitor"].map(|kind| {
         let mut all = objects.iter();
@@ -347,10 +344,19 @@ fn validated(manifests: &str, version: &str) -> (bool, String) {
 }
 
 /// The interpreter that has a parser of YAML.
-pub fn python() -> Command {
+fn python() -> Command {
     let python = format!("{KEPT}/kubernetes-validate-1.37.0/bin/python");
     assert!(fs::exists(&python).unwrap(), "no {python}: run .ci/run");
     Command::new(python)
+}
+
+/// The documents of a YAML file.
+pub fn yaml(file: &Path) -> Vec<Value> {
+    let script = "import json, sys, yaml; \
+                  print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let (status, out, err) = run(python().args(["-c", script]).arg(file));
+    assert!(status.success(), "{}: {err}", file.display());
+    serde_json::from_str(&out).unwrap()
 }
 
 fn list(value: &Value) -> &[Value] {
