@@ -102,6 +102,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ),
     ("", "run as group", "a field of Kubernetes"),
     (".github/workflows/", "group", "a key of GitHub's"),
+    ("packaging/nginx/", "burst", "a parameter of limit_req"),
 ];
 
 /// A word of a text, and its place.

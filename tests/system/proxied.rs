@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::balanced::Nginx;
 use crate::harness::tidy::Folder;
-use crate::harness::{Daemon, receive, run};
+use crate::harness::{Daemon, receive, run, wait_until};
 use crate::namespace::{Namespace, shell};
 use crate::prometheus::{EXAMPLES, Prometheus};
 
@@ -17,7 +17,7 @@ fn nginx_serves_metrics_only_by_tls_with_a_password() {
     let proxied = Proxied::start();
     let get = |options: &str, path: &str| proxied.get(options, path);
     let user = format!("--user 'prometheus:{PASSWORD}'");
-    for path in ["/metrics", "/", "/?main"] {
+    for path in ["/metrics", "/", "/?main", "/-/healthy", "/-/ready"] {
         for wrong in ["", "--user prometheus:wrong", "--user other:wrong"] {
             let (status, answer) = get(wrong, path);
             assert_eq!(status, "401", "{wrong} {path}: {answer}");
@@ -29,6 +29,12 @@ fn nginx_serves_metrics_only_by_tls_with_a_password() {
     assert!(get(&user, "/metrics").1.contains("\nudp_echo_build_info{"));
     let page = get(&user, "/").1;
     assert!(page.contains("<title>") && page.contains("9999"), "{page}");
+    let links: Vec<_> = page.split("href=\"/").skip(1).collect();
+    for link in &links {
+        let path = format!("/{}", link.split('"').next().unwrap());
+        assert_eq!(get(&user, &path).0, "200", "{path}");
+    }
+    assert_eq!(links.len(), 3, "{page}");
     // The daemon gets one Host, whatever the client sends.
     for version in [
         "--http1.0 --header Host:",
@@ -38,7 +44,7 @@ fn nginx_serves_metrics_only_by_tls_with_a_password() {
     }
 
     // Nothing else is passed on, and the version of nginx is not shown.
-    for path in ["/-/healthy", "/-/ready", "/probe", "/metrics/", "//metrics"] {
+    for path in ["/-/", "/-/healthy/", "/probe", "/metrics/", "//metrics"] {
         assert_eq!(get(&user, path).0, "404", "{path}");
     }
     let (status, answer) = get(&format!("{user} --include"), "/none");
@@ -77,6 +83,30 @@ fn nginx_refuses_plain_http_and_old_tls() {
 }
 
 #[test]
+#[ignore = "needs root, nginx, openssl and curl; .ci/run runs it"]
+fn nginx_limits_the_rate_of_password_guesses() {
+    let proxied = Proxied::start();
+    let guess = "--user prometheus:wrong -o /dev/null";
+    let mut refused = [0, 0];
+    // A request takes far less than a tenth of a second, unless the machine is busy.
+    wait_until("nginx refuses a guess", || {
+        for line in proxied.tried(guess, "/metrics?[1-200]").lines() {
+            match line {
+                "401" => refused[0] += 1,
+                "429" => refused[1] += 1,
+                "" => {}
+                other => panic!("{other}"),
+            }
+        }
+        refused[1] > 0
+    });
+    assert!(refused[0] > 19, "{refused:?}");
+    // The limit comes before the password, and ends.
+    let user = format!("--user 'prometheus:{PASSWORD}'");
+    assert_eq!(proxied.get(&user, "/metrics").0, "200");
+}
+
+#[test]
 #[ignore = "needs root, nginx, openssl and prometheus; .ci/run runs it"]
 fn prometheus_scrapes_through_nginx_with_the_example() {
     let proxied = Proxied::start();
@@ -92,6 +122,17 @@ fn prometheus_scrapes_through_nginx_with_the_example() {
         .replace("/etc/prometheus", proxied.folder.to_str().unwrap())
         .replace("scrape_interval: 15s", "scrape_interval: 1s");
     let scrape = scrape.replace(NAME, "localhost");
+    // The second job is a comment.
+    let both = scrape.replace("\n  #- ", "\n  - ");
+    let both = both.replace("\n  #  ", "\n    ");
+    assert_eq!(both.matches("\n  - job_name:").count(), 2, "{both}");
+    let changed = proxied.folder.join("both.yml");
+    fs::write(&changed, both).unwrap();
+    let report = shell(&format!(
+        "promtool check config --syntax-only {}",
+        changed.display()
+    ));
+    assert!(report.contains("SUCCESS"), "{report}");
     let up = "up{job=\"udp-echo\", instance=\"localhost:443\"}";
     proxied.host.inside(|| {
         let prometheus = Prometheus::start(&scrape);
@@ -149,13 +190,23 @@ impl Proxied {
         }
     }
 
-    /// The status of a request with TLS, and the answer.
+    /// The status of a request with TLS, and the answer. Waits while nginx limits the rate.
     fn get(&self, options: &str, path: &str) -> (String, String) {
-        let answer = self.host.shell(&format!(
+        let mut answer = (String::new(), String::new());
+        wait_until("nginx does not limit the rate", || {
+            let text = self.tried(options, path);
+            let (text, status) = text.rsplit_once('\n').unwrap();
+            answer = (status.to_owned(), text.to_owned());
+            status != "429"
+        });
+        answer
+    }
+
+    /// The answer of each request with TLS, and its status on a line.
+    fn tried(&self, options: &str, path: &str) -> String {
+        self.host.shell(&format!(
             "curl -s --path-as-is --cacert {}/udp-echo.crt -w '\n%{{http_code}}' {options} 'https://localhost{path}'",
             self.folder.display()
-        ));
-        let (answer, status) = answer.rsplit_once('\n').unwrap();
-        (status.to_owned(), answer.to_owned())
+        ))
     }
 }
