@@ -72,8 +72,12 @@ fn scrape_examples_fit_the_ports_and_the_rules() {
 #[test]
 fn compose_images_have_the_version_of_the_program() {
     let compose = read("compose/compose.yaml");
-    let line = format!("    image: udp-echo:{}\n", env!("CARGO_PKG_VERSION"));
+    let version = env!("CARGO_PKG_VERSION");
+    let line = format!("    image: udp-echo:{version}\n");
     assert_eq!(compose.matches(&line).count(), 2, "{line}");
+    let build = format!("#   docker build --tag udp-echo:{version} --file ");
+    assert_eq!(compose.matches(&build).count(), 1, "{build}");
+    assert_eq!(compose.matches("udp-echo:").count(), 3);
 }
 
 /// `:rate1m` is a rate over one minute.
