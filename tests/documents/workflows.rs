@@ -90,3 +90,25 @@ fn release_notes_are_those_of_the_version() {
     });
     fails(&tag, "no section");
 }
+
+#[test]
+fn install_rust_sets_the_toolchain_of_this_checkout_only() {
+    if !["bash", "sed", "dirname"].into_iter().all(has_program) {
+        skip!("no bash, sed or dirname");
+    }
+    let mut command = Command::new("bash");
+    command.arg(readme::root().join(".ci/install-rust"));
+    // A function of the shell takes the place of the program.
+    command.env("BASH_FUNC_rustup%%", "() { echo \"rustup $*\"; }");
+    let (status, out, err) = run(&mut command);
+    assert!(status.success() && err.is_empty(), "{err}");
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    let lines = out.lines().filter(|line| line.starts_with("rustup "));
+    let [install, set] = lines.collect::<Vec<_>>()[..] else {
+        panic!("{out}");
+    };
+    // Neither the default toolchain nor rustup itself changes.
+    let start = format!("rustup toolchain install {oldest} --no-self-update ");
+    assert!(install.starts_with(&start), "{install}");
+    assert_eq!(set, format!("rustup override set {oldest}"));
+}
