@@ -1,5 +1,5 @@
 //! Writes the package's files that come from the command line's definition: the manual pages, the
-//! shell completions and /etc/default/udp-echo; and its documents, with links that work there.
+//! shell completions and /etc/default/udp-echo; and its documents, with links that work in the package.
 //! `cargo run --example generate FOLDER`.
 
 #[path = "completions.rs"]

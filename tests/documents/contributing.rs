@@ -8,7 +8,10 @@ use crate::packaged::{anchors, links};
 use crate::{is_step, steps_of_the_check};
 
 /// The folders whose files and folders are in the map, each on its own.
-const MAPPED: [&str; 4] = ["tests", "packaging", "benches", ".ci"];
+const MAPPED: [&str; 4] = ["tests/", "packaging/", "benches/", ".ci/"];
+
+/// The ends of files that editors and `patch` leave.
+const LEFT: [&str; 4] = ["~", ".orig", ".rej", ".swp"];
 
 #[test]
 fn map_of_the_code_has_every_module_and_folder() {
@@ -21,11 +24,24 @@ fn map_of_the_code_has_every_module_and_folder() {
         cell.split('`').step_by(2)
     });
     let named: Vec<_> = named.map(str::to_owned).collect();
-    let mut expected = BTreeSet::from(["systemd/".to_owned(), ".github/workflows/".to_owned()]);
+    let others = ["systemd/", ".github/workflows/", ".cargo/config.toml"];
+    let mut expected = BTreeSet::from(others.map(str::to_owned));
     // A folder of src/ is part of the module beside it.
-    let modules = entries("src").into_iter();
-    expected.extend(modules.filter(|path| !path.ends_with('/')));
+    for path in entries("src/") {
+        match path.strip_suffix('/') {
+            Some(module) => assert!(
+                readme::root().join(format!("{module}.rs")).exists(),
+                "{path}"
+            ),
+            None => {
+                expected.insert(path);
+            }
+        }
+    }
     expected.extend(MAPPED.iter().flat_map(|folder| entries(folder)));
+    // Of the root, the files of cargo and its tools.
+    let root = entries("").into_iter().filter(|path| path != "Cargo.toml");
+    expected.extend(root.filter(|path| [".rs", ".toml"].iter().any(|end| path.ends_with(end))));
     assert_eq!(named.iter().cloned().collect::<BTreeSet<_>>(), expected);
     assert_eq!(named.len(), expected.len(), "{named:#?}");
 }
@@ -76,15 +92,17 @@ fn contributing_commands_and_paths_exist() {
     assert!(readme::text().contains("](CONTRIBUTING.md)"));
 }
 
-/// The entries of a folder, with a slash after each folder.
+/// The entries of a folder, with a slash after each folder, but for hidden ones and [`LEFT`].
 fn entries(folder: &str) -> Vec<String> {
     let entries = fs::read_dir(readme::root().join(folder)).unwrap();
-    let paths = entries.map(|entry| {
+    let entries = entries.map(|entry| {
         let entry = entry.unwrap();
         let end = if entry.path().is_dir() { "/" } else { "" };
-        format!("{folder}/{}{end}", entry.file_name().to_str().unwrap())
+        format!("{}{end}", entry.file_name().to_str().unwrap())
     });
-    paths.collect()
+    let is_left = |name: &str| name.starts_with('.') || LEFT.iter().any(|end| name.ends_with(end));
+    let names = entries.filter(|name| !is_left(name));
+    names.map(|name| format!("{folder}{name}")).collect()
 }
 
 fn text() -> String {
