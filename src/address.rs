@@ -34,13 +34,13 @@ pub enum ParseError {
     #[error("{0:?} is not a port: expected 0 to 65535")]
     BadPort(String),
     /// An IPv6 address is not in brackets.
-    #[error("an IPv6 address needs brackets: [{0}]:PORT")]
+    #[error("an IPv6 address needs brackets: [{}]:PORT", .0.escape_debug())]
     NoBrackets(String),
     /// The text in brackets is not an IPv6 address.
     #[error("{0:?} is not an IPv6 address")]
     BadIpv6(String),
     /// The text is a URL, or a port only.
-    #[error("expected HOST:PORT, such as {0}")]
+    #[error("expected HOST:PORT, such as {}", .0.escape_debug())]
     NotHostPort(String),
 }
 
@@ -370,5 +370,13 @@ mod tests {
         assert_eq!(wrong("::1"), ParseError::NoBrackets("::1".into()));
         assert_eq!(wrong("[::g]:1"), ParseError::BadIpv6("::g".into()));
         assert_eq!(wrong("[::1]"), ParseError::NoPort);
+    }
+
+    #[test]
+    fn parse_errors_show_no_control_character() {
+        for text in ["\u{80}[::]", "\u{80}::1:9", "udp://\u{80}", "[\u{80}]", "h:\u{80}"] {
+            let error = HostPort::parse_with_default(text, 9).unwrap_err();
+            assert!(error.to_string().contains("\\u{80}"), "{text:?}: {error}");
+        }
     }
 }
