@@ -374,7 +374,13 @@ mod tests {
 
     #[test]
     fn parse_errors_show_no_control_character() {
-        for text in ["\u{80}[::]", "\u{80}::1:9", "udp://\u{80}", "[\u{80}]", "h:\u{80}"] {
+        for text in [
+            "\u{80}[::]",
+            "\u{80}::1:9",
+            "udp://\u{80}",
+            "[\u{80}]",
+            "h:\u{80}",
+        ] {
             let error = HostPort::parse_with_default(text, 9).unwrap_err();
             assert!(error.to_string().contains("\\u{80}"), "{text:?}: {error}");
         }

@@ -11,7 +11,7 @@ use crate::harness::{Daemon, program, readme, run, shell};
 const SERVICE: &str = "udp-echo.service";
 const ECHO: &str = "udp-echo.socket";
 pub(crate) const METRICS: &str = "udp-echo-metrics.socket";
-const PORTS: &str = "udp-echo-ports.target";
+const OPEN: &str = "udp-echo-open.target";
 const STARTED: &str = "udp-echo-started.target";
 const MONITOR: &str = "udp-echo-monitor.service";
 
@@ -152,7 +152,7 @@ fn service_names_both_sockets_and_its_options() {
     assert_eq!(one(SERVICE, "WantedBy"), "multi-user.target");
     assert_eq!(one(SERVICE, "SyslogIdentifier"), "udp-echo");
     let package = readme::manifest();
-    for unit in [SERVICE, ECHO, METRICS, PORTS, STARTED, MONITOR] {
+    for unit in [SERVICE, ECHO, METRICS, OPEN, STARTED, MONITOR] {
         let asset = format!("[\"systemd/{unit}\", \"usr/lib/systemd/system/\", \"644\"]");
         assert!(package.contains(&asset), "{unit}");
     }
@@ -180,10 +180,12 @@ fn service_restarts_once_per_second_without_a_limit() {
 #[test]
 fn stop_of_the_service_closes_both_ports() {
     assert_eq!(one(STARTED, "PartOf"), SERVICE);
-    assert_eq!(one(STARTED, "Wants"), PORTS);
+    assert_eq!(one(STARTED, "Wants"), OPEN);
     assert_eq!(one(STARTED, "DefaultDependencies"), "no");
-    assert_eq!(one(PORTS, "StopWhenUnneeded"), "yes");
-    assert_eq!(one(PORTS, "PropagatesStopTo"), format!("{ECHO} {METRICS}"));
+    assert_eq!(one(OPEN, "StopWhenUnneeded"), "yes");
+    for socket in [ECHO, METRICS] {
+        assert_eq!(one(socket, "PartOf"), OPEN, "{socket}");
+    }
     for unit in [SERVICE, ECHO, METRICS] {
         assert_eq!(one(unit, "Wants"), STARTED, "{unit}");
     }

@@ -27,7 +27,7 @@ pub struct Debian {
     more_packages: &'static str,
 }
 
-/// The kept tree of machines of a release. Made if missing. Needs the lock.
+/// The kept tree of machines of a release. Makes the tree if it is missing. Needs the lock.
 pub fn tree(debian: &Debian) -> PathBuf {
     let packages = format!("{PACKAGES}{}", debian.more_packages);
     let tree = kept_tree(debian, &packages);
@@ -37,7 +37,7 @@ pub fn tree(debian: &Debian) -> PathBuf {
     tree
 }
 
-/// The kept tree of a minimal Debian 12, for images. Made if missing.
+/// The kept tree of a minimal Debian 12, for images. Makes the tree if it is missing.
 pub fn minimal_tree() -> PathBuf {
     let tree = kept_tree(&DEBIAN_12, "");
     // Without the lock if there is a tree: a machine has the lock for a long time.

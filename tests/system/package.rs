@@ -13,7 +13,7 @@ const PATHS: &[&str] = &[
     "./usr/bin/udp-echo",
     "./usr/lib/systemd/system/udp-echo-metrics.socket",
     "./usr/lib/systemd/system/udp-echo-monitor.service",
-    "./usr/lib/systemd/system/udp-echo-ports.target",
+    "./usr/lib/systemd/system/udp-echo-open.target",
     "./usr/lib/systemd/system/udp-echo-started.target",
     "./usr/lib/systemd/system/udp-echo.service",
     "./usr/lib/systemd/system/udp-echo.socket",

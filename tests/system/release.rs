@@ -70,9 +70,10 @@ fn rpm_and_tarball_have_the_files_of_the_debian_package() {
     };
     let deb = without(&deb, ["changelog.gz", "copyright"]);
     let licences = ["LICENSE-APACHE", "LICENSE-MIT"];
-    assert_eq!(without(&tarball, licences), deb);
     let moved = |line: &String| line.replace("/zsh/vendor-completions/", "/zsh/site-functions/");
-    assert_eq!(without(&rpm, licences), deb.iter().map(moved).collect());
+    let deb: BTreeSet<_> = deb.iter().map(moved).collect();
+    assert_eq!(without(&tarball, licences), deb);
+    assert_eq!(without(&rpm, licences), deb);
 }
 
 #[test]
@@ -88,7 +89,11 @@ fn rpm_has_dependencies_and_only_known_findings_of_rpmlint() {
     let flags = list("--qf '[%{FILEFLAGS:fflags} %{FILENAMES}\n]'");
     assert_eq!(flags.matches("cn /etc/").count(), 2, "{flags}");
     let requires = list("--requires");
-    for name in ["libc.so.6(GLIBC_2.", "/bin/sh\n", "config(udp-echo) = "] {
+    let versions = requires.split("libc.so.6(GLIBC_2.").skip(1);
+    let newest = versions.filter_map(|rest| rest.split([')', '.']).next()?.parse::<u32>().ok());
+    // README states it.
+    assert_eq!(newest.max(), Some(34), "{requires}");
+    for name in ["systemd\n", "/bin/sh\n", "config(udp-echo) = "] {
         assert!(requires.contains(name), "{name} in {requires}");
     }
 
@@ -235,7 +240,7 @@ fn release_is_reproducible_elsewhere_and_builds_for_arm64() {
     let deb = built.last().unwrap().display();
     let fields = shell(&format!("dpkg-deb -f {deb} Architecture Depends"));
     assert!(
-        fields.contains("arm64") && fields.contains("libc6"),
+        fields.contains("Architecture: arm64\nDepends: libc6:arm64 (>= "),
         "{fields}"
     );
     if !has("command -v qemu-aarch64") {
@@ -296,9 +301,25 @@ fn rpm_and_tarball_install_a_service_in_debian_13() {
         .collect();
     assert!(left.is_empty(), "{left:#?}");
 
-    machine.shell("tar -xzf /root/new.tar.gz -C / --strip-components=1; systemctl daemon-reload");
+    let readme = fs::read_to_string(Path::new(HERE).join("README.md")).unwrap();
+    let commands = readme.lines().filter(|line| line.starts_with("tar "));
+    let commands: Vec<_> = commands.collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    let archive = "udp-echo-VERSION.linux-amd64.tar.gz";
+    let unpack = || {
+        for command in &commands {
+            machine.shell(&command.replace(archive, "/root/new.tar.gz"));
+        }
+    };
+    machine.shell("chmod 700 /etc/default");
+    unpack();
+    machine.shell("test -s /etc/udp-echo/monitor.toml && test -s /etc/default/udp-echo");
+    machine.shell("echo UDP_ECHO_MODE=echo >/etc/default/udp-echo");
+    unpack();
+    assert_eq!(machine.shell("stat -c %a /etc/default"), "700\n");
+    machine.shell("systemctl daemon-reload");
     machine.shell("systemctl start udp-echo");
-    machine.assert_echoes(ECHO, 1);
+    machine.assert_echoes(ECHO, 3);
 }
 
 /// The files of a release of this checkout, built once per run.
@@ -307,7 +328,7 @@ fn release() -> &'static [PathBuf] {
     RELEASE.get_or_init(|| build(Path::new(HERE), &[], &[]))
 }
 
-/// The file of the release whose name ends so.
+/// Returns the release file whose name ends with `end`.
 pub fn file(end: &str) -> &'static Path {
     let found = release().iter().find(|path| name(path).ends_with(end));
     found.expect("the release has such a file")
