@@ -39,6 +39,8 @@ fn container_echoes_is_scraped_and_stops_without_privileges() {
         wait_until("the daemon is healthy", || container.is_healthy());
         let log = container.log();
         assert!(!log.contains(" WARN ") && !log.contains("ERROR"), "{log}");
+        let licences = container.proc("root/usr/share/doc/udp-echo/THIRD-PARTY-LICENSES.txt");
+        assert!(licences.contains("MIT License"), "{licences}");
         assert_eq!(container.stop(), "0");
     });
 }

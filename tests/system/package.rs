@@ -54,10 +54,11 @@ const PATHS: &[&str] = &[
 ];
 
 /// The names of its documentation. A test of tests/documents checks their links.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "CHANGELOG.md",
     "README.md",
     "SECURITY.md",
+    "THIRD-PARTY-LICENSES.txt",
     "changelog.gz",
     "copyright",
 ];

@@ -156,13 +156,8 @@ fn sbom_is_valid_and_lists_the_crates_of_the_binary() {
         .map(crate_name)
         .collect();
 
-    // Cargo's own answer.
-    let cargo_tree = shell(&format!(
-        "cd {HERE}; cargo tree --locked --offline --prefix none --edges normal,build"
-    ));
-    let words = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
-    let mut expected: BTreeSet<_> = cargo_tree.lines().map(words).collect();
-    assert!(expected.remove(&own), "{cargo_tree}");
+    let mut expected = cargo_tree("--edges normal,build");
+    assert!(expected.remove(&own), "{expected:?}");
     let missing: Vec<_> = expected.difference(&listed).collect();
     assert!(missing.is_empty(), "{missing:?}");
     let binary = format!("target/release-tree/{}/usr/bin/udp-echo", tree());
@@ -189,6 +184,36 @@ fn sbom_is_valid_and_lists_the_crates_of_the_binary() {
         .args(["-c", check])
         .arg(file(".cdx.json")));
     assert!(status.success(), "{errors}");
+}
+
+#[test]
+#[ignore = "builds packages; .ci/run runs it"]
+fn package_has_a_licence_of_each_crate_in_the_binary() {
+    let deb = file(".deb").display();
+    let document = "./usr/share/doc/udp-echo/THIRD-PARTY-LICENSES.txt";
+    let text = shell(&format!(
+        "dpkg-deb --fsys-tarfile {deb} | tar -xO {document}"
+    ));
+    // Each part has a line for the licence, the crates in a list, and the text.
+    let parts: Vec<_> = text.split(&format!("\n{}\n", "-".repeat(80))).collect();
+    let mut crates = BTreeSet::new();
+    for part in &parts[1..] {
+        let (heading, licence) = part.split_once("\n\n").unwrap();
+        let (_, names) = heading.split_once('\n').unwrap();
+        let name = |line: &str| line.strip_prefix("- ").unwrap().replacen(' ', " v", 1);
+        crates.extend(names.lines().map(name));
+        assert!(licence.len() > 500, "{part}");
+    }
+    let tree = |target: &str| cargo_tree(&format!("--edges normal --target {target}"));
+    let expected: BTreeSet<_> = tree("x86_64-unknown-linux-gnu")
+        .union(&tree(ARM64))
+        .cloned()
+        .collect();
+    assert_eq!(crates, expected);
+    // One with a notice of its own, one with a module from elsewhere.
+    for notice in ["Tokio Contributors", "Mathijs van de Nes"] {
+        assert!(text.contains(notice), "{notice}");
+    }
 }
 
 #[test]
@@ -337,6 +362,15 @@ pub fn file(end: &str) -> &'static Path {
 /// The name of the folder below `target/release-tree` that has the files of the packages.
 fn tree() -> &'static str {
     name(file(".tar.gz")).trim_end_matches(".tar.gz")
+}
+
+/// Name and version of each crate that Cargo lists.
+fn cargo_tree(options: &str) -> BTreeSet<String> {
+    let listed = shell(&format!(
+        "cd {HERE}; cargo tree --locked --offline --prefix none {options}"
+    ));
+    let words = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    listed.lines().map(words).collect()
 }
 
 fn name(path: &Path) -> &str {
