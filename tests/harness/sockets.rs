@@ -1,5 +1,6 @@
 //! UDP sockets of clients.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -56,15 +57,21 @@ pub fn all_is_taken(port: u16) -> bool {
 }
 
 /// The fields of `/proc/net/udp` for each IPv4 socket of a port.
+///
+/// The kernel gives the file in pages, and finds the start of each by counting sockets. If others open or
+/// close meanwhile, one reading has a socket twice or not at all, and the next ones may lack it again.
 fn sockets_of(port: u16) -> Vec<Vec<String>> {
-    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
     let port = format!(":{port:04X}");
-    let fields = sockets
-        .lines()
-        .map(|line| line.split_whitespace().map(str::to_owned).collect());
-    fields
-        .filter(|fields: &Vec<String>| fields[1].ends_with(&port))
-        .collect()
+    let mut by_inode = BTreeMap::new();
+    for _ in 0..20 {
+        let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+        let fields = sockets
+            .lines()
+            .map(|line| line.split_whitespace().map(str::to_owned).collect());
+        let own = fields.filter(|fields: &Vec<String>| fields[1].ends_with(&port));
+        by_inode.extend(own.map(|fields| (fields[9].clone(), fields)));
+    }
+    by_inode.into_values().collect()
 }
 
 /// An address at which no datagram is received while the socket exists: the socket is connected to
