@@ -20,10 +20,12 @@ pub const CONTAINERFILE: &str = concat!(
     "/packaging/container/Containerfile"
 );
 
-/// Starts process 1 of the namespaces. Podman then sees none of the host's containers. crun refuses
-/// control groups of both versions at once. Overlays do not work on every file system.
+/// Starts process 1 of the namespaces. Podman then sees none of the host's containers, whose folder is
+/// missing until podman first runs. crun refuses control groups of both versions at once. Overlays do not
+/// work on every file system.
 const START: &str = r#"
 set -e
+mkdir -p /var/lib/containers
 mount --bind "$1" /var/lib/containers
 for place in /run /dev/shm; do mount -t tmpfs tmpfs $place; done
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
