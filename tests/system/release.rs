@@ -210,9 +210,22 @@ fn package_has_a_licence_of_each_crate_in_the_binary() {
         .cloned()
         .collect();
     assert_eq!(crates, expected);
-    // One with a notice of its own, one with a module from elsewhere.
+    // The notice of a crate, and that of a module from elsewhere.
     for notice in ["Tokio Contributors", "Mathijs van de Nes"] {
         assert!(text.contains(notice), "{notice}");
+    }
+    // cargo-about takes a general text for a crate that lacks its own.
+    for placeholder in ["<year>", "<copyright holders>"] {
+        assert!(!text.contains(placeholder), "{placeholder}");
+    }
+    let accepted = include_str!("../../packaging/about.toml");
+    let (_, accepted) = accepted.split_once("accepted = ").unwrap();
+    let tag = shell(&format!(
+        "rpm -qp --qf '%{{LICENSE}}' {}",
+        file(".rpm").display()
+    ));
+    for licence in accepted.split('"').skip(1).step_by(2) {
+        assert!(tag.contains(&format!(" AND {licence}")), "{licence}: {tag}");
     }
 }
 
