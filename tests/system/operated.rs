@@ -216,8 +216,6 @@ fn assert_upgrade_leaves_stopped_and_disabled_units(debian: &Debian) {
     let older = edited_package(&machine, NO_TARGETS);
     machine.install(&older, "");
     options(&machine, IDLE_EXIT);
-    machine.shell("systemctl restart udp-echo");
-    machine.assert_echoes(ECHO, 1);
     let upgrade = || {
         machine.install(package(), "--force-confold");
         machine.install(&older, "--force-confold --force-downgrade");
@@ -225,14 +223,19 @@ fn assert_upgrade_leaves_stopped_and_disabled_units(debian: &Debian) {
     };
 
     // The daemon ended because it was idle: the next datagram starts it.
-    machine.wait_for("ActiveState", "inactive");
-    upgrade();
-    assert_eq!(
-        states(&machine, "is-active"),
-        ["inactive", "active", "active"]
-    );
-    machine.shell("systemctl stop udp-echo");
-    assert_stays_stopped(&machine);
+    for change in ["disable", "enable"] {
+        machine.shell(&format!("systemctl {change} udp-echo 2>&1"));
+        machine.shell("systemctl restart udp-echo");
+        machine.assert_echoes(ECHO, 1);
+        machine.wait_for("ActiveState", "inactive");
+        upgrade();
+        assert_eq!(
+            states(&machine, "is-active"),
+            ["inactive", "active", "active"]
+        );
+        machine.shell("systemctl stop udp-echo");
+        assert_stays_stopped(&machine);
+    }
     machine.shell("systemctl start udp-echo");
     machine.assert_echoes(ECHO, 1);
 
