@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::tidy::Folder;
@@ -48,8 +49,7 @@ fn release_notes_are_those_of_the_version() {
     copy(".ci/release-notes", &|text| text);
     copy("CHANGELOG.md", &|text| text);
     let notes = |tag: &str| {
-        let mut command = Command::new("bash");
-        let (status, out, err) = run(command.arg(folder.join(".ci/release-notes")).arg(tag));
+        let (status, out, err) = run(bash(&folder.join(".ci/release-notes")).arg(tag));
         (status.success(), out, err)
     };
     let fails = |tag: &str, message: &str| {
@@ -96,8 +96,7 @@ fn install_rust_sets_the_toolchain_of_this_checkout_only() {
     if !["bash", "sed", "dirname"].into_iter().all(has_program) {
         skip!("no bash, sed or dirname");
     }
-    let mut command = Command::new("bash");
-    command.arg(readme::root().join(".ci/install-rust"));
+    let mut command = bash(&readme::root().join(".ci/install-rust"));
     // A function of the shell takes the place of the program.
     command.env("BASH_FUNC_rustup%%", "() { echo \"rustup $*\"; }");
     let (status, out, err) = run(&mut command);
@@ -111,4 +110,11 @@ fn install_rust_sets_the_toolchain_of_this_checkout_only() {
     let start = format!("rustup toolchain install {oldest} --no-self-update ");
     assert!(install.starts_with(&start), "{install}");
     assert_eq!(set, format!("rustup override set {oldest}"));
+}
+
+/// A script of bash. It would warn of a locale that is not installed.
+fn bash(script: &Path) -> Command {
+    let mut command = Command::new("bash");
+    command.arg(script).env("LC_ALL", "C");
+    command
 }
