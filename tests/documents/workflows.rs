@@ -112,7 +112,7 @@ fn install_rust_sets_the_toolchain_of_this_checkout_only() {
     assert_eq!(set, format!("rustup override set {oldest}"));
 }
 
-/// A script of bash. It would warn of a locale that is not installed.
+/// A command that runs a script. bash would warn of a locale that is not installed.
 fn bash(script: &Path) -> Command {
     let mut command = Command::new("bash");
     command.arg(script).env("LC_ALL", "C");
